@@ -1,0 +1,1 @@
+"""The secure-aggregation protocol fedddpm/sa/1."""

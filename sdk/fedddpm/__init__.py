@@ -1,0 +1,1 @@
+"""Federated training of a diffusion model, from an institution's side."""

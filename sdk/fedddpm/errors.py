@@ -1,0 +1,62 @@
+"""What can go wrong for a user of the SDK.
+
+    FedDDPMError
+    ├── ConfigError       an argument or a setting makes no sense
+    ├── DataError         the images cannot be used
+    ├── ModelError        weights do not fit the network
+    ├── CheckpointError   a file could not be written or read back
+    ├── TrainingError     training went astray (not a number, for instance)
+    ├── PolicyError       the institution's own policy forbids what the aggregator asks
+    ├── TransportError    the aggregator cannot be reached or answered nonsense
+    └── StateError        the institution's state folder is unusable
+
+Everything a user can cause or can mend is one of these; any other exception is a defect of this package.
+"""
+
+
+class FedDDPMError(Exception):
+    """Base of all errors shown to users: what happened, then what to do about it.
+
+    >>> str(FedDDPMError("the folder /data is empty", "Put PNG or JPEG files there"))
+    'the folder /data is empty. Put PNG or JPEG files there'
+    """
+
+    def __init__(self, happened: str, advice: str = "") -> None:
+        self.happened = happened.rstrip(".")
+        self.advice = advice
+        super().__init__(f"{self.happened}. {advice}" if advice else happened)
+
+    def __reduce__(self) -> tuple[type["FedDDPMError"], tuple[str, str]]:
+        return type(self), (self.happened, self.advice)
+
+
+class ConfigError(FedDDPMError):
+    """An argument or a setting makes no sense."""
+
+
+class DataError(FedDDPMError):
+    """The images cannot be used."""
+
+
+class ModelError(FedDDPMError):
+    """Weights do not fit the network, or the network cannot be built."""
+
+
+class CheckpointError(FedDDPMError):
+    """A file could not be written, or could not be read back."""
+
+
+class TrainingError(FedDDPMError):
+    """Training went astray."""
+
+
+class PolicyError(FedDDPMError):
+    """The institution's own policy forbids what the aggregator asks."""
+
+
+class TransportError(FedDDPMError):
+    """The aggregator cannot be reached, or refused, or answered nonsense."""
+
+
+class StateError(FedDDPMError):
+    """The institution's state folder is unusable."""

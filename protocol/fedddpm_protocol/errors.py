@@ -1,0 +1,196 @@
+"""Every way the protocol can refuse, as a type.
+
+    ProtocolError
+    ├── LocalProtocolError      this side asked for something it must not do
+    │   ├── PhaseError              a message at the wrong time
+    │   ├── PolicyError             the local policy does not allow it
+    │   ├── SpentError              this base model and part already took part in another sum
+    │   ├── EncodingError           values that do not fit the ring
+    │   │   ├── NonFiniteError          NaN or infinity in an update
+    │   │   └── RingOverflowError       a value outside the agreed range
+    │   └── MaskReuseError          a chunk would be masked twice with different content
+    └── PeerProtocolError       the other side, or another member, sent something wrong (``blame`` names it)
+        ├── MalformedError          wrong length, unknown field, trailing bytes
+        ├── SignatureError          a signature does not verify
+        ├── UnknownMemberError      an id that is not in the roster or the cohort
+        ├── DuplicateError          the same id or ephemeral key twice
+        ├── ConflictError           a second, different message for the same step
+        ├── RosterError             the roster is wrong; OlderRosterError: it went back
+        ├── SpecError               the round specification is wrong or not the agreed one
+        ├── CohortTooSmallError     fewer members than the threshold or the minimum
+        ├── CohortError             own message missing or altered in the cohort
+        ├── ShareError              a share item does not open; ReflectedShareError: it is for or from another
+        ├── SurvivorsError          survivors that are no subset, or without or against the own upload
+        ├── ReleaseError            a release that is unknown or already used
+        ├── CommitmentError         a reconstructed secret does not match its commitment
+        └── ResultError             a published result that does not follow from what was opened
+
+``code`` is the stable name that the aggregator puts into problem documents.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ProtocolError(Exception):
+    """Base of all protocol refusals; the message says what happened and what it means."""
+
+    code: ClassVar[str] = "protocol-error"
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked for something that would break its own guarantees."""
+
+    code = "local-protocol-error"
+
+
+class PhaseError(LocalProtocolError):
+    """A step was called that the state machine does not allow now."""
+
+    code = "wrong-phase"
+
+
+class PolicyError(LocalProtocolError):
+    """The institution's local policy forbids what the federation asks."""
+
+    code = "policy"
+
+
+class SpentError(LocalProtocolError):
+    """This base model and part already contributed to a sum over other survivors."""
+
+    code = "base-spent"
+
+
+class EncodingError(LocalProtocolError):
+    """Values cannot be represented in the ring."""
+
+    code = "encoding"
+
+
+class NonFiniteError(EncodingError):
+    """An update holds NaN or infinity."""
+
+    code = "non-finite-update"
+
+
+class RingOverflowError(EncodingError):
+    """A value lies outside the range that the sum can hold."""
+
+    code = "ring-overflow"
+
+
+class MaskReuseError(LocalProtocolError):
+    """The same mask would cover two different contents, which would reveal their difference."""
+
+    code = "mask-reuse"
+
+
+class PeerProtocolError(ProtocolError):
+    """Somebody else sent something wrong.
+
+    ``blame`` is the member id or ``"aggregator"`` when it can be told, else None.
+    """
+
+    code = "peer-protocol-error"
+
+    def __init__(self, message: str, blame: str | None = None) -> None:
+        super().__init__(message if blame is None else f"{message} (from {blame})")
+        self.blame = blame
+
+
+class MalformedError(PeerProtocolError):
+    """Bytes of the wrong length or form."""
+
+    code = "malformed"
+
+
+class SignatureError(PeerProtocolError):
+    """A signature does not verify under the expected key."""
+
+    code = "bad-signature"
+
+
+class UnknownMemberError(PeerProtocolError):
+    """An id that is not a member of the roster or of the cohort."""
+
+    code = "unknown-member"
+
+
+class DuplicateError(PeerProtocolError):
+    """The same id or the same ephemeral key appears twice."""
+
+    code = "duplicate"
+
+
+class ConflictError(PeerProtocolError):
+    """A second message for a step differs from the first."""
+
+    code = "conflicting-message"
+
+
+class RosterError(PeerProtocolError):
+    """A roster that is not valid under the pinned root key or its own rules."""
+
+    code = "roster"
+
+
+class OlderRosterError(RosterError):
+    """A roster with a lower version than one already seen."""
+
+    code = "older-roster"
+
+
+class SpecError(PeerProtocolError):
+    """A round specification that is wrong, unsigned or against what was agreed."""
+
+    code = "spec"
+
+
+class CohortTooSmallError(PeerProtocolError):
+    """Fewer members than the threshold or the minimum cohort allow."""
+
+    code = "cohort-too-small"
+
+
+class CohortError(PeerProtocolError):
+    """The cohort does not hold this institution's own JOIN as it was sent."""
+
+    code = "cohort"
+
+
+class ShareError(PeerProtocolError):
+    """A share item that does not verify or decrypt."""
+
+    code = "share"
+
+
+class ReflectedShareError(ShareError):
+    """A share item whose sender or addressee is not the one it must be."""
+
+    code = "reflected-share"
+
+
+class SurvivorsError(PeerProtocolError):
+    """A survivor list this institution cannot confirm."""
+
+    code = "survivors"
+
+
+class ReleaseError(PeerProtocolError):
+    """A release of a spent base model that is not in the roster or was used before."""
+
+    code = "release"
+
+
+class CommitmentError(PeerProtocolError):
+    """Too few right shares: no reconstruction matches the commitment."""
+
+    code = "commitment"
+
+
+class ResultError(PeerProtocolError):
+    """A published result that does not follow from what was opened."""
+
+    code = "result"

@@ -1,0 +1,74 @@
+"""Long-lived Ed25519 identities and short-lived X25519 session keys.
+
+Signatures cover ``LP(prefix + tag, message)``, so a signature for one purpose is never valid for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from fedddpm_protocol.canonical import label
+from fedddpm_protocol.errors import MalformedError, SignatureError
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+
+
+@dataclass(frozen=True, repr=False)
+class SigningKey:
+    """An Ed25519 private key; never shown by ``repr``."""
+
+    seed: bytes  # 32 bytes
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A fresh key from the system's CSPRNG."""
+        return cls(Ed25519PrivateKey.generate().private_bytes_raw())
+
+    def __post_init__(self) -> None:
+        if len(self.seed) != KEY_BYTES:
+            raise MalformedError(f"an Ed25519 private key has {len(self.seed)} bytes instead of {KEY_BYTES}")
+
+    def __repr__(self) -> str:
+        return f"SigningKey(public={self.public_key.hex()})"
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+    def sign(self, tag: str, message: bytes) -> bytes:
+        """``Sign(tag, message)``, 64 bytes."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(label(tag, message))
+
+
+def verify(public_key: bytes, tag: str, message: bytes, signature: bytes, blame: str | None = None) -> None:
+    """Raise SignatureError unless ``signature`` is ``Sign(tag, message)`` under ``public_key``."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, label(tag, message))
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureError(f"the {tag} signature does not verify", blame) from error
+
+
+def fingerprint(public_key: bytes) -> str:
+    """SHA-256 of a public key in groups of four hex digits, short enough to be read out on the telephone."""
+    digest = hashlib.sha256(public_key).hexdigest()[:32]
+    return "-".join(digest[start : start + 4] for start in range(0, len(digest), 4))
+
+
+def x25519_public(private: bytes) -> bytes:
+    """The X25519 public key of 32 raw private bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def x25519_shared(private: bytes, public: bytes, blame: str | None = None) -> bytes:
+    """The raw X25519 secret (RFC 7748); MalformedError for a low-order or misshapen public key."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise MalformedError("an X25519 public key is of low order or misshapen", blame) from error

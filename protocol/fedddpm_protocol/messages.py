@@ -1,0 +1,201 @@
+"""What travels between institutions and aggregator: frozen, bounded, and closed to unknown fields.
+
+Bytes travel as standard base64 in JSON. What is signed is always the canonical bytes inside, never the JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from fedddpm_protocol import canonical
+from fedddpm_protocol.errors import MalformedError
+
+MAX_COHORT = 128
+MaskKind = Literal["self_mask", "mask_sk"]
+
+
+def _decode_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        decoded = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not standard base64") from error
+    if base64.b64encode(decoded).decode() != value:
+        raise ValueError("not canonical base64")
+    return decoded
+
+
+def _base64_schema(most: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": 4 * ((most + 2) // 3)})
+
+
+_Base64 = (
+    BeforeValidator(_decode_base64),
+    PlainSerializer(lambda raw: base64.b64encode(raw).decode(), when_used="json"),
+)
+Bytes32 = Annotated[bytes, *_Base64, Field(min_length=32, max_length=32), _base64_schema(32)]
+Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _base64_schema(64)]
+SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92)]
+Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20)]
+MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Message(BaseModel):
+    """Base of all wire messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class SignedDocument(Message):
+    """Canonical bytes (roster, round spec or result) and the signature over them."""
+
+    body: Body
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class JoinBody:
+    """The signed content of a JOIN, in canonical order."""
+
+    spec_hash: bytes
+    id: str
+    seq: int
+    channel_public_key: bytes  # X25519 c_i
+    mask_public_key: bytes  # X25519 m_i
+    self_mask_commitment: bytes
+    nonce: bytes
+    recorded_u3: tuple[str, ...]  # survivors of the sum this base was spent on; empty: unspent
+
+    def __post_init__(self) -> None:
+        fields = (self.spec_hash, self.channel_public_key, self.mask_public_key, self.self_mask_commitment, self.nonce)
+        if any(len(field) != 32 for field in fields):
+            raise ValueError("a JOIN field must have 32 bytes")
+        if list(self.recorded_u3) != sorted(set(self.recorded_u3), key=str.encode):
+            raise ValueError("recorded survivors must be sorted and distinct")
+
+
+class Join(Message):
+    """Step 1: fresh session keys, signed by the institution's identity."""
+
+    body: Body
+    signature: Signature
+
+    def parse(self) -> JoinBody:
+        """The content; MalformedError if it is not canonical."""
+        return canonical.decode(JoinBody, self.body)
+
+
+class ShareItem(Message):
+    """Step 2: one member's two shares, sealed to one other member (12-byte nonce, then ciphertext and tag)."""
+
+    sender: MemberId
+    recipient: MemberId
+    sealed: SealedBytes
+    signature: Signature
+
+
+class Shares(Message):
+    """Step 2: the sealed shares of one sender, or the inbox of one recipient."""
+
+    items: Annotated[tuple[ShareItem, ...], Field(max_length=MAX_COHORT)]
+
+
+class UploadManifest(Message):
+    """Step 3: SHA-256 of every masked chunk, segment by segment; ``samples`` only where counts are disclosed."""
+
+    chunks: dict[str, tuple[Bytes32, ...]]
+    samples: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    samples_signature: Signature | None = None
+
+
+class Survivor(Message):
+    """Step 4: a member whose upload arrived, and its digest."""
+
+    id: MemberId
+    upload_digest: Bytes32
+
+
+class Survivors(Message):
+    """Step 4: U3, sorted by id."""
+
+    survivors: Annotated[tuple[Survivor, ...], Field(min_length=1, max_length=MAX_COHORT)]
+
+
+class Confirmation(Message):
+    """Step 4: one member's signature over hU3."""
+
+    id: MemberId
+    signature: Signature
+
+
+class Confirmations(Message):
+    """Step 5: all confirmations that arrived."""
+
+    confirmations: Annotated[tuple[Confirmation, ...], Field(max_length=MAX_COHORT)]
+
+
+@dataclass(frozen=True)
+class RevealedShare:
+    """One share in an UNMASK: of the self mask of a survivor, or of the mask key of a dropped member."""
+
+    kind: MaskKind
+    share: bytes  # 32 bytes
+
+
+@dataclass(frozen=True)
+class UnmaskBody:
+    """The signed content of an UNMASK."""
+
+    session_id: bytes
+    hu3: bytes
+    revealed: Mapping[str, RevealedShare]  # by member id
+
+    def encode(self) -> bytes:
+        """``LP(sid, hU3, then id, kind, share for each member in order)``."""
+        fields = [self.session_id, self.hu3]
+        for member in sorted(self.revealed, key=str.encode):
+            item = self.revealed[member]
+            fields += [member.encode(), item.kind.encode(), item.share]
+        return canonical.lp(*fields)
+
+    @classmethod
+    def decode(cls, body: bytes) -> UnmaskBody:
+        """Inverse of :meth:`encode`; MalformedError unless canonical."""
+        fields = canonical.unlp(body)
+        if len(fields) < 2 or len(fields) % 3 != 2 or any(len(field) != 32 for field in fields[:2]):
+            raise MalformedError("an UNMASK is not of the form (sid, hU3, (id, kind, share)..)")
+        revealed: dict[str, RevealedShare] = {}
+        for member, kind, share in zip(fields[2::3], fields[3::3], fields[4::3], strict=True):
+            if kind not in (b"self_mask", b"mask_sk") or len(share) != 32:
+                raise MalformedError("an UNMASK holds an unknown kind or a share that has not 32 bytes")
+            revealed[_member_name(member)] = RevealedShare("self_mask" if kind == b"self_mask" else "mask_sk", share)
+        decoded = cls(fields[0], fields[1], revealed)
+        if decoded.encode() != body:
+            raise MalformedError("an UNMASK is not in its canonical form")
+        return decoded
+
+
+def _member_name(raw: bytes) -> str:
+    try:
+        return raw.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise MalformedError("a member id is not ASCII") from error
+
+
+class Unmask(Message):
+    """Step 6: the one answer that lets the aggregator open this sum."""
+
+    id: MemberId
+    body: Body
+    signature: Signature
+
+    def parse(self) -> UnmaskBody:
+        """The content; MalformedError if it is not canonical."""
+        return UnmaskBody.decode(self.body)

@@ -1,0 +1,74 @@
+"""The four ways of sharing a UNet, and who reports which part.
+
+Source: arXiv 2406.12575 (FedDiffuse), section 3. Every institution trains the whole network in every method; only what
+leaves the institution differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from fedddpm_protocol.canonical import tagged_hash, u64
+
+ENCODER, BOTTLENECK, DECODER = "encoder", "bottleneck", "decoder"
+MODEL_PARTS = (ENCODER, BOTTLENECK, DECODER)
+
+
+class Method(StrEnum):
+    """Which parts of the network are averaged, and in how many secure sums."""
+
+    FULL = "FULL"
+    USPLIT = "USPLIT"
+    ULATDEC = "ULATDEC"
+    UDEC = "UDEC"
+
+    @property
+    def sessions(self) -> dict[str, tuple[str, ...]]:
+        """Session part name -> the model parts that its vector carries, in order."""
+        return {name: parts for name, parts in _SESSIONS[self]}  # noqa: C416 - a fresh dict on purpose
+
+    @property
+    def shared_parts(self) -> tuple[str, ...]:
+        """The model parts that leave the institution; the rest stays local for the whole run."""
+        return tuple(part for _, parts in _SESSIONS[self] for part in parts)
+
+
+_SESSIONS: dict[Method, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    Method.FULL: (("full", MODEL_PARTS),),
+    Method.USPLIT: ((ENCODER, (ENCODER,)), (BOTTLENECK, (BOTTLENECK,)), (DECODER, (DECODER,))),
+    Method.ULATDEC: (("bottleneck-decoder", (BOTTLENECK, DECODER)),),
+    Method.UDEC: ((DECODER, (DECODER,)),),
+}
+
+
+def assign_parts(spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Who reports which part in a USPLIT round: model part -> sorted member ids.
+
+    Members are put in the order of ``H("assign", spec_hash, id)``. In each pair the first reports the decoder, the
+    second the encoder, and a coin says which of them also reports the bottleneck; an odd last one reports the
+    bottleneck and, by coin, the decoder or the encoder. One pair's uploads make exactly one whole network.
+    """
+    order = sorted(members, key=lambda member: tagged_hash("assign", spec_hash, member.encode()))
+    reporters: dict[str, list[str]] = {part: [] for part in MODEL_PARTS}
+    for pair in range(len(order) // 2):
+        first, second = order[2 * pair], order[2 * pair + 1]
+        reporters[DECODER].append(first)
+        reporters[ENCODER].append(second)
+        reporters[BOTTLENECK].append(second if _coin(spec_hash, pair) else first)
+    if len(order) % 2:
+        reporters[BOTTLENECK].append(order[-1])
+        reporters[ENCODER if _coin(spec_hash, len(order) // 2) else DECODER].append(order[-1])
+    return {part: tuple(sorted(ids)) for part, ids in reporters.items()}
+
+
+def _coin(spec_hash: bytes, pair: int) -> int:
+    return tagged_hash("coin", spec_hash, u64(pair))[0] & 1
+
+
+def reporters_by_session(method: Method, spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Session part -> the members expected to upload it: everybody, or the round's draw with USPLIT."""
+    if method is Method.USPLIT:
+        return assign_parts(spec_hash, members)
+    everybody = tuple(sorted(members))
+    return dict.fromkeys(method.sessions, everybody)

@@ -1,0 +1,282 @@
+"""What everybody agrees on before training (RoundSpec) and what came out of it (RoundResult).
+
+Both are frozen records with one canonical byte form, signed by the aggregator's key that the roster names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedddpm_protocol import canonical
+from fedddpm_protocol.canonical import PROTOCOL, tagged_hash
+from fedddpm_protocol.methods import Method
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PRESETS = ("paper", "fast", "tiny")
+WEIGHTINGS = ("hidden", "equal", "disclosed")
+MAX_COORDINATES = 2**32
+HASH_BYTES = 32
+WEIGHT_UNITS = 65535  # a full weight; weights travel as integers in [1, 65535]
+LOSS_UNITS = 2**20  # one unit of loss; losses travel as integers, clipped to [0, 16)
+LOSS_LIMIT = 16.0
+SUM_FIELDS = ("weight", "loss_before", "loss_after")  # coordinates of a weights segment
+
+
+def require_name(kind: str, value: str) -> None:
+    """ValueError unless ``value`` is a short name that is safe in URLs, file names and logs."""
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{kind} {value!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network everybody trains."""
+
+    preset: str
+    image_size: int  # pixels, square
+    channels: int
+    base_dim: int
+    multipliers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require(self.preset in PRESETS, f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
+        _require(8 <= self.image_size <= 1024, f"image size {self.image_size} is outside 8 to 1024 pixels")
+        _require(1 <= self.channels <= 16, f"{self.channels} channels are outside 1 to 16")
+
+    @property
+    def hash(self) -> bytes:
+        """32 bytes that name this architecture."""
+        return tagged_hash("architecture", canonical.encode(self))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a manifest."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.name) <= 256, "a tensor name must have 1 to 256 characters")
+        _require(len(self.shape) <= 8 and all(side > 0 for side in self.shape), f"bad shape {self.shape}")
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+
+Manifest = tuple[TensorSpec, ...]
+
+
+def coordinates(manifest: Manifest) -> int:
+    """How many float32 values the tensors of ``manifest`` hold together."""
+    return sum(tensor.size for tensor in manifest)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Canonical form of a manifest."""
+    return canonical.lp(*(canonical.encode(tensor) for tensor in manifest))
+
+
+def model_hash(manifest: Manifest, vector: npt.NDArray[np.float32]) -> bytes:
+    """Hash over manifest and raw little-endian float32 values [coordinates], independent of any file format."""
+    if vector.dtype != np.float32 or vector.shape != (coordinates(manifest),):
+        raise ValueError(
+            f"a model of {coordinates(manifest)} float32 values expected, got {vector.dtype}{vector.shape}"
+        )
+    raw = np.ascontiguousarray(vector).astype("<f4", copy=False).tobytes()
+    return tagged_hash("model", manifest_bytes(manifest), raw)
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """One masked vector of a session, in its own ring of ``bits`` bits."""
+
+    name: str
+    bits: int
+    coordinates: int
+    encoding: str  # "fixed-point": the weighted update; "integers": sums that are opened as they are
+
+    def __post_init__(self) -> None:
+        require_name("segment", self.name)
+        _require(8 <= self.bits <= 64, f"a ring of {self.bits} bits is outside 8 to 64")
+        _require(0 < self.coordinates <= MAX_COORDINATES, f"{self.coordinates} coordinates are out of range")
+        _require(self.encoding in ("fixed-point", "integers"), f"unknown encoding {self.encoding!r}")
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """One secure sum: the tensors it carries, and its segments (values first, then the weights)."""
+
+    name: str
+    manifest: tuple[TensorSpec, ...]
+    segments: tuple[SegmentSpec, ...]
+
+    def __post_init__(self) -> None:
+        _require(len(self.segments) == 2, "a part has a values segment and a weights segment")
+        values, weights = self.segments
+        _require(values.name == self.name and weights.name == f"{self.name}.weights", "segments are misnamed")
+        _require(values.encoding == "fixed-point" and weights.encoding == "integers", "segments are misencoded")
+        _require(values.coordinates == coordinates(self.manifest), "the values segment and the manifest differ in size")
+        _require(weights.coordinates == len(SUM_FIELDS), f"the weights segment must hold {len(SUM_FIELDS)} sums")
+        _require(weights.bits >= 32, "weights need a ring of at least 32 bits")
+
+    @property
+    def values(self) -> SegmentSpec:
+        """The segment with the encoded update."""
+        return self.segments[0]
+
+    @property
+    def weights(self) -> SegmentSpec:
+        """The segment with the sums of :data:`SUM_FIELDS`."""
+        return self.segments[1]
+
+
+def part_spec(name: str, manifest: Manifest, bits: int = 32) -> PartSpec:
+    """The session of ``manifest`` with values in a ring of ``bits`` bits and weights in one of 32."""
+    return PartSpec(
+        name,
+        manifest,
+        (
+            SegmentSpec(name, bits, coordinates(manifest), "fixed-point"),
+            SegmentSpec(f"{name}.weights", 32, len(SUM_FIELDS), "integers"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class RoundSpec:
+    """One attempt at one round, agreed before training; every field is covered by the aggregator's signature."""
+
+    protocol: str
+    federation: str
+    run: str
+    method: str
+    round: int  # from 0
+    rounds: int  # in the run
+    attempt: int  # from 0
+    roster_version: int
+    roster_hash: bytes
+    architecture: Architecture
+    initial_model_hash: bytes  # theta_0: the whole network, given at first contact
+    base_model_hash: bytes  # the shared parts that this round's updates are measured against
+    parts: tuple[PartSpec, ...]
+    weighting: str  # "hidden" sample counts, "equal" weights, or "disclosed" counts
+    clip_norm: float  # largest L2 norm of one institution's update
+    weight_cap: int  # samples that count as a full weight
+    largest_cohort: int
+    chunk_coordinates: int
+    epochs: int
+    max_steps: int  # 0: no limit
+    batch_size: int
+    learning_rate: float
+    join_s: float  # phase durations, seconds of the aggregator's uptime
+    shares_s: float
+    masked_s: float
+    confirm_s: float
+    unmask_s: float
+    previous_result: bytes  # hash of the result this round builds on; empty in round 0
+
+    def __post_init__(self) -> None:
+        _require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
+        require_name("federation", self.federation)
+        require_name("run", self.run)
+        method = Method(self.method)
+        _require(tuple(part.name for part in self.parts) == tuple(method.sessions), "parts do not fit the method")
+        names = [tensor.name for tensor in self.base_manifest]
+        _require(len(names) == len(set(names)), "a tensor stands in two places of the manifest")
+        _require(0 <= self.round < self.rounds, f"round {self.round} is not one of {self.rounds}")
+        _require(self.weighting in WEIGHTINGS, f"unknown weighting {self.weighting!r}")
+        _require(
+            not (method is Method.USPLIT and self.weighting == "hidden"),
+            "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
+        )
+        _require(0 < self.clip_norm < math.inf, f"clip norm {self.clip_norm} must be positive and finite")
+        _require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
+        _require(2 <= self.largest_cohort <= 128, f"a largest cohort of {self.largest_cohort} is outside 2 to 128")
+        _require(self.weight_cap > 0, "the weight cap must be positive")
+        _require(self.chunk_coordinates > 0 and self.chunk_coordinates % 8 == 0, "chunks must be multiples of 8")
+        _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch size must be positive")
+        _require(min(self.durations_s) > 0 and math.isfinite(sum(self.durations_s)), "durations must be positive")
+        for digest in (self.roster_hash, self.initial_model_hash, self.base_model_hash):
+            _require(len(digest) == HASH_BYTES, "a hash field must have 32 bytes")
+        _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
+
+    @property
+    def durations_s(self) -> tuple[float, float, float, float, float]:
+        """Durations of join, shares, masked, confirm and unmask in seconds."""
+        return (self.join_s, self.shares_s, self.masked_s, self.confirm_s, self.unmask_s)
+
+    @property
+    def hash(self) -> bytes:
+        """32 bytes under every JOIN, key and mask of the attempt."""
+        return tagged_hash("spec", canonical.encode(self))
+
+    @property
+    def base_manifest(self) -> Manifest:
+        """All tensors of the shared parts in order."""
+        return tuple(tensor for part in self.parts for tensor in part.manifest)
+
+    def part(self, name: str) -> PartSpec:
+        """The part called ``name``; KeyError if the method has no such session."""
+        return next((part for part in self.parts if part.name == name), None) or _no_part(name)
+
+
+def _no_part(name: str) -> PartSpec:
+    raise KeyError(f"no part {name!r} in this round")
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What one session opened; a part whose session failed keeps its base value (``opened`` is False)."""
+
+    part: str
+    opened: bool
+    session_id: bytes
+    hu3: bytes
+    cohort: tuple[str, ...]
+    survivors: tuple[str, ...]
+    sums: tuple[int, ...]  # opened weights segment, as SUM_FIELDS
+    opened_digest: bytes  # segment digest of the opened values
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.opened or (len(self.sums) == len(SUM_FIELDS) and len(self.survivors) > 1 and self.sums[0] > 0),
+            "an opened part needs its sums and at least two survivors",
+        )
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One finished round; results form a chain by ``previous_result``."""
+
+    protocol: str
+    federation: str
+    run: str
+    round: int
+    attempt: int
+    spec_hash: bytes
+    base_model_hash: bytes
+    parts: tuple[PartResult, ...]
+    model_hash: bytes
+    previous_result: bytes
+
+    def __post_init__(self) -> None:
+        _require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
+        _require(any(part.opened for part in self.parts), "a result needs at least one opened part")
+
+    @property
+    def hash(self) -> bytes:
+        """32 bytes that the next round's spec names."""
+        return tagged_hash("result", canonical.encode(self))

@@ -24,9 +24,9 @@ _MISSING_SCHEMAS = (
 @cache
 def _declare_missing_operators() -> torch.library.Library:
     """Declare the schemas once; the cache keeps the library alive, and with it the declarations."""
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in _MISSING_SCHEMAS:
-        library.define(schema)
+        library.define(schema)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -1,0 +1,109 @@
+"""The aggregator's rules: which members form the cohort, and how the masks of a sum are removed.
+
+The aggregator holds no secret here. It can open a sum only with shares from a threshold of survivors, and every secret
+it rebuilds is checked against the commitment or public key in that member's signed JOIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedddpm_protocol import keys, masks, ring
+from fedddpm_protocol.chunks import chunk_span
+from fedddpm_protocol.cohort import Cohort, SessionPlan, SurvivorSet, open_cohort, verify_join
+from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError, MalformedError, ProtocolError
+from fedddpm_protocol.messages import Join, Unmask
+from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.shamir import reconstruct
+from fedddpm_protocol.spec import SegmentSpec
+
+
+def form_cohort(plan: SessionPlan, roster: Roster, joins: Sequence[Join]) -> Cohort:
+    """The largest admissible cohort out of ``joins`` (one a member, each already verified).
+
+    A member spent on this base model is admitted only into a cohort of exactly the survivors it names, so members
+    whose recorded sets cannot be met are left out. Raises CohortTooSmallError if no admissible cohort is left.
+    """
+    bodies = {join: verify_join(plan, roster, join) for join in joins}
+    recorded = sorted({body.recorded_u3 for body in bodies.values() if body.recorded_u3}, key=len, reverse=True)
+    unspent = [join for join, body in bodies.items() if not body.recorded_u3]
+    candidates = [unspent]
+    for wanted in recorded:
+        exact = [join for join, body in bodies.items() if body.id in wanted and body.recorded_u3 in ((), wanted)]
+        if len(exact) == len(wanted):
+            candidates.append(exact)
+    candidates.sort(key=len, reverse=True)
+    failure: ProtocolError | None = None
+    for candidate in candidates:
+        try:
+            return open_cohort(plan, roster, candidate)
+        except CohortTooSmallError as error:
+            failure = failure or error
+    raise failure or CohortTooSmallError("nobody joined")
+
+
+@dataclass(frozen=True, repr=False)
+class MaskPlan:
+    """The seeds whose masks stand in a sum, with the sign to remove them."""
+
+    survivors: SurvivorSet
+    seeds: tuple[tuple[bytes, int], ...]  # (seed, sign)
+
+    def open_chunk(self, segment: SegmentSpec, index: int, chunks: Iterable[bytes]) -> ring.Words:
+        """Sum of the survivors' packed chunks minus all masks: ring words [coordinates of the chunk].
+
+        MalformedError unless there is exactly one chunk of the exact size for every survivor.
+        """
+        start, count = chunk_span(segment, self.survivors.sharing.cohort.plan.chunk_coordinates, index)
+        total = ring.zeros(count, segment.bits)
+        added = 0
+        for packed in chunks:
+            ring.add_in_place(total, ring.unpack(packed, segment.bits, count), segment.bits)
+            added += 1
+        if added != len(self.survivors.ids):
+            raise MalformedError(f"{added} chunks for {len(self.survivors.ids)} survivors")
+        for seed, sign in self.seeds:
+            words = MaskStream(seed, segment.name, segment.bits).words(start, count)
+            (ring.subtract_in_place if sign > 0 else ring.add_in_place)(total, words, segment.bits)
+        return total
+
+
+def recover(survivors: SurvivorSet, unmasks: Sequence[Unmask]) -> MaskPlan:
+    """Rebuild the secrets that the survivors released.
+
+    Wrong shares are corrected as far as the redundancy allows. Raises CommitmentError while too few right shares are
+    there, and what :meth:`SurvivorSet.verify_unmask` raises.
+    """
+    cohort = survivors.sharing.cohort
+    bodies = {unmask.id: survivors.verify_unmask(unmask) for unmask in unmasks}
+    if not survivors.enough(len(bodies)):
+        raise CommitmentError(f"{len(bodies)} survivors answered, {cohort.threshold} are needed")
+    seeds: list[tuple[bytes, int]] = []
+    for member in survivors.sharing.ids:
+        shares = {cohort.point(sender): body.revealed[member].share for sender, body in bodies.items()}
+        if member in survivors.ids:
+            seeds.append((_self_seed(survivors, member, shares), 1))
+        else:
+            seeds += _pair_seeds(survivors, member, shares)
+    return MaskPlan(survivors, tuple(seeds))
+
+
+def _self_seed(survivors: SurvivorSet, member: str, shares: dict[int, bytes]) -> bytes:
+    cohort = survivors.sharing.cohort
+    commitment = cohort.body(member).self_mask_commitment
+    secret = reconstruct(shares, cohort.threshold, lambda b: masks.self_mask_commitment(member, b) == commitment)
+    return masks.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2)
+
+
+def _pair_seeds(survivors: SurvivorSet, dropped: str, shares: dict[int, bytes]) -> list[tuple[bytes, int]]:
+    cohort = survivors.sharing.cohort
+    public = cohort.body(dropped).mask_public_key
+    private = reconstruct(shares, cohort.threshold, lambda secret: keys.x25519_public(secret) == public)
+    seeds = []
+    for survivor in survivors.ids:
+        peer = cohort.body(survivor).mask_public_key
+        seed = masks.pair_seed(private, peer, cohort.session_id, dropped, survivor, survivors.sharing.hu2)
+        seeds.append((seed, 1 if survivor.encode() < dropped.encode() else -1))
+    return seeds

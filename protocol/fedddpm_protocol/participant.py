@@ -1,0 +1,360 @@
+"""The institution's machine for one secure sum: a message in, a message out.
+
+    TRAINED --join--> JOINED --cohort--> SHARED --shares--> MASKING --upload--> UPLOADED
+            --survivors--> CONFIRMED --confirmations--> DONE          anything else --> ABORTED
+
+Session secrets live in this object only. They are forgotten when the machine is done or aborts; a process that dies is
+a dropped member of that session and joins the next attempt with fresh keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fedddpm_protocol import canonical, keys, masks, ring
+from fedddpm_protocol.chunks import chunk_count, chunk_span
+from fedddpm_protocol.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
+from fedddpm_protocol.errors import (
+    CohortError,
+    CohortTooSmallError,
+    DuplicateError,
+    EncodingError,
+    MaskReuseError,
+    PhaseError,
+    RosterError,
+    SpentError,
+    SurvivorsError,
+)
+from fedddpm_protocol.messages import (
+    Confirmation,
+    Join,
+    JoinBody,
+    RevealedShare,
+    ShareItem,
+    Shares,
+    Survivor,
+    Unmask,
+    UnmaskBody,
+    UploadManifest,
+)
+from fedddpm_protocol.phases import ClientState, Step, next_state
+from fedddpm_protocol.policy import LocalPolicy
+from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.roster import Release, Roster
+from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
+from fedddpm_protocol.shamir import RandomBytes, split
+from fedddpm_protocol.spent import SpentRecord
+
+T = TypeVar("T")
+
+
+@dataclass(repr=False)
+class _Secrets:
+    """Everything that must be forgotten; mutable so that it can be overwritten."""
+
+    channel_private: bytearray
+    mask_private: bytearray
+    self_mask: bytearray
+    shares: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # member -> its (self mask, mask key) share
+
+    def forget(self) -> None:
+        for secret in (self.channel_private, self.mask_private, self.self_mask):
+            secret[:] = bytes(len(secret))
+        self.shares.clear()
+
+
+class Participant:
+    """One institution in one session.
+
+    ``recorded_u3`` are the survivors this base model and part were already spent on (empty: unspent); with a
+    ``release`` the root's new survivors take their place.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: keys.SigningKey,
+        member_id: str,
+        roster: Roster,
+        plan: SessionPlan,
+        policy: LocalPolicy,
+        recorded_u3: tuple[str, ...] = (),
+        release: Release | None = None,
+        random_bytes: RandomBytes = secrets.token_bytes,
+    ) -> None:
+        self.state = ClientState.TRAINED
+        self._identity, self.member_id, self._roster, self.plan = identity, member_id, roster, plan
+        self._floor = policy.floor(roster)
+        self._release = release
+        self._allowed_u3 = release.new_u3 if release else recorded_u3
+        self._random = random_bytes
+        self._secrets: _Secrets | None = None
+        self._own_join: Join | None = None
+        self._cohort: Cohort | None = None
+        self._sharing: Sharing | None = None
+        self._survivors: SurvivorSet | None = None
+        self._upload_digest = b""
+        self._streams: dict[str, list[tuple[MaskStream, int]]] = {}
+        self._chunks: dict[str, dict[int, bytes]] = {segment.name: {} for segment in plan.segments}
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def join(self, seq: int) -> Join:
+        """Step 1, JOIN: fresh keys. ``seq`` must be higher than any sent before, and durable before this is sent."""
+        with self._step(Step.JOIN):
+            channel, mask, self_mask, nonce = (bytearray(self._random(32)) for _ in range(4))
+            self._secrets = _Secrets(channel, mask, self_mask)
+            body = canonical.encode(
+                JoinBody(
+                    spec_hash=self.plan.spec_hash,
+                    id=self.member_id,
+                    seq=seq,
+                    channel_public_key=keys.x25519_public(bytes(channel)),
+                    mask_public_key=keys.x25519_public(bytes(mask)),
+                    self_mask_commitment=masks.self_mask_commitment(self.member_id, bytes(self_mask)),
+                    nonce=bytes(nonce),
+                    recorded_u3=self._allowed_u3,
+                )
+            )
+            self._own_join = Join(body=body, signature=self._identity.sign("join", body))
+            return self._own_join
+
+    def receive_cohort(self, joins: Sequence[Join]) -> Shares:
+        """Step 2, SHARES: check U1 and give every other member its sealed shares.
+
+        Raises CohortError (own JOIN missing or altered: another client with this identity, or a lying aggregator),
+        CohortTooSmallError, DuplicateError, UnknownMemberError, SignatureError, SpecError, SpentError.
+        """
+        with self._step(Step.COHORT):
+            cohort = open_cohort(self.plan, self._roster, joins)
+            if self._own_join is None or all(join.body != self._own_join.body for join in joins):
+                raise CohortError(
+                    "the cohort does not hold this institution's JOIN as it was sent: either another client uses the "
+                    "same identity, or the aggregator altered it"
+                )
+            if len(cohort.ids) < self._floor:
+                raise CohortTooSmallError(f"a cohort of {len(cohort.ids)} is below this institution's {self._floor}")
+            if self._allowed_u3 and cohort.ids != self._allowed_u3:
+                raise SpentError(
+                    f"part {self.plan.part!r} of this base model is spent on {', '.join(self._allowed_u3)}; "
+                    f"a cohort of {', '.join(cohort.ids)} is refused"
+                )
+            self._cohort = cohort
+            return self._split_and_seal(cohort)
+
+    def receive_shares(self, items: Sequence[ShareItem]) -> None:
+        """Step 3, part one: open the shares of the others; their senders and this member are U2.
+
+        Raises ReflectedShareError, ShareError, SignatureError, DuplicateError or CohortTooSmallError.
+        """
+        with self._step(Step.SHARES):
+            cohort, held = self._require(self._cohort), self._require(self._secrets)
+            senders = [item.sender for item in items]
+            if len(set(senders)) != len(senders):
+                raise DuplicateError("two share items come from the same sender")
+            for item in items:
+                body = cohort.body(item.sender)
+                if item.sender != self.member_id:
+                    verify_item(item, self._roster.public_key(item.sender), cohort.session_id)
+                key = channel_key(
+                    bytes(held.channel_private),
+                    body.channel_public_key,
+                    cohort.session_id,
+                    item.sender,
+                    self.member_id,
+                )
+                held.shares[item.sender] = open_item(item, key, cohort.session_id, self.member_id)
+            self._sharing = cohort.sharing([*senders, self.member_id])
+            if len(self._sharing.ids) < self._floor:
+                raise CohortTooSmallError(
+                    f"{len(self._sharing.ids)} sharers are below this institution's {self._floor}"
+                )
+            self._streams = {
+                segment.name: self._mask_streams(segment.name, segment.bits) for segment in self.plan.segments
+            }
+
+    def mask_chunk(self, segment_name: str, index: int, words: ring.Words) -> bytes:
+        """Step 3, part two, MASKED: packed ``words + self mask + pair masks`` of one chunk; ``words`` is overwritten.
+
+        Raises EncodingError (wrong size) or MaskReuseError: a chunk may be asked for again, never with other content.
+        """
+        if self.state is not ClientState.MASKING:
+            raise PhaseError(f"masking is not allowed in state {self.state.value!r}")
+        segment = self.plan.segment(segment_name)
+        start, count = chunk_span(segment, self.plan.chunk_coordinates, index)
+        if words.shape != (count,) or words.dtype != ring.word_dtype(segment.bits):
+            raise EncodingError(f"chunk {index} of {segment_name!r} has {count} words, got {words.dtype}{words.shape}")
+        for stream, sign in self._streams[segment_name]:
+            combine = ring.add_in_place if sign > 0 else ring.subtract_in_place
+            combine(words, stream.words(start, count), segment.bits)
+        packed = ring.pack(words, segment.bits)
+        digest = hashlib.sha256(packed).digest()
+        if self._chunks[segment_name].setdefault(index, digest) != digest:
+            self.abort()
+            raise MaskReuseError(f"chunk {index} of {segment_name!r} was masked before with other content")
+        return packed
+
+    def finish_upload(self, samples: int | None = None) -> UploadManifest:
+        """Step 3, end: the digests of all masked chunks; ``samples`` only where the round discloses counts."""
+        with self._step(Step.UPLOAD):
+            sharing = self._require(self._sharing)
+            if self.plan.discloses_samples != (samples is not None):
+                raise EncodingError("sample counts are sent exactly where the round discloses them")
+            chunks: dict[str, tuple[bytes, ...]] = {}
+            for segment in self.plan.segments:
+                digests = self._chunks[segment.name]
+                missing = set(range(chunk_count(segment, self.plan.chunk_coordinates))) - set(digests)
+                if missing:
+                    raise EncodingError(f"chunks {sorted(missing)[:5]} of {segment.name!r} were never masked")
+                chunks[segment.name] = tuple(digests[index] for index in sorted(digests))
+            signature = None
+            if samples is not None:
+                message = samples_message(sharing.cohort.session_id, self.member_id, samples)
+                signature = self._identity.sign("samples", message)
+            manifest = UploadManifest(chunks=chunks, samples=samples, samples_signature=signature)
+            self._upload_digest = sharing.verify_manifest(self.member_id, manifest)
+            return manifest
+
+    def receive_survivors(self, survivors: Sequence[Survivor]) -> Confirmation:
+        """Step 4, CONFIRM: sign the one set of survivors this session will ever have.
+
+        Raises SurvivorsError (outside U2, or the own upload missing or altered), CohortTooSmallError or SpentError.
+        """
+        with self._step(Step.SURVIVORS):
+            digests = {survivor.id: survivor.upload_digest for survivor in survivors}
+            if len(digests) != len(survivors):
+                raise SurvivorsError("a survivor is listed twice", "aggregator")
+            if digests.get(self.member_id) != self._upload_digest:
+                raise SurvivorsError("the survivors do not hold this institution's upload as it was sent", "aggregator")
+            self._survivors = self._require(self._sharing).survivors(digests)
+            if len(self._survivors.ids) < self._floor:
+                raise CohortTooSmallError(f"{len(digests)} survivors are below this institution's {self._floor}")
+            self._check_allowed(self._survivors.ids)
+            return Confirmation(id=self.member_id, signature=self._identity.sign("confirm", self._survivors.hu3))
+
+    def receive_confirmations(
+        self, confirmations: Sequence[Confirmation], commit: Callable[[SpentRecord], None]
+    ) -> Unmask:
+        """Steps 5 and 6, UNMASK: once t survivors confirmed, spend the base model and reveal one share each.
+
+        ``commit`` must check the record (see :mod:`fedddpm_protocol.spent`) and make it durable before it returns; the
+        message exists only after that. Raises SignatureError, SurvivorsError, CohortTooSmallError or what ``commit``
+        raises.
+        """
+        with self._step(Step.CONFIRMATIONS):
+            survivors, held = self._require(self._survivors), self._require(self._secrets)
+            for confirmation in confirmations:
+                survivors.verify_confirmation(confirmation)
+            confirmed = {confirmation.id for confirmation in confirmations}
+            if not survivors.enough(len(confirmed)):
+                needed = survivors.sharing.cohort.threshold
+                raise CohortTooSmallError(f"{len(confirmed)} survivors confirmed, {needed} are needed")
+            body = UnmaskBody(
+                session_id=survivors.sharing.cohort.session_id,
+                hu3=survivors.hu3,
+                revealed={
+                    member: RevealedShare("self_mask", held.shares[member][0])
+                    if member in survivors.ids
+                    else RevealedShare("mask_sk", held.shares[member][1])
+                    for member in survivors.sharing.ids
+                },
+            ).encode()
+            message = Unmask(id=self.member_id, body=body, signature=self._identity.sign("unmask", body))
+            commit(
+                SpentRecord(
+                    base_model_hash=self.plan.base_model_hash,
+                    part=self.plan.part,
+                    u3=survivors.ids,
+                    session_id=survivors.sharing.cohort.session_id,
+                    unmask=message,
+                    release=self._release,
+                )
+            )
+        self._forget()
+        return message
+
+    # --- around the steps ------------------------------------------------------------------------------------------
+
+    def check_newer_roster(self, newer: Roster) -> None:
+        """Abort with RosterError if ``newer`` removes a member of the cohort or raises c_max before CONFIRMED."""
+        if self.state in (ClientState.CONFIRMED, ClientState.DONE, ClientState.ABORTED) or self._cohort is None:
+            return
+        if self._roster.tightens_against(newer, self._cohort.ids):
+            self.abort()
+            raise RosterError(f"roster version {newer.version} removes a member of this session or raises c_max")
+
+    def abort(self) -> None:
+        """Forget every secret of the session; nothing of it can be continued."""
+        self.state = ClientState.ABORTED
+        self._forget()
+
+    @property
+    def session_id(self) -> bytes | None:
+        """32 bytes once the cohort is known."""
+        return self._cohort.session_id if self._cohort else None
+
+    @contextmanager
+    def _step(self, step: Step) -> Iterator[None]:
+        try:
+            following = next_state(self.state, step)
+            yield
+        except BaseException:
+            self.abort()
+            raise
+        self.state = following
+
+    def _forget(self) -> None:
+        if self._secrets is not None:
+            self._secrets.forget()
+        self._secrets = None
+        self._streams.clear()
+
+    def _split_and_seal(self, cohort: Cohort) -> Shares:
+        held = self._require(self._secrets)
+        points = {member: cohort.point(member) for member in cohort.ids}
+        self_mask = split(bytes(held.self_mask), cohort.threshold, list(points.values()), self._random)
+        mask_key = split(bytes(held.mask_private), cohort.threshold, list(points.values()), self._random)
+        items = []
+        for member, point in points.items():
+            pair = (self_mask[point], mask_key[point])
+            if member == self.member_id:
+                held.shares[member] = pair
+                continue
+            peer = cohort.body(member).channel_public_key
+            key = channel_key(
+                bytes(held.channel_private), peer, cohort.session_id, self.member_id, member, blame=member
+            )
+            nonce = self._random(NONCE_BYTES)
+            items.append(seal(key, self._identity, cohort.session_id, self.member_id, member, pair, nonce))
+        return Shares(items=tuple(items))
+
+    def _mask_streams(self, segment: str, bits: int) -> list[tuple[MaskStream, int]]:
+        sharing, held = self._require(self._sharing), self._require(self._secrets)
+        session_id = sharing.cohort.session_id
+        own = masks.self_seed(bytes(held.self_mask), session_id, self.member_id, sharing.hu2)
+        streams = [(MaskStream(own, segment, bits), 1)]
+        for member in sharing.ids:
+            if member != self.member_id:
+                peer = sharing.cohort.body(member).mask_public_key
+                seed = masks.pair_seed(bytes(held.mask_private), peer, session_id, self.member_id, member, sharing.hu2)
+                sign = 1 if self.member_id.encode() < member.encode() else -1
+                streams.append((MaskStream(seed, segment, bits), sign))
+        return streams
+
+    def _check_allowed(self, u3: tuple[str, ...]) -> None:
+        if self._allowed_u3 and u3 != self._allowed_u3:
+            raise SpentError(
+                f"part {self.plan.part!r} of this base model is spent on {', '.join(self._allowed_u3)}; "
+                f"survivors {', '.join(u3)} are refused"
+            )
+
+    @staticmethod
+    def _require(value: T | None) -> T:
+        if value is None:
+            raise PhaseError("the session has no such state yet")
+        return value

@@ -1,0 +1,131 @@
+"""What an institution checks on its own before it takes part, whatever the aggregator says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedddpm_protocol import canonical, keys
+from fedddpm_protocol.errors import MalformedError, PolicyError, ResultError, SignatureError, SpecError
+from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec
+
+
+@dataclass(frozen=True)
+class LocalPolicy:
+    """Limits of one institution; a round outside them is refused before training."""
+
+    architecture_hash: bytes
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)  # by part; empty: not checked
+    min_cohort: int = 3  # smallest set of institutions whose sum may be opened
+    c_max: int = 0  # the roster must allow for at least so many conspirators
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    max_clip_norm: float | None = None
+    min_bits: int = 8
+    allow_two_party: bool = False
+
+    def floor(self, roster: Roster) -> int:
+        """Smallest set of sharers or survivors this institution accepts."""
+        if roster.n_min == 2 and self.allow_two_party:
+            return 2
+        return max(self.min_cohort, roster.n_min)
+
+    def check_roster(self, roster: Roster) -> None:
+        """PolicyError if the federation's own rules are weaker than this institution wants."""
+        if roster.n_min < 3 and not self.allow_two_party:
+            raise PolicyError(
+                "this federation sums two parties only, which hides your update from the server, not from the other "
+                "party; set allow_two_party to take part all the same"
+            )
+        if roster.c_max < self.c_max:
+            raise PolicyError(
+                f"the roster allows for {roster.c_max} conspirators, your policy wants at least {self.c_max}; "
+                "ask the federation's root for a stricter roster or lower c_max"
+            )
+        if len(roster.members) < self.floor(roster):
+            raise PolicyError(
+                f"the roster has {len(roster.members)} members, your smallest cohort is {self.floor(roster)}"
+            )
+
+    def check_spec(self, spec: RoundSpec) -> None:
+        """PolicyError for the first field of ``spec`` outside the limits, with both values."""
+        limits = (
+            ("epochs", spec.epochs, self.max_epochs),
+            ("local steps", spec.max_steps or None, self.max_steps),
+            ("the clip norm", spec.clip_norm, self.max_clip_norm),
+        )
+        for what, wanted, limit in limits:
+            if limit is not None and wanted is not None and wanted > limit:
+                raise PolicyError(f"the round wants {wanted} as {what}, your policy allows {limit}")
+        if spec.architecture.hash != self.architecture_hash:
+            raise PolicyError(
+                f"the round trains {spec.architecture}, which is not the network you configured; "
+                "compare preset, image size and channels with the coordinator's"
+            )
+        for part in spec.parts:
+            if part.values.bits < self.min_bits:
+                raise PolicyError(
+                    f"part {part.name!r} wants a ring of {part.values.bits} bits, at least {self.min_bits}"
+                )
+            if self.manifests and self.manifests.get(part.name) != part.manifest:
+                raise PolicyError(
+                    f"the tensors of part {part.name!r} are not those of your network, in its order; a renamed or "
+                    "permuted model is refused because it would pass for a fresh one"
+                )
+
+
+def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> RoundSpec:
+    """The round specification, signed by the roster's aggregator and within the local policy.
+
+    Raises SignatureError, SpecError (another federation, roster or form) or PolicyError.
+    """
+    _verify_server(signed, roster, "spec")
+    try:
+        spec = canonical.decode(RoundSpec, signed.body)
+    except MalformedError as error:
+        raise SpecError(f"the round specification is not valid: {error}", "aggregator") from error
+    if spec.federation != roster.federation:
+        raise SpecError(f"the round belongs to federation {spec.federation!r}, not {roster.federation!r}", "aggregator")
+    if (spec.roster_version, spec.roster_hash) != (roster.version, roster.hash):
+        raise SpecError(
+            f"the round was made for roster version {spec.roster_version}, you hold version {roster.version}",
+            "aggregator",
+        )
+    policy.check_roster(roster)
+    policy.check_spec(spec)
+    return spec
+
+
+def sign_spec(spec: RoundSpec, server: keys.SigningKey) -> SignedDocument:
+    """The aggregator's signature over a round specification."""
+    body = canonical.encode(spec)
+    return SignedDocument(body=body, signature=server.sign("spec", body))
+
+
+def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:
+    """The aggregator's signature over a round's result."""
+    body = canonical.encode(result)
+    return SignedDocument(body=body, signature=server.sign("result", body))
+
+
+def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
+    """A result signed by the roster's aggregator; SignatureError or ResultError."""
+    _verify_server(signed, roster, "result")
+    try:
+        result = canonical.decode(RoundResult, signed.body)
+    except MalformedError as error:
+        raise ResultError(f"the signed result is not valid: {error}", "aggregator") from error
+    if result.federation != roster.federation:
+        raise ResultError(f"the result belongs to federation {result.federation!r}", "aggregator")
+    return result
+
+
+def _verify_server(signed: SignedDocument, roster: Roster, tag: str) -> None:
+    try:
+        keys.verify(roster.server_public_key, tag, signed.body, signed.signature, "aggregator")
+    except SignatureError as error:
+        raise SignatureError(
+            f"the {tag} is not signed by the aggregator that the roster names", "aggregator"
+        ) from error

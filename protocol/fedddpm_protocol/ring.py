@@ -1,0 +1,90 @@
+"""Vectors modulo 2^b: words in memory, packed little-endian bits on the wire.
+
+A word is held in the smallest NumPy type with room for it; rings of 8, 16, 32 and 64 bits are that type's own
+arithmetic, other widths are reduced after every operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedddpm_protocol.errors import MalformedError
+
+Words = npt.NDArray[np.unsignedinteger[Any]]
+_NATIVE: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 32: np.dtype("<u4"), 64: np.dtype("<u8")}
+
+
+def word_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """The unsigned type that holds words of ``bits`` bits (8 to 64)."""
+    if not 8 <= bits <= 64:
+        raise ValueError(f"a ring of {bits} bits is outside 8 to 64")
+    width: int = next(width for width in _NATIVE if bits <= width)
+    return _NATIVE[width]
+
+
+def is_native(bits: int) -> bool:
+    """Whether the ring is a machine type's own arithmetic."""
+    return bits in _NATIVE
+
+
+def packed_bytes(coordinates: int, bits: int) -> int:
+    """Bytes of ``coordinates`` packed words (the last byte may be partly used)."""
+    return (coordinates * bits + 7) // 8
+
+
+def zeros(coordinates: int, bits: int) -> Words:
+    """The neutral vector [coordinates]."""
+    return np.zeros(coordinates, word_dtype(bits))
+
+
+def _reduce(words: Words, bits: int) -> None:
+    if not is_native(bits):
+        np.bitwise_and(words, words.dtype.type(2**bits - 1), out=words)
+
+
+def add_in_place(total: Words, words: Words, bits: int) -> None:
+    """``total += words`` mod 2^bits; same shape and type."""
+    np.add(total, words, out=total)
+    _reduce(total, bits)
+
+
+def subtract_in_place(total: Words, words: Words, bits: int) -> None:
+    """``total -= words`` mod 2^bits; same shape and type."""
+    np.subtract(total, words, out=total)
+    _reduce(total, bits)
+
+
+def pack(words: Words, bits: int) -> bytes:
+    """Words to a little-endian bit stream of ``bits`` bits each."""
+    if is_native(bits):
+        return words.astype(_NATIVE[bits], copy=False).tobytes()
+    raw = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), words.itemsize)
+    stream = np.unpackbits(raw, axis=1, bitorder="little")[:, :bits]
+    return np.packbits(stream.reshape(-1), bitorder="little").tobytes()
+
+
+def unpack(data: bytes | memoryview, bits: int, coordinates: int) -> Words:
+    """Inverse of :func:`pack`; a read-only view where the width allows. MalformedError for a wrong length."""
+    if len(data) != packed_bytes(coordinates, bits):
+        expected = packed_bytes(coordinates, bits)
+        raise MalformedError(f"{coordinates} words of {bits} bits take {expected} bytes, got {len(data)}")
+    if is_native(bits):
+        return np.frombuffer(data, _NATIVE[bits])
+    dtype = word_dtype(bits)
+    stream = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if stream[coordinates * bits :].any():
+        raise MalformedError("the padding bits of a packed vector are not zero")
+    padded = np.zeros((coordinates, dtype.itemsize * 8), np.uint8)
+    padded[:, :bits] = stream[: coordinates * bits].reshape(coordinates, bits)
+    return np.packbits(padded, axis=1, bitorder="little").reshape(-1).view(dtype)
+
+
+def signed(words: Words, bits: int) -> npt.NDArray[np.int64]:
+    """Two's complement reading: ``v >= 2^(b-1)`` stands for ``v - 2^b``."""
+    values = words.astype(np.int64)
+    if bits < 64:
+        values -= (values >> (bits - 1)) << bits
+    return values

@@ -1,0 +1,233 @@
+"""Every value of the known-answer file, byte for byte, through the real machines and rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedddpm_protocol import keys, masks, ring
+from fedddpm_protocol.canonical import tagged_hash
+from fedddpm_protocol.chunks import chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.cohort import SessionPlan
+from fedddpm_protocol.coordinator import form_cohort, recover
+from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.methods import assign_parts
+from fedddpm_protocol.participant import Participant
+from fedddpm_protocol.policy import LocalPolicy
+from fedddpm_protocol.roster import Member, Roster
+from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.spent import SpentLog
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "sa1.json").read_text())
+CASES = VECTORS["cases"]
+
+
+def scripted(client: dict[str, Any]) -> Callable[[int], bytes]:
+    """The client's randomness in the order in which the machine draws it."""
+    draws = [bytes.fromhex(client[name]) for name in ("channel_sk", "mask_sk", "self_mask_seed", "join_nonce")]
+    for name in ("shamir_coefficients_self_mask", "shamir_coefficients_mask_sk"):
+        draws += [bytes.fromhex(value) for value in client.get(name, [])]
+    draws += [bytes.fromhex(share["nonce"]) for _, share in sorted(client.get("shares", {}).items())]
+    queue = iter(draws)
+
+    def draw(size: int) -> bytes:
+        value = next(queue)
+        assert len(value) == size
+        return value
+
+    return draw
+
+
+class Replay:
+    """One case, replayed step by step against its recorded values."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        self.case = case
+        identities = {c["id"]: SigningKey(bytes.fromhex(c["identity_sk"])) for c in case["clients"]}
+        members = tuple(Member(name, identities[name].public_key) for name in sorted(identities))
+        self.roster = Roster("vectors", 1, case["c_max"], case["n_min"], bytes(32), members)
+        sample = next(c for c in case["clients"] if "segments" in c)["segments"]
+        segments = tuple(SegmentSpec(n, s["bits"], len(s["input"]), "integers") for n, s in sample.items())
+        spec_hash = tagged_hash("spec", bytes.fromhex(case["spec"]))
+        self.plan = SessionPlan(spec_hash, bytes(32), "vectors", segments, 4, 16, False, self.roster.ids)
+        self.clients = {c["id"]: c for c in case["clients"]}
+        self.machines = {
+            c["id"]: Participant(
+                identity=identities[c["id"]],
+                member_id=c["id"],
+                roster=self.roster,
+                plan=self.plan,
+                policy=LocalPolicy(architecture_hash=b""),
+                recorded_u3=tuple(c["join_recorded_u3"]),
+                random_bytes=scripted(c),
+            )
+            for c in case["clients"]
+        }
+
+    def to_cohort(self) -> Any:
+        self.joins = {name: machine.join(self.clients[name]["join_seq"]) for name, machine in self.machines.items()}
+        self.cohort = form_cohort(self.plan, self.roster, list(self.joins.values()))
+        return self.cohort
+
+    def to_sharing(self) -> Any:
+        self.to_cohort()
+        self.shares = {name: self.machines[name].receive_cohort(self.cohort.joins) for name in self.case["u2"]}
+        for name, shares in self.shares.items():
+            self.cohort.verify_shares(name, shares)
+        self.sharing = self.cohort.sharing(self.case["u2"])
+        return self.sharing
+
+    def to_uploads(self) -> None:
+        self.to_sharing()
+        self.uploads: dict[str, dict[str, list[bytes]]] = {}
+        self.manifests = {}
+        for name in self.case["u3"]:
+            machine = self.machines[name]
+            machine.receive_shares(
+                [i for sender, s in self.shares.items() if sender != name for i in s.items if i.recipient == name]
+            )
+            self.uploads[name] = {}
+            for segment in self.plan.segments:
+                source = np.array(self.clients[name]["segments"][segment.name]["input"], np.uint64)
+                spans = [chunk_span(segment, 4, index) for index in range(chunk_count(segment, 4))]
+                self.uploads[name][segment.name] = [
+                    machine.mask_chunk(
+                        segment.name, index, source[start : start + count].astype(ring.word_dtype(segment.bits))
+                    )
+                    for index, (start, count) in enumerate(spans)
+                ]
+            self.manifests[name] = machine.finish_upload()
+
+    def to_survivors(self) -> Any:
+        self.to_uploads()
+        digests = {name: self.sharing.verify_manifest(name, manifest) for name, manifest in self.manifests.items()}
+        self.survivors = self.sharing.survivors(digests)
+        self.confirmations = {
+            name: self.machines[name].receive_survivors(self.survivors.message.survivors) for name in self.case["u3"]
+        }
+        return self.survivors
+
+    def to_unmasks(self) -> None:
+        self.to_survivors()
+        confirmations = list(self.confirmations.values())
+        self.unmasks = {
+            name: self.machines[name].receive_confirmations(confirmations, SpentLog().commit)
+            for name in self.case["u3"]
+        }
+
+
+@pytest.fixture(params=CASES, ids=[case["name"] for case in CASES])
+def replay(request: pytest.FixtureRequest) -> Replay:
+    return Replay(request.param)
+
+
+def test_spec_hash_and_threshold(replay: Replay) -> None:
+    assert replay.plan.spec_hash.hex() == replay.case["spec_hash"]
+    assert replay.roster.threshold(len(replay.case["u1"])) == replay.case["threshold"]
+
+
+def test_joins_and_session_id(replay: Replay) -> None:
+    cohort = replay.to_cohort()
+    for name, join in replay.joins.items():
+        assert join.body.hex() == replay.clients[name]["join_body"]
+        assert join.signature.hex() == replay.clients[name]["join_signature"]
+    assert list(cohort.ids) == replay.case["u1"]
+    assert cohort.session_id.hex() == replay.case["session_id"]
+
+
+def test_shares_and_hu2(replay: Replay) -> None:
+    sharing = replay.to_sharing()
+    seen = 0
+    for name, shares in replay.shares.items():
+        for item in shares.items:
+            expected = replay.clients[name]["shares"][item.recipient]
+            assert item.sealed.hex() == expected["nonce_and_ciphertext"]
+            assert item.signature.hex() == expected["signature"]
+            seen += 1
+    assert seen == len(replay.case["u2"]) * (len(replay.case["u1"]) - 1)
+    assert list(sharing.ids) == replay.case["u2"]
+    assert sharing.hu2.hex() == replay.case["hU2"]
+
+
+def test_mask_seeds(replay: Replay) -> None:
+    sharing = replay.to_sharing()
+    sid, clients = replay.cohort.session_id, replay.clients
+    for pair, seed in replay.case["pair_mask_seeds"].items():
+        low, high = pair.split("|")
+        public = keys.x25519_public(bytes.fromhex(clients[high]["mask_sk"]))
+        private = bytes.fromhex(clients[low]["mask_sk"])
+        assert masks.pair_seed(private, public, sid, low, high, sharing.hu2).hex() == seed
+        assert masks.pair_seed(private, public, sid, high, low, sharing.hu2).hex() == seed
+    for name, seed in replay.case["self_mask_seeds"].items():
+        secret = bytes.fromhex(clients[name]["self_mask_seed"])
+        assert masks.self_seed(secret, sid, name, sharing.hu2).hex() == seed
+
+
+def test_masked_words_and_digests(replay: Replay) -> None:
+    replay.to_uploads()
+    for name in replay.case["u3"]:
+        for segment in replay.plan.segments:
+            expected = replay.clients[name]["segments"][segment.name]
+            words = ring.unpack(b"".join(replay.uploads[name][segment.name]), segment.bits, segment.coordinates)
+            assert [int(word) for word in words] == expected["masked"]
+            digest = segment_digest(segment, 4, replay.manifests[name].chunks[segment.name])
+            assert digest.hex() == expected["digest"]
+        digest = replay.sharing.verify_manifest(name, replay.manifests[name])
+        assert digest.hex() == replay.clients[name]["upload_digest"]
+
+
+def test_confirmations_and_hu3(replay: Replay) -> None:
+    survivors = replay.to_survivors()
+    assert list(survivors.ids) == replay.case["u3"]
+    assert survivors.hu3.hex() == replay.case["hU3"]
+    assert {n: c.signature.hex() for n, c in replay.confirmations.items()} == replay.case["confirmations"]
+
+
+def test_unmask_messages(replay: Replay) -> None:
+    replay.to_unmasks()
+    for name, message in replay.unmasks.items():
+        expected = replay.case["unmask"][name]
+        assert message.body.hex() == expected["body"]
+        assert message.signature.hex() == expected["signature"]
+        revealed = {j: {"kind": s.kind, "share": s.share.hex()} for j, s in message.parse().revealed.items()}
+        assert revealed == expected["revealed"]
+
+
+def test_opened_sums(replay: Replay) -> None:
+    replay.to_unmasks()
+    plan = recover(replay.survivors, list(replay.unmasks.values()))
+    for segment in replay.plan.segments:
+        pieces = [
+            plan.open_chunk(segment, index, [replay.uploads[name][segment.name][index] for name in replay.case["u3"]])
+            for index in range(chunk_count(segment, 4))
+        ]
+        assert [int(word) for word in np.concatenate(pieces)] == replay.case["opened"][segment.name]
+
+
+@pytest.mark.parametrize("draw", VECTORS["usplit"], ids=lambda draw: f"{len(draw['roster'])} members")
+def test_usplit_assignment(draw: dict[str, Any]) -> None:
+    assigned = assign_parts(bytes.fromhex(draw["spec_hash"]), draw["roster"])
+    assert {part: list(ids) for part, ids in assigned.items()} == draw["assignment"]
+    reordered = assign_parts(bytes.fromhex(draw["spec_hash"]), reversed(draw["roster"]))
+    assert reordered == assigned
+
+
+def test_the_file_is_covered() -> None:
+    """No field of the known answers is left without a comparison above."""
+    compared = {
+        *("name", "spec", "spec_hash", "c_max", "n_min", "threshold", "clients", "u1", "session_id", "u2", "hU2"),
+        *("pair_mask_seeds", "self_mask_seeds", "u3", "hU3", "confirmations", "unmask", "opened"),
+    }
+    of_clients = {
+        *("id", "identity_sk", "channel_sk", "mask_sk", "self_mask_seed", "join_seq", "join_nonce"),
+        *("join_recorded_u3", "join_body", "join_signature", "shamir_coefficients_self_mask"),
+        *("shamir_coefficients_mask_sk", "shares", "segments", "upload_digest"),
+    }
+    for case in CASES:
+        assert set(case) <= compared
+        assert all(set(client) <= of_clients for client in case["clients"])

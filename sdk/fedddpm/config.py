@@ -1,0 +1,182 @@
+"""Everything an institution can set, by arguments, by a TOML file, or both (arguments win).
+
+    aggregator_url = "https://aggregator.example.org"
+    identity = "hospital-a.key"
+    federation_root = "1f9e...64 hex digits"
+    data = "/srv/images"
+    state_dir = "state"
+
+    [policy]
+    min_cohort = 4
+
+    [network]
+    proxy = "http://proxy.hospital.example:3128"
+
+Paths in a TOML file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedddpm.errors import ConfigError
+
+Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
+Seconds = Annotated[float, Field(gt=0)]
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalPolicyOptions(_Options):
+    """What this institution accepts, whatever the aggregator asks.
+
+    ``preset=None`` accepts every network that this package builds by itself; the tensors are checked in any case.
+    """
+
+    min_cohort: Annotated[int, Field(ge=2, le=128)] = 3
+    c_max: Annotated[int, Field(ge=0)] = 0
+    preset: Literal["paper", "fast", "tiny"] | None = None
+    max_steps: Annotated[int, Field(ge=0)] = 0  # local steps a round; 0: no limit of our own
+    max_epochs: Annotated[int, Field(ge=1)] = 1000
+    max_seconds: Seconds | None = None  # training time a round
+    max_clip_norm: Annotated[float, Field(gt=0)] = math.inf
+    allow_two_party: bool = False  # two institutions hide updates from the aggregator, not from each other
+
+    @model_validator(mode="after")
+    def _two_party_is_said_aloud(self) -> Self:
+        if self.min_cohort == 2 and not self.allow_two_party:
+            raise ValueError("min_cohort = 2 needs allow_two_party = true")
+        return self
+
+
+class NetworkOptions(_Options):
+    """The way to the aggregator."""
+
+    proxy: str | None = None
+    ca_bundle: Path | None = None  # PEM, instead of the system's authorities
+    client_certificate: Path | None = None  # PEM, for mutual TLS
+    client_key: Path | None = None
+    connect_timeout_s: Seconds = 10.0
+    read_timeout_s: Annotated[float, Field(gt=25)] = 60.0  # longer than a waiting poll
+    poll_s: Annotated[float, Field(ge=0, le=25)] = 20.0  # how long one poll waits for news
+    patience_s: Annotated[float, Field(ge=0)] = 24 * 3600.0  # how long an outage may last
+
+    @model_validator(mode="after")
+    def _certificate_and_key_together(self) -> Self:
+        if self.client_key is not None and self.client_certificate is None:
+            raise ValueError("client_key needs client_certificate")
+        return self
+
+
+class ClientConfig(_Options):
+    """All settings of one institution."""
+
+    aggregator_url: str
+    identity: Path
+    federation_root: str  # the root's public key, or a file that holds it
+    data: str  # fashion-mnist, cifar10, celeba, a folder of images or an .npz file
+    state_dir: Path
+    member_id: str | None = None  # default: the id in the identity file
+    device: str = "auto"
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the images that only measures the loss
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    channels: Annotated[int, Field(ge=1, le=16)] | None = None
+    data_root: Path | None = None  # where the named data sets lie
+    seed: int = 0
+    limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
+    after_restore: bool = False  # the state folder came back from a backup
+    policy: LocalPolicyOptions = LocalPolicyOptions()
+    network: NetworkOptions = NetworkOptions()
+
+    @field_validator("data", "federation_root", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("aggregator_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        try:
+            url = httpx.URL(value)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ValueError("is no URL") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("must look like https://aggregator.example.org")
+        if url.query or url.fragment or url.userinfo:
+            raise ValueError("must hold neither a query nor credentials")
+        return value.rstrip("/")
+
+    @property
+    def is_plain_http(self) -> bool:
+        """Whether who takes part, and when, can be read on the way: http to another machine."""
+        url = httpx.URL(self.aggregator_url)
+        return url.scheme == "http" and url.host not in _LOOPBACK
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Setting] | None = None) -> ClientConfig:
+    """Settings from a TOML file, with ``overrides`` (None = not given) on top; nested tables are merged.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is missing, unknown or wrong.
+    """
+    settings = {} if path is None else _read_toml(path)
+    for name, value in (overrides or {}).items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        if isinstance(value, Mapping):
+            table = dict(_table(settings.get(name)))
+            table.update({key: item for key, item in value.items() if item is not None})
+            settings[name] = table
+        elif value is not None:
+            settings[name] = value
+    try:
+        return ClientConfig.model_validate(settings)
+    except ValidationError as error:
+        raise _explain(error, path) from error
+
+
+def _read_toml(path: Path) -> dict[str, Setting]:
+    try:
+        settings: dict[str, Setting] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the settings {path} cannot be read ({error.strerror})", "Check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
+    _anchor(settings, ("identity", "state_dir", "data_root"), path.parent)
+    _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
+    network = settings.get("network")
+    if isinstance(network, dict):
+        _anchor(network, ("ca_bundle", "client_certificate", "client_key"), path.parent)
+    return settings
+
+
+def _anchor(settings: dict[str, Setting], names: tuple[str, ...], folder: Path, *, only_existing: bool = False) -> None:
+    """Make relative paths start at ``folder``; values that need not be paths only where such a file exists."""
+    for name in names:
+        value = settings.get(name)
+        if isinstance(value, str) and len(value) < 4096 and (not only_existing or (folder / value).exists()):
+            settings[name] = str(folder / value)
+
+
+def _table(value: Setting) -> Mapping[str, Setting]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _explain(error: ValidationError, path: Path | None) -> ConfigError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(piece) for piece in first["loc"]) or "settings"
+    what = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(first["type"], first["msg"])
+    return ConfigError(
+        f"the setting {name!r}: {what.removeprefix('Value error, ')}",
+        f"Correct it in {path}" if path else "See fedddpm participate --help",
+    )

@@ -1,0 +1,294 @@
+"""One signed HTTPS connection to the aggregator: patience, problem documents, counted bytes.
+
+Every endpoint is idempotent, so every request may be repeated. An aggregator that is away, overloaded or out of disk
+is waited for with exponential backoff and jitter; anything it says on purpose becomes a typed error.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from fedddpm.config import NetworkOptions
+from fedddpm.errors import CheckpointError, ConfigError, TransportError
+from fedddpm.identity import Identity
+from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
+from fedddpm.signing import RequestSigner
+from fedddpm.traffic import Meter, Traffic
+from fedddpm_protocol.api import Problem
+from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.messages import Message
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 60.0
+CLOCK_WARNING_S = 30.0
+PIECE_BYTES = 2**18
+_WORTH_WAITING = frozenset({429, 502, 503, 504, 507})
+_REPLY = TypeVar("_REPLY", bound=Message)
+_RANDOM = secrets.SystemRandom()
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Why a request is being repeated."""
+
+    reason: str
+    since_s: float
+    retry_in_s: float
+
+
+class Connection:
+    """Sends signed requests; a context manager.
+
+    ``on_outage`` is told before each wait and with None when the aggregator answers again; ``on_warning`` gets one
+    sentence for the user.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: Identity,
+        member_id: str,
+        options: NetworkOptions,
+        *,
+        on_outage: Callable[[Outage | None], None] = lambda outage: None,
+        on_warning: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.meter = Meter()
+        self._identity, self._member_id, self._options = identity, member_id, options
+        self._on_outage, self._on_warning = on_outage, on_warning
+        self._signer = RequestSigner(identity, member_id)
+        self._base_url = base_url
+        self._http = _http_client(base_url, options, self._signer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, reply: type[_REPLY], path: str, params: Mapping[str, str | int] | None = None) -> _REPLY:
+        """GET a JSON reply; TransportError if it is not what the interface promises."""
+        response = self._patiently(lambda: self._send("GET", path, params=params))
+        return _parse(reply, response)
+
+    def post(self, path: str, message: Message) -> httpx.Response:
+        """POST a message."""
+        body = message.model_dump_json().encode()
+        headers = {"Content-Type": "application/json"}
+        return self._patiently(lambda: self._send("POST", path, content=body, headers=headers))
+
+    def put(self, path: str, data: bytes) -> None:
+        """PUT raw bytes."""
+        headers = {"Content-Type": "application/octet-stream"}
+        self._patiently(lambda: self._send("PUT", path, content=data, headers=headers))
+
+    def download(self, path: str, target: Path, on_bytes: Callable[[int, int], None]) -> None:
+        """GET raw bytes into ``target``; continues a broken download where it stopped.
+
+        ``on_bytes`` gets bytes so far and bytes in all (0 when unknown). The caller checks the content's hash.
+        """
+        target.unlink(missing_ok=True)
+        self._patiently(lambda: self._download_rest(path, target, on_bytes))
+
+    # --- one try -----------------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        response = self._http.request(method, path, params=params, content=content, headers=headers)
+        self._count(response)
+        if response.is_error or response.is_redirect:
+            raise self._problem(response)
+        return response
+
+    def _download_rest(self, path: str, target: Path, on_bytes: Callable[[int, int], None]) -> httpx.Response:
+        have = target.stat().st_size if target.exists() else 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with self._http.stream("GET", path, headers=headers) as response:
+            try:
+                if response.is_error or response.is_redirect:
+                    response.read()
+                    if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                        target.unlink(missing_ok=True)
+                    raise self._problem(response)
+                have = have if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
+                _write_stream(response, target, have, on_bytes)
+            finally:
+                self._count(response)
+        return response
+
+    def _count(self, response: httpx.Response) -> None:
+        request = response.request
+        sent = len(request.method) + len(request.url.raw_path) + _header_bytes(request.headers) + len(request.content)
+        received = response.num_bytes_downloaded + _header_bytes(response.headers)
+        self.meter.add(Traffic(bytes_up=sent, bytes_down=received))
+
+    # --- patience ----------------------------------------------------------------------------------------------------
+
+    def _patiently(self, attempt: Callable[[], httpx.Response]) -> httpx.Response:
+        started, delay, corrected = time.monotonic(), FIRST_DELAY_S, False
+        while True:
+            try:
+                response = attempt()
+            except httpx.TransportError as error:
+                reason, advised = _connection_reason(error, self._base_url), 0.0
+            except ProblemError as problem:
+                if problem.code in ("clock-skew", "replayed") and not corrected:
+                    corrected = True
+                    continue
+                if problem.status not in _WORTH_WAITING:
+                    raise
+                reason, advised = problem.happened, problem.retry_after_s
+            else:
+                if delay > FIRST_DELAY_S:
+                    self._on_outage(None)
+                return response
+            since = time.monotonic() - started
+            if since >= self._options.patience_s:
+                raise UnreachableError(
+                    f"the aggregator {self._base_url} did not serve this institution for {since:.0f} s ({reason})",
+                    "Check the address, the network and the proxy, then start again: nothing is lost",
+                )
+            wait = max(advised, delay * _RANDOM.uniform(0.5, 1.0))
+            self._on_outage(Outage(reason, since, wait))
+            time.sleep(min(wait, max(0.1, self._options.patience_s - since)))
+            delay = min(2 * delay, LONGEST_DELAY_S)
+
+    # --- what went wrong ---------------------------------------------------------------------------------------------
+
+    def _problem(self, response: httpx.Response) -> ProblemError:
+        try:
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError:
+            return _with_retry_after(
+                ProblemError(
+                    f"{response.request.url} answered {response.status_code} without saying why",
+                    "Check that aggregator_url is the address of a fedddpm aggregator, not of a proxy's error page",
+                    status=response.status_code,
+                ),
+                response,
+            )
+        if problem.code in ("not-enrolled", "unauthenticated", "unknown-member"):
+            return self._not_enrolled(problem)
+        if problem.code == "clock-skew":
+            return self._clock_problem(problem)
+        advice = "The aggregator's disk is full; its operator must free space" if problem.code == "storage-full" else ""
+        error = ProblemError(
+            f"the aggregator refused: {problem.detail or problem.title}",
+            advice,
+            status=problem.status,
+            code=problem.code,
+        )
+        return _with_retry_after(error, response)
+
+    def _not_enrolled(self, problem: Problem) -> NotEnrolledError:
+        return NotEnrolledError(
+            f"the aggregator does not know {self._member_id!r} with the key {self._identity.fingerprint}"
+            f" ({problem.detail or problem.title})",
+            "Call the federation's coordinator, read out this fingerprint and ask for a new signed roster;"
+            " if the id is another one, set member_id",
+            status=problem.status,
+            code=problem.code,
+        )
+
+    def _clock_problem(self, problem: Problem) -> ClockError:
+        advice = "Set this machine's clock (for instance: timedatectl set-ntp true)"
+        if problem.server_time is not None:
+            offset = self._signer.correct_clock(problem.server_time)
+            self._on_warning(
+                f"this machine's clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}. {advice}"
+            )
+        return ClockError(
+            "the aggregator refuses this machine's clock", advice, status=problem.status, code="clock-skew"
+        )
+
+
+def _with_retry_after(error: ProblemError, response: httpx.Response) -> ProblemError:
+    seconds = response.headers.get("Retry-After", "")
+    error.retry_after_s = min(float(seconds), LONGEST_DELAY_S) if seconds.isdigit() else 0.0
+    return error
+
+
+def _parse(reply: type[_REPLY], response: httpx.Response) -> _REPLY:
+    try:
+        return reply.model_validate_json(response.content)
+    except (ValidationError, MalformedError) as error:
+        raise TransportError(
+            f"{response.request.url.copy_with(query=None)} did not answer with a {reply.__name__}",
+            "Check that aggregator_url is the address of a fedddpm aggregator of the same version",
+        ) from error
+
+
+def _write_stream(response: httpx.Response, target: Path, have: int, on_bytes: Callable[[int, int], None]) -> None:
+    total = have + int(response.headers.get("Content-Length", "0"))
+    try:
+        with target.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            for piece in response.iter_bytes(PIECE_BYTES):
+                file.write(piece)
+                have += len(piece)
+                on_bytes(have, total)
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} cannot be written ({error.strerror})", "Free some space and start again; nothing is lost"
+        ) from error
+
+
+def _http_client(base_url: str, options: NetworkOptions, signer: RequestSigner) -> httpx.Client:
+    timeout = httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s)
+    try:
+        return httpx.Client(
+            base_url=base_url, auth=signer, verify=_tls_context(options), proxy=options.proxy, timeout=timeout
+        )
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ConfigError(f"the proxy {options.proxy!r} cannot be used ({error})", "Use http://host:port") from error
+
+
+def _tls_context(options: NetworkOptions) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=None if options.ca_bundle is None else str(options.ca_bundle))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the CA bundle {options.ca_bundle} cannot be read ({error})", "Give a PEM file") from error
+    if options.client_certificate is not None:
+        try:
+            context.load_cert_chain(options.client_certificate, options.client_key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"the client certificate {options.client_certificate} cannot be used ({error})",
+                "Give a PEM certificate and its key",
+            ) from error
+    return context
+
+
+def _connection_reason(error: httpx.TransportError, base_url: str) -> str:
+    """Why there was no answer; raises where waiting cannot help."""
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        raise TransportError(f"{base_url} cannot be asked ({error})", "Check aggregator_url") from error
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        raise TransportError(
+            f"the certificate of {base_url} is not trusted ({error})",
+            "Give the authority that signed it as network.ca_bundle; never switch the check off",
+        ) from error
+    return str(error) or type(error).__name__
+
+
+def _header_bytes(headers: httpx.Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers.raw)

@@ -1,0 +1,100 @@
+"""Durable SPENT records: which base model and part was summed over whom, and the UNMASK message that said so.
+
+The record and its message become durable in one transaction before the message is sent. After a restart the same
+bytes are sent again until the aggregator acknowledges them; a different message for the same sum cannot be written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from fedddpm.state import StateDir, ids_from_json, ids_to_json
+from fedddpm_protocol.errors import ConflictError
+from fedddpm_protocol.messages import Unmask
+from fedddpm_protocol.roster import Release, Roster
+from fedddpm_protocol.spent import SpentRecord, check_spent, usable_release
+
+_KEY = "root = ? AND base_model_hash = ? AND part = ?"
+
+
+@dataclass(frozen=True)
+class OwedUnmask:
+    """A message that the aggregator has not acknowledged yet."""
+
+    base_model_hash: bytes
+    spec_hash: bytes
+    part: str
+    unmask: Unmask
+
+
+class SpentLedger:
+    """The SPENT rule over the state folder, for the federation it is pinned to."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+
+    def recorded(self, base_model_hash: bytes, part: str) -> tuple[str, ...]:
+        """Survivors this base model and part were spent on; empty if unspent."""
+        with self._state.transaction() as db:
+            return self._recorded(db, base_model_hash, part)
+
+    def release(self, roster: Roster, base_model_hash: bytes, part: str) -> Release | None:
+        """The root's unused release that applies now, or None."""
+        with self._state.transaction() as db:
+            recorded = self._recorded(db, base_model_hash, part)
+            return usable_release(recorded, roster, base_model_hash, part, self._used(db, base_model_hash, part))
+
+    def commit(self, spec_hash: bytes, record: SpentRecord) -> None:
+        """Make the record and its message durable; returns only when they are on the disk.
+
+        Raises:
+            SpentError, ReleaseError: the rule forbids it (see ``fedddpm_protocol.spent``).
+            ConflictError: another message was written for this very session.
+            StateError: the disk does not take it. Nothing may be sent then.
+        """
+        base, part = record.base_model_hash, record.part
+        message = record.unmask.model_dump_json().encode()
+        with self._state.transaction() as db:
+            check_spent(self._recorded(db, base, part), self._used(db, base, part), record)
+            held = self._row(db, base, part)
+            if held is not None and held[0] == record.session_id and held[1] != message:
+                raise ConflictError("a different answer was already given in this session")
+            db.execute(
+                "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                (self._state.root, base, part, ids_to_json(record.u3), record.session_id, spec_hash, message),
+            )
+            if record.release is not None:
+                release = (ids_to_json(record.release.old_u3), ids_to_json(record.release.new_u3))
+                db.execute("INSERT INTO releases_used VALUES (?, ?, ?, ?, ?)", (self._state.root, base, part, *release))
+
+    def owed(self) -> list[OwedUnmask]:
+        """Messages to send again."""
+        with self._state.transaction() as db:
+            rows = db.execute(
+                "SELECT base_model_hash, spec_hash, part, message FROM spent WHERE root = ? AND acknowledged = 0",
+                (self._state.root,),
+            ).fetchall()
+        return [OwedUnmask(base, spec, part, Unmask.model_validate_json(message)) for base, spec, part, message in rows]
+
+    def acknowledge(self, owed: OwedUnmask) -> None:
+        """The aggregator has the message, or has no more use for it."""
+        with self._state.transaction() as db:
+            db.execute(
+                f"UPDATE spent SET acknowledged = 1 WHERE {_KEY} AND spec_hash = ?",  # noqa: S608 - a constant
+                (self._state.root, owed.base_model_hash, owed.part, owed.spec_hash),
+            )
+
+    def _row(self, db: sqlite3.Connection, base: bytes, part: str) -> tuple[bytes, bytes, str] | None:
+        query = f"SELECT session_id, message, u3 FROM spent WHERE {_KEY}"  # noqa: S608 - a constant
+        row: tuple[bytes, bytes, str] | None = db.execute(query, (self._state.root, base, part)).fetchone()
+        return row
+
+    def _recorded(self, db: sqlite3.Connection, base: bytes, part: str) -> tuple[str, ...]:
+        row = self._row(db, base, part)
+        return () if row is None else ids_from_json(row[2])
+
+    def _used(self, db: sqlite3.Connection, base: bytes, part: str) -> set[Release]:
+        query = f"SELECT old_u3, new_u3 FROM releases_used WHERE {_KEY}"  # noqa: S608 - a constant
+        rows = db.execute(query, (self._state.root, base, part)).fetchall()
+        return {Release(base, part, ids_from_json(old), ids_from_json(new)) for old, new in rows}

@@ -1,0 +1,293 @@
+"""The state folder: one process at a time, and facts that must survive a power cut.
+
+``state.sqlite`` holds what the rules of the protocol depend on; every change is one transaction that is on the disk
+(``synchronous=FULL``) before the next message leaves. Vectors lie beside it as safetensors files, written atomically;
+the database names the file that counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from fedddpm.errors import StateError
+from fedddpm.identity import root_id
+from fedddpm.traffic import Traffic
+from fedddpm_protocol.errors import OlderRosterError, RosterError
+from fedddpm_protocol.messages import SignedDocument
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY,
+    next_round INTEGER NOT NULL,
+    last_result BLOB NOT NULL,           -- hash of the newest accepted result, empty before the first
+    initial_model_hash BLOB NOT NULL,
+    base_model_hash BLOB NOT NULL,       -- shared parts in model_file
+    model_file TEXT NOT NULL,            -- the institution's whole network, inside the state folder
+    finished INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS spent (
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL,
+    u3 TEXT NOT NULL,                    -- JSON list of member ids
+    session_id BLOB NOT NULL,
+    spec_hash BLOB NOT NULL,             -- where the message goes
+    message BLOB NOT NULL,               -- the encoded UNMASK, resent until acknowledged
+    acknowledged INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (root, base_model_hash, part)
+) STRICT;
+CREATE TABLE IF NOT EXISTS releases_used (
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, old_u3 TEXT NOT NULL, new_u3 TEXT NOT NULL,
+    PRIMARY KEY (root, base_model_hash, part, old_u3, new_u3)
+) STRICT;
+CREATE TABLE IF NOT EXISTS bases_seen (base_model_hash BLOB PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS traffic (
+    run TEXT NOT NULL, round INTEGER NOT NULL,
+    parameters_up INTEGER NOT NULL, parameters_down INTEGER NOT NULL,
+    payload_up INTEGER NOT NULL, payload_down INTEGER NOT NULL,
+    bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
+    PRIMARY KEY (run, round)
+) STRICT;
+"""
+_COUNTERS = tuple(field.name for field in fields(Traffic))
+
+
+@dataclass(frozen=True)
+class RunPosition:
+    """How far this institution is in one run, and with which model."""
+
+    run: str
+    next_round: int
+    last_result: bytes
+    initial_model_hash: bytes
+    base_model_hash: bytes
+    model_file: str
+    finished: bool = False
+
+
+class StateDir:
+    """Open state folder; a context manager that holds the lock.
+
+    Raises:
+        StateError: another process holds it, it belongs to another federation or institution, or it is unusable.
+    """
+
+    def __init__(self, path: Path, root_public_key: bytes, member_id: str) -> None:
+        self.path = path
+        self.root = root_id(root_public_key)
+        self._lock = _lock(path)
+        try:
+            self._db = _open_database(path / "state.sqlite")
+            self._pin("root", self.root, "another federation (another root key)")
+            self._pin("member", member_id.encode(), "another institution")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if hasattr(self, "_db"):
+            self._db.close()
+        self._lock.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on the disk when the block has ended; StateError when the disk does not take it."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _unusable(self.path / "state.sqlite", error) from error
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def fact(self, name: str) -> bytes | None:
+        """A single remembered value."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def remember(self, name: str, value: bytes) -> None:
+        """Set a single value, durably."""
+        with self.transaction() as db:
+            _set_fact(db, name, value)
+
+    def next_seq(self) -> int:
+        """The next JOIN's sequence number; on the disk before it is used."""
+        with self.transaction() as db:
+            seq = int(self.fact("seq") or b"0") + 1
+            _set_fact(db, "seq", str(seq).encode())
+        return seq
+
+    def raise_seq(self, at_least: int) -> None:
+        """Go on above ``at_least``: only after a restore from a backup, whose numbers are old."""
+        if at_least > int(self.fact("seq") or b"0"):
+            self.remember("seq", str(at_least).encode())
+
+    @property
+    def roster_version(self) -> int:
+        """The highest roster version ever accepted; 0 before the first."""
+        return int(self.fact("roster-version") or b"0")
+
+    def accept_roster(self, version: int, roster_hash: bytes, document: SignedDocument) -> None:
+        """Remember a verified roster; OlderRosterError or RosterError if it goes back or differs at one version."""
+        with self.transaction() as db:
+            newest = self.roster_version
+            if version < newest:
+                raise OlderRosterError(f"roster version {version} is older than version {newest}, already seen")
+            if version == newest and self.fact("roster-hash") != roster_hash:
+                raise RosterError(f"two different rosters carry version {version}")
+            _set_fact(db, "roster-version", str(version).encode())
+            _set_fact(db, "roster-hash", roster_hash)
+            _set_fact(db, "roster", document.model_dump_json().encode())
+
+    @property
+    def roster_document(self) -> SignedDocument | None:
+        """The newest accepted roster as it was signed."""
+        stored = self.fact("roster")
+        return None if stored is None else SignedDocument.model_validate_json(stored)
+
+    # --- position --------------------------------------------------------------------------------------------------
+
+    def position(self, run: str) -> RunPosition | None:
+        """Where this institution stands in ``run``; None before the first contact."""
+        row = self._db.execute(
+            "SELECT run, next_round, last_result, initial_model_hash, base_model_hash, model_file, finished"
+            " FROM runs WHERE run = ?",
+            (run,),
+        ).fetchone()
+        return None if row is None else RunPosition(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]))
+
+    def newest_position(self) -> RunPosition | None:
+        """The position that was written last."""
+        run = self.fact("newest-run")
+        return None if run is None else self.position(run.decode())
+
+    def move_to(self, position: RunPosition) -> None:
+        """Take ``position``; StateError if its round lies behind the one already reached."""
+        with self.transaction() as db:
+            held = self.position(position.run)
+            if held is not None and position.next_round < held.next_round:
+                raise StateError(f"run {position.run} would go back from round {held.next_round}")
+            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(position))
+            db.execute("INSERT OR IGNORE INTO bases_seen VALUES (?)", (position.base_model_hash,))
+            _set_fact(db, "newest-run", position.run.encode())
+
+    def has_seen_base(self, base_model_hash: bytes) -> bool:
+        """Whether this base model was ever in use here."""
+        found = self._db.execute("SELECT 1 FROM bases_seen WHERE base_model_hash = ?", (base_model_hash,))
+        return found.fetchone() is not None
+
+    def see_base(self, base_model_hash: bytes) -> None:
+        """Remember a base model that was offered."""
+        with self.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO bases_seen VALUES (?)", (base_model_hash,))
+
+    # --- traffic ---------------------------------------------------------------------------------------------------
+
+    def add_traffic(self, run: str, round_: int, traffic: Traffic) -> None:
+        """Add to the one record of this round."""
+        total = self.traffic(run, round_) + traffic
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO traffic VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (run, round_, *astuple(total)))
+
+    def traffic(self, run: str, round_: int | None = None) -> Traffic:
+        """What one round moved, or the whole run."""
+        sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in _COUNTERS)
+        query = f"SELECT {sums} FROM traffic WHERE run = ? AND (? IS NULL OR round = ?)"  # noqa: S608 - own names
+        return Traffic(*self._db.execute(query, (run, round_, round_)).fetchone())
+
+    def _pin(self, name: str, value: bytes, owner: str) -> None:
+        held = self.fact(name)
+        if held is None:
+            self.remember(name, value)
+        elif held != value:
+            raise StateError(
+                f"the state folder {self.path} belongs to {owner}",
+                "Use another state_dir for every institution and federation; check the root key and the identity",
+            )
+
+
+def _set_fact(db: sqlite3.Connection, name: str, value: bytes) -> None:
+    db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def _lock(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise StateError(
+            f"the state folder {folder} cannot be used ({error.strerror})", "Choose a writable folder"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StateError(
+            f"another process (number {holder}) works with the state folder {folder}",
+            "Wait for it or stop it; two institutions on one machine need a state_dir each",
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _open_database(path: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=10)
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(_SCHEMA)
+    except sqlite3.Error as error:
+        db.close()
+        raise _unusable(path, error) from error
+    return db
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> StateError:
+    if "full" in str(error):
+        return StateError(
+            f"the disk is full: {path} cannot be written", "Free some space and start again; nothing is lost"
+        )
+    return StateError(
+        f"the state {path} is unusable ({error})",
+        "Restore the folder from a backup and start with --after-restore, or ask the coordinator for a new enrolment",
+    )
+
+
+def ids_to_json(ids: tuple[str, ...]) -> str:
+    """Member ids as one text column."""
+    return json.dumps(list(ids), separators=(",", ":"))
+
+
+def ids_from_json(text: str) -> tuple[str, ...]:
+    """Inverse of :func:`ids_to_json`."""
+    return tuple(json.loads(text))

@@ -1,0 +1,251 @@
+"""Readers of image files: each turns one kind of source into an :class:`ImageSet` as it lies there.
+
+Fitting size and channels to what the network wants is the business of ``data.py``, except where images have to be
+decoded one by one (folders, CelebA): there they are resized at once.
+"""
+
+import gzip
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.lib.npyio import NpzFile
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fedddpm.errors import DataError
+from fedddpm.image_set import ImageSet
+from fedddpm.vision import load_torchvision
+
+Bytes = npt.NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+UNREADABLE_LIMIT = 0.1  # the share of unreadable files above which a folder is refused
+_GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F"))
+_IDX_PREFIXES = {"train": "train", "test": "t10k"}
+_CELEBA_CROP = 178  # pixels: the width of the aligned images (Liu 2015), as most diffusion papers crop them
+
+
+def find_fashion_mnist(folder: Path) -> Path | None:
+    """The folder at or below ``folder`` that holds the idx files: plain, or in torchvision's layout."""
+    for place in (folder, folder / "FashionMNIST" / "raw"):
+        if _idx_file(place, "train-images-idx3-ubyte") is not None:
+            return place
+    return None
+
+
+def read_fashion_mnist(folder: Path, split: str) -> ImageSet:
+    """The 28x28 grayscale images of Fashion-MNIST (Xiao 2017) from the idx files in ``folder``, gzipped or not."""
+    prefix = _IDX_PREFIXES[split]
+    images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
+    return ImageSet(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> Bytes:
+    """An idx file: two zero bytes, type (8 = uint8), number of dimensions, each as 4 bytes big-endian, the bytes."""
+    path = _idx_file(folder, name)
+    if path is None:
+        raise DataError(f"{folder} lacks {name} (or {name}.gz)", "Get all four idx files of Fashion-MNIST")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error})", "Get the file again") from error
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(raw[4:start], dtype=">u4").astype(int)
+    if raw[:4] != bytes((0, 0, 8, dimensions)) or len(raw) != start + int(np.prod(shape)):
+        raise DataError(f"{path} is no idx file of {dimensions} dimensions, or is cut off", "Get the file again")
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
+
+
+def _datasets() -> ModuleType:
+    load_torchvision()
+    import torchvision.datasets  # only after the cure in vision.py
+
+    return torchvision.datasets  # type: ignore[no-any-return]  # torchvision is untyped
+
+
+def download_fashion_mnist(root: Path) -> Path:
+    """Let torchvision fetch Fashion-MNIST into ``root``; returns the folder with the idx files."""
+    try:
+        _datasets().FashionMNIST(root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"Fashion-MNIST is not below {root} and could not be downloaded ({error})",
+            "Put the four idx .gz files into a folder and give that folder (Debian: package dataset-fashion-mnist)",
+        ) from error
+    return root / "FashionMNIST" / "raw"
+
+
+def read_cifar10(root: Path, split: str) -> ImageSet:
+    """The 32x32 colour images of CIFAR-10 (Krizhevsky 2009) by torchvision, downloaded if they are not there."""
+    try:
+        dataset = _datasets().CIFAR10(root, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-10 is not below {root} and could not be downloaded ({error})",
+            f"Put cifar-10-python.tar.gz into {root}",
+        ) from error
+    images = np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2))
+    return ImageSet(torch.from_numpy(images), torch.tensor(dataset.targets))
+
+
+def read_celeba(root: Path, split: str, image_size: int, channels: int, limit: int | None) -> ImageSet:
+    """CelebA (Liu 2015) by torchvision: the aligned faces, centre crop of 178 pixels, resized."""
+    try:
+        dataset = _datasets().CelebA(root, split=split)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CelebA is not complete below {root}/celeba ({error})",
+            "Fetch it from its authors' page: img_align_celeba.zip (unpacked) and the five text files beside it",
+        ) from error
+    files = [root / "celeba" / "img_align_celeba" / name for name in dataset.filename]
+    return _decode_all(root, files, image_size, channels, limit, crop=_CELEBA_CROP)
+
+
+def read_folder(folder: Path, image_size: int | None, channels: int | None, limit: int | None) -> ImageSet:
+    """All image files at and below ``folder``, of any mode, cropped to squares and resized.
+
+    Without ``image_size`` all must be squares of one size; without ``channels`` one colour image makes all colour.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(
+            f"there are no images in {folder}", f"Files must end in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    if image_size is None or channels is None:
+        seen = list(_headers(files))
+        sizes = {size for _, size in seen}
+        channels = channels or (1 if all(mode in _GRAY_MODES for mode, _ in seen) else 3)
+        image_size = image_size or _common_size(folder, sizes)
+    return _decode_all(folder, files, image_size, channels, limit)
+
+
+def _headers(files: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(mode, size) of every file that is readable as far as its header."""
+    for path in files:
+        try:
+            with Image.open(path) as image:
+                yield image.mode, image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # decoding lists it with its reason
+
+
+def _common_size(folder: Path, sizes: set[tuple[int, int]]) -> int:
+    if len(sizes) == 1 and len({side for size in sizes for side in size}) == 1:
+        return sizes.pop()[0]
+    some = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:5])
+    raise DataError(
+        f"the images in {folder} are not squares of one size ({some or 'none is readable'})",
+        "Say image_size=..., and they will be cropped and resized",
+    )
+
+
+def _decode_all(
+    base: Path, files: list[Path], image_size: int, channels: int, limit: int | None, crop: int | None = None
+) -> ImageSet:
+    """Decode ``files`` (``limit`` of them, evenly spread); DataError if too many cannot be read."""
+    chosen = [files[i] for i in spread(len(files), limit)]
+    images, skipped = np.empty((len(chosen), channels, image_size, image_size), dtype=np.uint8), []
+    count = 0
+    for path in chosen:
+        try:
+            images[count] = _decode(path, image_size, channels, crop)
+            count += 1
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+            skipped.append(f"{path.relative_to(base)}: {reason}")
+    if count == 0 or len(skipped) > UNREADABLE_LIMIT * len(chosen):
+        raise DataError(
+            f"{len(skipped)} of {len(chosen)} images in {base} cannot be read ({'; '.join(skipped[:3])})",
+            "Repair or remove them; up to 10 % unreadable files would be skipped",
+        )
+    return ImageSet(torch.from_numpy(images[:count]), skipped=tuple(skipped))
+
+
+def _decode(path: Path, image_size: int, channels: int, crop: int | None) -> Bytes:
+    """One file -> [C, H, W]; transparent pixels become black, 16-bit grayscale keeps its upper 8 bits."""
+    with Image.open(path) as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks about odd metadata; what matters is raised
+        image = ImageOps.exif_transpose(opened)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = _from_deep_gray(image)
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        image = image.convert("L" if channels == 1 else "RGB")
+        if crop is not None:
+            left, top = round((image.width - crop) / 2), round((image.height - crop) / 2)
+            image = image.crop((left, top, left + crop, top + crop))
+        pixels = np.asarray(ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC))
+    return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1)
+
+
+def _from_deep_gray(image: Image.Image) -> Image.Image:
+    """Pillow would clip 16 bits to 255 instead of scaling them."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no known range; save 8-bit or 16-bit images")
+    return Image.fromarray((values // 256).astype(np.uint8))
+
+
+def read_npz(path: Path, split: str) -> ImageSet:
+    """An .npz with ``images`` or, as MedMNIST has them, ``train_images`` (and ``labels`` / ``train_labels``).
+
+    Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]. Nothing is unpickled.
+    """
+    try:
+        with path.open("rb") as file, _load_npz(file) as arrays:
+            names = [name for name in (f"{split}_images", "images") if name in arrays]
+            if not names:
+                raise DataError(
+                    f"{path} has no array {split}_images or images (it has {', '.join(arrays) or 'none'})",
+                    "Save it with numpy.savez(path, images=..., labels=...)",
+                )
+            images = arrays[names[0]]
+            label_name = names[0].replace("images", "labels")
+            labels = arrays.get(label_name)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error})", "Save plain arrays with numpy.savez") from error
+    return ImageSet(torch.from_numpy(_channels_first(path, images)), _class_labels(labels, len(images)))
+
+
+def _load_npz(file: IO[bytes]) -> NpzFile:
+    loaded = np.load(file, allow_pickle=False)
+    if not isinstance(loaded, NpzFile):
+        raise ValueError("it holds one bare array, as .npy files do")
+    return loaded
+
+
+def _channels_first(path: Path, images: npt.NDArray[np.generic]) -> Bytes:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"the images in {path} are {images.dtype} {list(images.shape)}",
+            "Save them as uint8 [N, H, W] or [N, H, W, C] with values from 0 to 255",
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images, dtype=np.uint8)
+
+
+def _class_labels(labels: npt.NDArray[np.generic] | None, count: int) -> torch.Tensor | None:
+    """Labels [N] or [N, 1] of whole numbers; anything else (several findings an image, say) is no class label."""
+    if labels is None or labels.size != count or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    return torch.from_numpy(labels.reshape(-1).astype(np.int64))
+
+
+def spread(count: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """At most ``limit`` indices below ``count``, evenly spread, so that sorted classes are all met."""
+    kept = count if limit is None else min(count, limit)
+    return np.linspace(0, count - 1, kept).round().astype(np.int64)

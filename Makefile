@@ -1,0 +1,43 @@
+# One command per task; every target sets up what it needs. PYTHON picks the interpreter, CONSTRAINTS the torch build
+# (CONSTRAINTS= takes the newest, which on Linux is the CUDA build).
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_CONSTRAINTS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt constraints.txt
+
+.PHONY: help demo test check format dist bench soak clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: $(PROJECTS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e ./sdk -e './aggregator_service[postgresql]' -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.installed  ## four institutions train one model on this machine, about five minutes
+	$(BIN)/python examples/demo.py $(DEMO_ARGS)
+
+test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/protocol --ignore tests/aggregator $(TEST_ARGS)
+
+check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
+	BIN=$(BIN) scripts/check
+
+format: $(VENV)/.installed  ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+dist: $(VENV)/.installed  ## wheels and source archives of the three distributions, into dist/
+	rm -rf dist && for part in protocol sdk aggregator_service; do $(BIN)/python -m build --no-isolation --outdir dist $$part || exit 1; done
+
+bench: $(VENV)/.installed  ## benchmarks; tables on the screen, JSON in benchmarks/out/
+	$(BIN)/python benchmarks/round_overhead.py && $(BIN)/python benchmarks/train_step.py
+
+soak: $(VENV)/.installed  ## long runs: many rounds with random kills
+	$(BIN)/python -m pytest tests/e2e -m soak -n 0 $(TEST_ARGS)
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) dist demo-output benchmarks/out

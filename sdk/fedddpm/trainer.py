@@ -6,7 +6,6 @@ weights of one that was not (on the CPU; on CUDA up to the card's own rounding).
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.diffusion import Diffusion
-from fedddpm.errors import CheckpointError, ConfigError, DataError, TrainingError
+from fedddpm.errors import ConfigError, DataError, TrainingError
 from fedddpm.image_set import ImageSet, batches, to_floats
+from fedddpm.training_state import Position, fingerprint, load_training, make_adam, save_training
 from fedddpm.unet import UNet
 
-CHECKPOINT_KEY = "fedddpm.training"
 _REPORT_EVERY = 10  # steps on an accelerator: asking for the loss makes the CPU wait for the card
 
 
@@ -78,15 +76,6 @@ class TrainOutcome:
     stopped_by: Literal["epochs", "max_steps", "max_seconds"]
 
 
-@dataclass
-class _Position:
-    """What a checkpoint holds besides weights and Adam's moments."""
-
-    step: int
-    seconds: float
-    loss_sum: Tensor  # float64 scalar
-
-
 def silent(progress: Progress) -> None:
     """Tell nobody."""
 
@@ -129,10 +118,10 @@ class Trainer:
             TrainingError: the loss or a weight is no finite number, or memory ran out.
             CheckpointError: the checkpoint cannot be written, or is damaged.
         """
-        optimizer = make_adam(list(self._parameters.values()), self.settings.learning_rate)
-        position = self._begin(optimizer, checkpoint)
+        adam = make_adam(self._parameters, self.settings.learning_rate)
+        position = self._begin(adam, checkpoint)
         try:
-            self._run(optimizer, position, checkpoint, on_progress)
+            self._run(adam, position, checkpoint, on_progress)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of {self.device} does not hold a batch of {self.settings.batch_size}",
@@ -158,8 +147,8 @@ class Trainer:
 
     def _run(
         self,
-        optimizer: torch.optim.Adam,
-        position: _Position,
+        adam: torch.optim.Adam,
+        position: Position,
         checkpoint: Path | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -169,7 +158,7 @@ class Trainer:
         for epoch, x_0 in islice(self._batches_from(position.step), self.steps_total - position.step):
             if position.step and self._out_of_time(position):
                 break
-            loss = self._step(optimizer, x_0, position.step)
+            loss = self._step(adam, x_0, position.step)
             position.loss_sum += loss
             position.step += 1
             now = time.monotonic()
@@ -179,11 +168,11 @@ class Trainer:
                 rate = (position.step - first_step) * self.settings.batch_size / max(now - began, 1e-9)
                 on_progress(self._progress(epoch, position, loss, rate))
             if checkpoint is not None and not last and self._is_due(position.step - saved_step, now - saved_at):
-                self._save(optimizer, position, checkpoint)
+                self._save(adam, position, checkpoint)
                 saved_step, saved_at = position.step, time.monotonic()
         self._require_finite(position)
         if checkpoint is not None and position.step > first_step:
-            self._save(optimizer, position, checkpoint)
+            self._save(adam, position, checkpoint)
 
     def _batches_from(self, step: int) -> Iterator[tuple[int, Tensor]]:
         """(epoch, floats [B, C, H, W]) from step number ``step`` to the end of the last epoch."""
@@ -194,22 +183,22 @@ class Trainer:
                 yield epoch, x_0
             start = 0
 
-    def _step(self, optimizer: torch.optim.Adam, x_0: Tensor, step: int) -> Tensor:
+    def _step(self, adam: torch.optim.Adam, x_0: Tensor, step: int) -> Tensor:
         """One gradient step on x_0 [B, C, H, W]; returns the loss, on the device."""
         generator = torch.Generator(self.device).manual_seed(_seed(self.seed, "noise", step))
-        optimizer.zero_grad(set_to_none=True)
+        adam.zero_grad(set_to_none=True)
         loss = self.diffusion.loss(self.model, x_0, generator)
         loss.backward()  # type: ignore[no-untyped-call]  # torch
-        optimizer.step()
+        adam.step()
         return loss.detach()
 
-    def _progress(self, epoch: int, position: _Position, loss: Tensor, rate: float) -> Progress:
+    def _progress(self, epoch: int, position: Position, loss: Tensor, rate: float) -> Progress:
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"the loss became {value} at step {position.step}")
         return Progress(epoch, self.settings.epochs, position.step, self.steps_total, value, rate)
 
-    def _require_finite(self, position: _Position) -> None:
+    def _require_finite(self, position: Position) -> None:
         if not math.isfinite(position.loss_sum.item()):
             raise self._diverged("the loss became infinite or no number")
         broken = [name for name, p in self._parameters.items() if not p.isfinite().all()]
@@ -227,7 +216,7 @@ class Trainer:
         every = self.settings.checkpoint_every_steps
         return (every is not None and steps >= every) or seconds >= self.settings.checkpoint_every_s
 
-    def _out_of_time(self, position: _Position) -> bool:
+    def _out_of_time(self, position: Position) -> bool:
         return self.settings.max_seconds is not None and position.seconds >= self.settings.max_seconds
 
     def _stopped_by(self, step: int) -> Literal["epochs", "max_steps", "max_seconds"]:
@@ -235,58 +224,26 @@ class Trainer:
             return "max_seconds"
         return "epochs" if step == self.settings.epochs * self._steps_per_epoch else "max_steps"
 
-    def _save(self, optimizer: torch.optim.Adam, position: _Position, path: Path) -> None:
+    def _save(self, adam: torch.optim.Adam, position: Position, path: Path) -> None:
         self._require_finite(position)
-        tensors: dict[str, Tensor] = {"loss_sum": position.loss_sum}
-        for name, parameter in self._parameters.items():
-            tensors[f"weight/{name}"] = parameter
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"adam/{key}/{name}"] = value
-        where = {"round": self._fingerprint, "step": position.step, "seconds": position.seconds}
-        save_tensors(path, tensors, {CHECKPOINT_KEY: json.dumps(where)})
+        save_training(path, self._name, self._parameters, adam, position)
 
     @torch.no_grad()
-    def _begin(self, optimizer: torch.optim.Adam, path: Path | None) -> _Position:
+    def _begin(self, adam: torch.optim.Adam, path: Path | None) -> Position:
         """Put weights and moments where the checkpoint left them, or at the start of the round."""
-        tensors, metadata = load_tensors(path) if path is not None and path.exists() else ({}, {})
-        where = json.loads(metadata.get(CHECKPOINT_KEY, "{}"))
-        if where.get("round") != self._fingerprint:
-            for name, parameter in self._parameters.items():
-                parameter.copy_(self._start[name])
-            return _Position(0, 0.0, torch.zeros((), dtype=torch.float64, device=self.device))
-        try:
-            for name, parameter in self._parameters.items():
-                parameter.copy_(tensors[f"weight/{name}"])
-                moments = {key: tensors[f"adam/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                # Like the parameter, strides included: the fused step walks through them side by side.
-                optimizer.state[parameter] = {k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()}
-                optimizer.state[parameter]["step"] = tensors[f"adam/step/{name}"].to(self._steps_live_on(optimizer))
-            return _Position(where["step"], where["seconds"], tensors["loss_sum"].to(self.device))
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}", "Delete it: the round's training starts afresh") from error
-
-    def _steps_live_on(self, optimizer: torch.optim.Adam) -> torch.device:
-        """A fused Adam counts its steps on the device, the others on the CPU."""
-        return self.device if optimizer.defaults["fused"] else torch.device("cpu")
+        position = None if path is None else load_training(path, self._name, self._parameters, adam)
+        if position is not None:
+            return position
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._start[name])
+        return Position(0, 0.0, torch.zeros((), dtype=torch.float64, device=self.device))
 
     @cached_property
-    def _fingerprint(self) -> str:
-        """Names this round's training: whatever decides its result, bit by bit, but not where it has to stop."""
-        digest = hashlib.sha256()
+    def _name(self) -> str:
+        """Whatever decides this training's result, bit by bit; a time limit only decides where it has to stop."""
         s = self.settings
-        digest.update(json.dumps([self.seed, s.epochs, s.max_steps, s.batch_size, s.learning_rate]).encode())
-        for tensor in (*self._start.values(), self._images):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-def make_adam(parameters: list[torch.nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam (Kingma 2014), fused where torch has it for these parameters (3.3 ms a step against 11.9), else foreach."""
-    try:
-        return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-    except RuntimeError:
-        return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
+        decisive = (self.seed, s.epochs, s.max_steps, s.batch_size, s.learning_rate)
+        return fingerprint(decisive, (*self._start.values(), self._images))
 
 
 def _seed(*what: int | str) -> int:

@@ -1,0 +1,87 @@
+"""What a training is made of between two steps, and how it lies on disk.
+
+A checkpoint holds the weights, Adam's moments and counts, the sum of losses, and the position as text. It names the
+training it belongs to by a fingerprint of everything that decides the result, so a stale one is never continued.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedddpm.checkpoint import load_tensors, save_tensors
+from fedddpm.errors import CheckpointError
+
+CHECKPOINT_KEY = "fedddpm.training"
+_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+Parameters = Mapping[str, torch.nn.Parameter]
+
+
+@dataclass
+class Position:
+    """Where a training is."""
+
+    step: int  # steps done
+    seconds: float  # spent on them
+    loss_sum: Tensor  # float64 scalar, over these steps
+
+
+def make_adam(parameters: Parameters, learning_rate: float) -> torch.optim.Adam:
+    """Adam (Kingma 2014) with the fused step, which CPU and CUDA have (3.3 ms for 3 M weights against 11.9 foreach)."""
+    return torch.optim.Adam(list(parameters.values()), lr=learning_rate, fused=True)
+
+
+def fingerprint(settings: Iterable[float | int | None], tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over the settings and the tensors' shapes and bytes, in hex."""
+    digest = hashlib.sha256(json.dumps(list(settings)).encode())
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def save_training(path: Path, name: str, parameters: Parameters, adam: torch.optim.Adam, position: Position) -> None:
+    """Write the training called ``name`` (its fingerprint) atomically.
+
+    Raises:
+        CheckpointError: the file cannot be written; the old one is intact.
+    """
+    tensors: dict[str, Tensor] = {"loss_sum": position.loss_sum}
+    for key, parameter in parameters.items():
+        tensors[f"weight/{key}"] = parameter
+        for part in _ADAM_KEYS:
+            tensors[f"{part}/{key}"] = adam.state[parameter][part]
+    where = {"training": name, "step": position.step, "seconds": position.seconds}
+    save_tensors(path, tensors, {CHECKPOINT_KEY: json.dumps(where)})
+
+
+@torch.no_grad()
+def load_training(path: Path, name: str, parameters: Parameters, adam: torch.optim.Adam) -> Position | None:
+    """Put weights and Adam where the checkpoint of training ``name`` left them; None if ``path`` holds none of it.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    tensors, metadata = load_tensors(path)
+    where = json.loads(metadata.get(CHECKPOINT_KEY, "{}"))
+    if where.get("training") != name:
+        return None
+    try:
+        for key, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight/{key}"])
+            # The moments get the parameter's strides: the fused step walks through all three side by side.
+            adam.state[parameter] = {
+                "step": tensors[f"step/{key}"].to(parameter.device),
+                **{part: torch.empty_like(parameter).copy_(tensors[f"{part}/{key}"]) for part in _ADAM_KEYS[1:]},
+            }
+            device = parameter.device
+        return Position(where["step"], where["seconds"], tensors["loss_sum"].to(device))
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error}", "Delete it: the round's training then starts afresh") from error

@@ -92,11 +92,15 @@ class LocalFederation:
 
     # --- enrolment ---------------------------------------------------------------------------------------------------
 
-    def enrol(self) -> None:
-        """Keys, fingerprints, a roster signed by the root, and an aggregator that holds it."""
+    def make_root_and_aggregator(self) -> None:
+        """The root's key, and an aggregator that pins its public part."""
         (self.folder / "root").mkdir(parents=True, exist_ok=True)
         self.aggregator("federation", "root-keygen", "--out", self.root_key)
         self.aggregator("init", "--data", self.data, "--root-key", self.root_public, *self._database())
+
+    def enrol(self) -> None:
+        """Keys, a roster signed by the root, and an aggregator that holds it."""
+        self.make_root_and_aggregator()
         for member in self.members:
             self.new_identity(member)
         self.sign_roster("create", *self._member_options(self.members))

@@ -1,0 +1,77 @@
+"""One institution of round_overhead.py: the real participation loop, with a ready update in place of training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedddpm.config import load_config
+from fedddpm.connection import Connection
+from fedddpm.identity import Identity
+from fedddpm.image_set import ImageSet
+from fedddpm.local_update import LocalUpdate, local_parts
+from fedddpm.participation import Institution, Participation
+from fedddpm.partition import flatten
+from fedddpm.progress import make_reporter
+from fedddpm.state import StateDir
+from fedddpm.transport import Transport
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RoundSpec
+
+
+class ReadyUpdates(Participation):
+    """Says "ready" when it has an update, and goes on when it is told to."""
+
+    def _update_for(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
+        position = self._history.arrive(spec, roster)
+        model = self._history.network(position, spec)
+        size = sum(part.values.coordinates for part in spec.parts)
+        random = np.random.default_rng(spec.round)
+        delta = (random.standard_normal(size) * 1e-4).astype(np.float32)
+        local = flatten(model, local_parts(Method(spec.method)))
+        update = LocalUpdate(spec.run, spec.round, spec.base_model_hash, delta, local, 1000, 0.1, 0.1, 0.0)
+        self._updates.save(update)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        return update
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("--url", "--root"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    options = parser.parse_args()
+    config = load_config(
+        overrides={
+            "aggregator_url": options.url,
+            "identity": options.folder / "identity.key",
+            "federation_root": options.root,
+            "data": "none",
+            "state_dir": options.folder / "state",
+        }
+    )
+    identity = Identity.load(config.identity)
+    root = bytes.fromhex(options.root)
+    images = ImageSet(torch.zeros((8, 1, 28, 28), dtype=torch.uint8))
+    us = Institution(config, identity, identity.member_id, root, (images, images), torch.device("cpu"))
+    with (
+        StateDir(config.state_dir, root, identity.member_id) as state,
+        make_reporter(False) as reporter,
+        Connection(config.aggregator_url, identity, identity.member_id, config.network) as connection,
+    ):
+        participation = ReadyUpdates(us, state, Transport(connection), reporter)
+        for _ in range(options.rounds):
+            participation.run(1)
+            print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

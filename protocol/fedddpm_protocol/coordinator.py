@@ -81,26 +81,29 @@ def recover(survivors: SurvivorSet, unmasks: Sequence[Unmask]) -> MaskPlan:
     if not survivors.enough(len(bodies)):
         raise CommitmentError(f"{len(bodies)} survivors answered, {cohort.threshold} are needed")
     seeds: list[tuple[bytes, int]] = []
+    liars: set[int] = set()
     for member in survivors.sharing.ids:
         shares = {cohort.point(sender): body.revealed[member].share for sender, body in bodies.items()}
         if member in survivors.ids:
-            seeds.append((_self_seed(survivors, member, shares), 1))
+            seeds.append((_self_seed(survivors, member, shares, liars), 1))
         else:
-            seeds += _pair_seeds(survivors, member, shares)
+            seeds += _pair_seeds(survivors, member, shares, liars)
     return MaskPlan(survivors, tuple(seeds))
 
 
-def _self_seed(survivors: SurvivorSet, member: str, shares: dict[int, bytes]) -> bytes:
+def _self_seed(survivors: SurvivorSet, member: str, shares: dict[int, bytes], liars: set[int]) -> bytes:
     cohort = survivors.sharing.cohort
     commitment = cohort.body(member).self_mask_commitment
-    secret = reconstruct(shares, cohort.threshold, lambda b: masks.self_mask_commitment(member, b) == commitment)
+    secret = reconstruct(shares, cohort.threshold, lambda b: masks.self_mask_commitment(member, b) == commitment, liars)
     return masks.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2)
 
 
-def _pair_seeds(survivors: SurvivorSet, dropped: str, shares: dict[int, bytes]) -> list[tuple[bytes, int]]:
+def _pair_seeds(
+    survivors: SurvivorSet, dropped: str, shares: dict[int, bytes], liars: set[int]
+) -> list[tuple[bytes, int]]:
     cohort = survivors.sharing.cohort
     public = cohort.body(dropped).mask_public_key
-    private = reconstruct(shares, cohort.threshold, lambda secret: keys.x25519_public(secret) == public)
+    private = reconstruct(shares, cohort.threshold, lambda secret: keys.x25519_public(secret) == public, liars)
     seeds = []
     for survivor in survivors.ids:
         peer = cohort.body(survivor).mask_public_key

@@ -67,39 +67,59 @@ def split(
     return shares
 
 
-def combine(shares: Mapping[int, bytes]) -> bytes:
-    """The polynomial through all ``shares``, at 0 (Lagrange); right only if every share is."""
+def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:
+    """The polynomial through all ``shares``, at 0 or another point (Lagrange); right only if every share is."""
     total = np.zeros(len(next(iter(shares.values()))), np.uint8)
     for x, share in shares.items():
         weight = 1
         for other in shares:
             if other != x:
-                weight = multiply(weight, multiply(other, inverse(other ^ x)))
+                weight = multiply(weight, multiply(other ^ at, inverse(other ^ x)))
         total ^= _PRODUCTS[np.frombuffer(share, np.uint8), weight]
     return total.tobytes()
 
 
-def reconstruct(shares: Mapping[int, bytes], threshold: int, is_right: Callable[[bytes], bool]) -> bytes:
+def reconstruct(
+    shares: Mapping[int, bytes], threshold: int, is_right: Callable[[bytes], bool], wrong: set[int] | None = None
+) -> bytes:
     """The secret behind ``shares``, up to ``(len(shares) - threshold) // 2`` of which may be wrong.
 
-    ``is_right`` compares a candidate with its commitment. CommitmentError if nothing matches.
+    ``is_right`` compares a candidate with its commitment. Points in ``wrong`` are used last, and those found wrong are
+    added to it, so that one liar is searched for once and not again for every secret. CommitmentError if nothing
+    matches.
     """
-    if len(shares) < threshold:
-        raise CommitmentError(f"{len(shares)} shares are fewer than the threshold {threshold}")
-    first = combine(dict(list(shares.items())[:threshold]))
-    if is_right(first):
-        return first
+    liars: set[int] = set() if wrong is None else wrong
+    left = {x: shares[x] for x in sorted(shares, key=lambda x: x in liars)}
+    found: set[int] = set()
+    while len(left) >= threshold:
+        first = dict(list(left.items())[:threshold])
+        secret = combine(first)
+        if is_right(secret):
+            liars |= found
+            return secret
+        strangers = _wrong_points(left, first, threshold)
+        if not strangers:
+            raise CommitmentError("too many shares are wrong: no reconstruction matches the commitment")
+        found |= strangers
+        left = {x: share for x, share in left.items() if x not in strangers}
+    raise CommitmentError(f"{len(left)} shares that may be right are fewer than the threshold {threshold}")
+
+
+def _wrong_points(shares: Mapping[int, bytes], first: Mapping[int, bytes], threshold: int) -> set[int]:
+    """Points off the nearest polynomial in the first byte position where the shares do not lie on one."""
+    rest = [x for x in shares if x not in first]
+    off = np.zeros(len(next(iter(shares.values()))), bool)
+    for x in rest:
+        off |= np.frombuffer(combine(first, x), np.uint8) != np.frombuffer(shares[x], np.uint8)
+    positions = np.flatnonzero(off)
+    if not len(positions):
+        return set()
     points = list(shares)
-    columns = [[shares[x][position] for x in points] for position in range(len(first))]
-    decoded = [_berlekamp_welch(points, column, threshold) for column in columns]
-    candidate = bytes(value if value is not None else 0 for value in decoded)
-    if None in decoded or not is_right(candidate):
-        raise CommitmentError("too many shares are wrong: no reconstruction matches the commitment")
-    return candidate
+    return _berlekamp_welch(points, [shares[x][positions[0]] for x in points], threshold)
 
 
-def _berlekamp_welch(points: Sequence[int], values: Sequence[int], threshold: int) -> int | None:
-    """Constant term of the polynomial of degree < threshold nearest to ``values``, or None."""
+def _berlekamp_welch(points: Sequence[int], values: Sequence[int], threshold: int) -> set[int]:
+    """Points where ``values`` differ from the nearest polynomial of degree < threshold; empty if none is near."""
     errors = (len(points) - threshold) // 2
     # Q(x) = y E(x) with E monic of degree `errors` and Q of degree < errors + threshold.
     rows = []
@@ -111,9 +131,19 @@ def _berlekamp_welch(points: Sequence[int], values: Sequence[int], threshold: in
         rows.append([*row, multiply(y, powers[errors])])
     solution = _solve(rows, 2 * errors + threshold)
     if solution is None:
-        return None
+        return set()
     numerator, locator = solution[: errors + threshold], [*solution[errors + threshold :], 1]
-    return _constant_of_quotient(numerator, locator)
+    polynomial = _quotient(numerator, locator)
+    if polynomial is None:
+        return set()
+    return {x for x, y in zip(points, values, strict=True) if _evaluate(polynomial, x) != y}
+
+
+def _evaluate(polynomial: Sequence[int], x: int) -> int:
+    value = 0
+    for term in reversed(polynomial):
+        value = multiply(value, x) ^ term
+    return value
 
 
 def _solve(rows: list[list[int]], unknowns: int) -> list[int] | None:
@@ -140,8 +170,8 @@ def _solve(rows: list[list[int]], unknowns: int) -> list[int] | None:
     return solution
 
 
-def _constant_of_quotient(numerator: Sequence[int], divisor: Sequence[int]) -> int | None:
-    """Constant term of numerator / divisor (lowest power first, monic divisor), or None if it does not divide."""
+def _quotient(numerator: Sequence[int], divisor: Sequence[int]) -> list[int] | None:
+    """numerator / divisor (lowest power first, monic divisor), or None if it does not divide."""
     rest = list(numerator)
     quotient = [0] * max(1, len(rest) - len(divisor) + 1)
     for shift in range(len(rest) - len(divisor), -1, -1):
@@ -149,4 +179,4 @@ def _constant_of_quotient(numerator: Sequence[int], divisor: Sequence[int]) -> i
         quotient[shift] = factor
         for index, value in enumerate(divisor):
             rest[shift + index] ^= multiply(factor, value)
-    return None if any(rest) else quotient[0]
+    return None if any(rest) else quotient

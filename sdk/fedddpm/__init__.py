@@ -1,1 +1,34 @@
-"""Federated training of a diffusion model, from an institution's side."""
+"""Federated training of a diffusion model, from an institution's side.
+
+    >>> from fedddpm import Client
+
+The names below are loaded when they are first used, so that ``fedddpm keygen`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedddpm.client import Client as Client
+    from fedddpm.config import LocalPolicyOptions as LocalPolicyOptions
+    from fedddpm.config import NetworkOptions as NetworkOptions
+    from fedddpm.errors import FedDDPMError as FedDDPMError
+    from fedddpm.summary import RoundSummary as RoundSummary
+
+__all__ = ["Client", "FedDDPMError", "LocalPolicyOptions", "NetworkOptions", "RoundSummary"]
+
+_HOMES = {
+    "Client": "fedddpm.client",
+    "FedDDPMError": "fedddpm.errors",
+    "LocalPolicyOptions": "fedddpm.config",
+    "NetworkOptions": "fedddpm.config",
+    "RoundSummary": "fedddpm.summary",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -28,6 +28,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY,
+    method TEXT NOT NULL,
     next_round INTEGER NOT NULL,
     last_result BLOB NOT NULL,           -- hash of the newest accepted result, empty before the first
     initial_model_hash BLOB NOT NULL,
@@ -65,6 +66,7 @@ class RunPosition:
     """How far this institution is in one run, and with which model."""
 
     run: str
+    method: str
     next_round: int
     last_result: bytes
     initial_model_hash: bytes
@@ -133,6 +135,11 @@ class StateDir:
         with self.transaction() as db:
             _set_fact(db, name, value)
 
+    def forget(self, name: str) -> None:
+        """Remove a single value."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+
     def next_seq(self) -> int:
         """The next JOIN's sequence number; on the disk before it is used."""
         with self.transaction() as db:
@@ -173,11 +180,13 @@ class StateDir:
     def position(self, run: str) -> RunPosition | None:
         """Where this institution stands in ``run``; None before the first contact."""
         row = self._db.execute(
-            "SELECT run, next_round, last_result, initial_model_hash, base_model_hash, model_file, finished"
+            "SELECT run, method, next_round, last_result, initial_model_hash, base_model_hash, model_file, finished"
             " FROM runs WHERE run = ?",
             (run,),
         ).fetchone()
-        return None if row is None else RunPosition(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]))
+        return (
+            None if row is None else RunPosition(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]))
+        )
 
     def newest_position(self) -> RunPosition | None:
         """The position that was written last."""
@@ -190,12 +199,11 @@ class StateDir:
             held = self.position(position.run)
             if held is not None and position.next_round < held.next_round:
                 raise StateError(f"run {position.run} would go back from round {held.next_round}")
-            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(position))
-            db.execute("INSERT OR IGNORE INTO bases_seen VALUES (?)", (position.base_model_hash,))
+            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(position))
             _set_fact(db, "newest-run", position.run.encode())
 
     def has_seen_base(self, base_model_hash: bytes) -> bool:
-        """Whether this base model was ever in use here."""
+        """Whether this base model was ever offered here."""
         found = self._db.execute("SELECT 1 FROM bases_seen WHERE base_model_hash = ?", (base_model_hash,))
         return found.fetchone() is not None
 

@@ -30,7 +30,7 @@ def open_state(folder, root=ROOT, member="a"):
 
 
 def position(next_round, run="run-1", finished=False):
-    return RunPosition(run, next_round, b"r" * 32, b"i" * 32, bytes([next_round]) * 32, "m.safetensors", finished)
+    return RunPosition(run, "UDEC", next_round, b"r" * 32, b"i" * 32, bytes([next_round]) * 32, "m.safetensors", finished)
 
 
 def test_a_second_process_is_told_who_works_here(folder):
@@ -103,6 +103,7 @@ def test_rounds_never_go_back(folder):
         assert state.position("run-1") == position(2)
         state.move_to(position(3, finished=True))
         assert state.position("run-1").finished
+        state.see_base(bytes([2]) * 32)
         assert state.has_seen_base(bytes([2]) * 32)
         assert not state.has_seen_base(bytes([9]) * 32)
 

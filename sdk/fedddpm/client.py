@@ -1,0 +1,183 @@
+"""The facade: one object that takes part in a federation.
+
+from fedddpm import Client
+
+Client(
+    aggregator_url="https://aggregator.example.org",
+    identity="hospital-a.key",
+    federation_root="root.pub",
+    data="/srv/images",
+    state_dir="state",
+).participate()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from fedddpm import errors
+from fedddpm.config import ClientConfig, LocalPolicyOptions, NetworkOptions, Setting, load_config
+from fedddpm.connection import Connection
+from fedddpm.data import open_images
+from fedddpm.device import pick_device
+from fedddpm.identity import Identity, load_public_key
+from fedddpm.image_set import split_holdout
+from fedddpm.participation import Institution, Participation
+from fedddpm.progress import Reporter, make_reporter
+from fedddpm.state import StateDir
+from fedddpm.summary import RoundSummary
+from fedddpm.transport import Transport
+from fedddpm_protocol.errors import LocalProtocolError, ProtocolError
+
+_CALL = "Nothing was sent that could harm you. If it happens again, call the federation's coordinator"
+
+
+class Client:
+    """One institution in one federation. Everything is checked when it is made, but for the aggregator itself.
+
+    Args:
+        aggregator_url: where the aggregator listens.
+        identity: this institution's key file (``fedddpm keygen``).
+        federation_root: the root's public key, or a file that holds it: the one thing that must be right.
+        data: ``fashion-mnist``, ``cifar10``, ``celeba``, a folder of images or an .npz file.
+        state_dir: a folder of its own for everything that must survive a restart.
+        member_id: the id in the roster, if it is not the one in the identity file.
+        policy: what this institution accepts.
+        network: proxy, authorities, client certificate, timeouts, patience.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        holdout: share of the images that only measures the loss.
+        image_size: pixels to which files of a folder are resized.
+        channels: 1 for grey, 3 for colour.
+        data_root: where the named data sets lie.
+        seed: decides order of images and noise.
+        limit: use at most so many images.
+        after_restore: the state folder came back from a backup.
+        progress: draw bars; None: only on a terminal.
+
+    Raises:
+        ConfigError: a setting is wrong. DataError: the images cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        aggregator_url: str,
+        identity: str | Path,
+        federation_root: str | Path | bytes,
+        data: str | Path,
+        state_dir: str | Path,
+        member_id: str | None = None,
+        policy: LocalPolicyOptions | None = None,
+        network: NetworkOptions | None = None,
+        device: str = "auto",
+        holdout: float = 0.1,
+        image_size: int | None = None,
+        channels: int | None = None,
+        data_root: str | Path | None = None,
+        seed: int = 0,
+        limit: int | None = None,
+        after_restore: bool = False,
+        progress: bool | None = None,
+    ) -> None:
+        settings: dict[str, Setting] = {
+            "aggregator_url": aggregator_url,
+            "identity": identity,
+            "federation_root": load_public_key(federation_root).hex(),
+            "data": str(data),
+            "state_dir": state_dir,
+            "member_id": member_id,
+            "policy": policy,
+            "network": network,
+            "device": device,
+            "holdout": holdout,
+            "image_size": image_size,
+            "channels": channels,
+            "data_root": data_root,
+            "seed": seed,
+            "limit": limit,
+            "after_restore": after_restore,
+        }
+        self._set_up(load_config(overrides=settings), progress)
+
+    @classmethod
+    def from_config(
+        cls, path: str | Path | None, overrides: Mapping[str, Setting] | None = None, progress: bool | None = None
+    ) -> Self:
+        """A client from a TOML file; ``overrides`` win over the file."""
+        client = cls.__new__(cls)
+        client._set_up(load_config(None if path is None else Path(path), overrides), progress)
+        return client
+
+    def _set_up(self, config: ClientConfig, progress: bool | None) -> None:
+        identity = Identity.load(config.identity)
+        root = load_public_key(config.federation_root)
+        images = open_images(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            root=config.data_root or Path("data"),
+            limit=config.limit,
+        )
+        self._progress = progress
+        self._institution = Institution(
+            config=config,
+            identity=identity,
+            member_id=config.member_id or identity.member_id,
+            root_public_key=root,
+            images=split_holdout(images, config.holdout, config.seed),
+            device=pick_device(config.device),
+        )
+
+    def __repr__(self) -> str:
+        return f"Client({self._institution.member_id!r} at {self._institution.config.aggregator_url})"
+
+    def participate(self, rounds: int | None = None) -> list[RoundSummary]:
+        """Take part until ``rounds`` rounds have ended (None: until the run ends); one summary for each.
+
+        May be killed at any moment and called again: it goes on where it was.
+
+        Raises:
+            FedDDPMError: what happened and what to do about it; see ``fedddpm.errors``.
+        """
+        us, config = self._institution, self._institution.config
+        with (
+            _explained(),
+            StateDir(config.state_dir, us.root_public_key, us.member_id) as state,
+            make_reporter(self._progress) as reporter,
+            Connection(
+                config.aggregator_url,
+                us.identity,
+                us.member_id,
+                config.network,
+                on_outage=reporter.outage,
+                on_warning=reporter.warning,
+            ) as connection,
+        ):
+            self._introduce(reporter)
+            return Participation(us, state, Transport(connection), reporter).run(rounds)
+
+    def _introduce(self, reporter: Reporter) -> None:
+        us = self._institution
+        train, held = us.images
+        reporter.notice(
+            f"{us.member_id} (key {us.identity.fingerprint}): {len(train)} images to train on, {len(held)} held out,"
+            f" on {us.device}"
+        )
+        if train.skipped:
+            reporter.warning(f"{len(train.skipped)} files could not be read and are left out: {train.skipped[0]}")
+        if us.config.is_plain_http:
+            reporter.warning("the aggregator's address is not https: who takes part, and when, can be read on the way")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn refusals of the protocol into errors for users."""
+    try:
+        yield
+    except LocalProtocolError as error:
+        raise errors.PolicyError(str(error), "Nothing was sent") from error
+    except ProtocolError as error:
+        raise errors.TransportError(f"the aggregator or another member broke the protocol: {error}", _CALL) from error

@@ -1,0 +1,168 @@
+"""One round of local training, and its outcome as a file that outlives the process.
+
+The stored update is used again by every attempt on the same base model; only the masks are fresh each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedddpm.checkpoint import load_tensors, save_tensors
+from fedddpm.config import LocalPolicyOptions
+from fedddpm.errors import CheckpointError, TrainingError
+from fedddpm.image_set import ImageSet
+from fedddpm.partition import flatten
+from fedddpm.trainer import Progress, Trainer, TrainSettings
+from fedddpm.unet import UNet
+from fedddpm_protocol.encoding import l2_norm
+from fedddpm_protocol.errors import NonFiniteError
+from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.spec import RoundSpec
+
+Vector = npt.NDArray[np.float32]
+_KEY = "fedddpm.update"
+_FILE, _CHECKPOINT = "update.safetensors", "training.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class LocalUpdate:
+    """What this institution learned from one base model."""
+
+    run: str
+    round: int
+    base_model_hash: bytes
+    delta: Vector  # trained minus base, shared parts in manifest order, not clipped
+    local: Vector  # trained parts that stay here; empty where all are shared
+    samples: int
+    loss_before: float  # held-out loss of the base model
+    loss_after: float  # held-out loss of the locally trained model
+    seconds: float
+
+
+def local_parts(method: Method) -> tuple[str, ...]:
+    """The parts that never leave the institution."""
+    return tuple(part for part in MODEL_PARTS if part not in method.shared_parts)
+
+
+class UpdateStore:
+    """The one update, and the checkpoint of the training that leads to it, in the state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._update, self.checkpoint = folder / _FILE, folder / _CHECKPOINT
+
+    def load(self, run: str, round_: int, base_model_hash: bytes) -> LocalUpdate | None:
+        """The stored update of exactly this base model; None if there is none."""
+        if not self._update.exists():
+            return None
+        try:
+            tensors, metadata = load_tensors(self._update)
+            fields = json.loads(metadata[_KEY])
+            update = LocalUpdate(
+                **{**fields, "base_model_hash": bytes.fromhex(fields["base_model_hash"])},
+                delta=tensors["delta"].numpy(),
+                local=tensors["local"].numpy(),
+            )
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            return None  # a damaged file is trained again, nothing was sent from it that could be lost
+        same = (update.run, update.round, update.base_model_hash) == (run, round_, base_model_hash)
+        return update if same else None
+
+    def save(self, update: LocalUpdate) -> None:
+        """Write the update, atomically; CheckpointError if the disk does not take it."""
+        fields = {
+            "run": update.run,
+            "round": update.round,
+            "base_model_hash": update.base_model_hash.hex(),
+            "samples": update.samples,
+            "loss_before": update.loss_before,
+            "loss_after": update.loss_after,
+            "seconds": update.seconds,
+        }
+        tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}
+        save_tensors(self._update, tensors, {_KEY: json.dumps(fields)})
+        self.checkpoint.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """The round is over: forget the update and its checkpoint."""
+        self._update.unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def train_update(
+    model: UNet,
+    spec: RoundSpec,
+    images: tuple[ImageSet, ImageSet],
+    device: torch.device,
+    options: LocalPolicyOptions,
+    seed: int,
+    checkpoint: Path,
+    on_progress: Callable[[Progress], None],
+) -> LocalUpdate:
+    """Train ``model``, which holds the round's base, in place on the first of ``images``; the second measures loss.
+
+    Continues from ``checkpoint`` if a training of this very base left it.
+
+    Raises:
+        TrainingError: the update holds NaN or infinity; DataError: the images do not fit the network.
+    """
+    method = Method(spec.method)
+    trainer = Trainer(model, images[0], device, _settings(spec, options), _round_seed(seed, spec))
+    before = flatten(model, method.shared_parts)
+    loss_before = trainer.score(images[1])
+    outcome = trainer.train(checkpoint, on_progress)
+    kept = local_parts(method)
+    update = LocalUpdate(
+        run=spec.run,
+        round=spec.round,
+        base_model_hash=spec.base_model_hash,
+        delta=flatten(model, method.shared_parts) - before,
+        local=flatten(model, kept) if kept else np.zeros(0, np.float32),
+        samples=outcome.samples,
+        loss_before=loss_before,
+        loss_after=trainer.score(images[1]),
+        seconds=outcome.seconds,
+    )
+    require_finite(update)
+    return update
+
+
+def require_finite(update: LocalUpdate) -> None:
+    """Raise TrainingError where an update holds NaN or infinity: it would destroy everybody's sum."""
+    try:
+        l2_norm(update.delta)
+        l2_norm(np.array([update.loss_before, update.loss_after]))
+    except NonFiniteError as error:
+        raise TrainingError(
+            "the update of this round holds NaN or infinity and is not sent",
+            "Look for broken images, or ask the coordinator for a lower learning rate",
+        ) from error
+
+
+def without_delta(update: LocalUpdate) -> LocalUpdate:
+    """The update's numbers without its vectors, for the round's summary."""
+    return replace(update, delta=np.zeros(0, np.float32), local=np.zeros(0, np.float32))
+
+
+def _settings(spec: RoundSpec, options: LocalPolicyOptions) -> TrainSettings:
+    limits = [limit for limit in (spec.max_steps, options.max_steps) if limit]
+    return TrainSettings(
+        epochs=spec.epochs,
+        max_steps=min(limits) if limits else None,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        max_seconds=options.max_seconds,
+    )
+
+
+def _round_seed(seed: int, spec: RoundSpec) -> int:
+    """The same for every attempt at a round, another for every round."""
+    digest = hashlib.sha256(f"{seed}/{spec.run}/{spec.round}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,159 @@
+"""The institution's own network on disk, and the two ways to the next base model: derived, or downloaded by hash.
+
+Whatever arrives is believed only when its hash is the one that the signed specification or result names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
+from fedddpm.partition import flatten, load_model_into, manifest, save_model, unflatten
+from fedddpm.state import RunPosition, StateDir
+from fedddpm.transport import Transport
+from fedddpm.unet import UNet
+from fedddpm_protocol import ring
+from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.errors import MalformedError, ResultError
+from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.spec import Architecture, Manifest, RoundResult, RoundSpec, coordinates, model_hash
+
+Vector = npt.NDArray[np.float32]
+Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
+_DOWNLOAD = "download.partial"
+
+
+class ModelStore:
+    """Reads and writes the institution's whole network: base of the next round plus its local parts."""
+
+    def __init__(self, state: StateDir, transport: Transport, watch: Watch) -> None:
+        self._state, self._transport, self._watch = state, transport, watch
+        self._scratch = state.path / _DOWNLOAD
+
+    def load(self, position: RunPosition, architecture: Architecture, method: Method) -> UNet | None:
+        """The network at ``position``; None when its file is missing or damaged."""
+        model = UNet.from_architecture(architecture)
+        try:
+            load_model_into(self._state.path / position.model_file, model)
+        except (CheckpointError, ModelError):
+            return None
+        return model if self.base_hash(model, method) == position.base_model_hash else None
+
+    @staticmethod
+    def base_hash(model: UNet, method: Method) -> bytes:
+        """Hash of the parts of ``model`` that are shared."""
+        return model_hash(manifest(model, method.shared_parts), flatten(model, method.shared_parts))
+
+    def keep(self, model: UNet, position: RunPosition) -> None:
+        """Store the network and take the position, in this order: a crash between leaves the old position valid."""
+        target = self._state.path / position.model_file
+        save_model(target, model)
+        self._state.move_to(position)
+        for older in self._state.path.glob(f"model-{position.run}-*.safetensors"):
+            if older != target:
+                older.unlink(missing_ok=True)
+
+    def fetch_initial(self, spec: RoundSpec) -> UNet:
+        """theta_0, the whole network that everybody starts from.
+
+        Raises:
+            ModelError: what arrived is not the model that the signed specification names.
+        """
+        model = UNet.from_architecture(spec.architecture)
+        whole = manifest(model, MODEL_PARTS)
+        try:
+            self._download(spec.initial_model_hash, coordinates(whole), "first model")
+            load_model_into(self._scratch, model)
+            self._require(model_hash(whole, flatten(model, MODEL_PARTS)) == spec.initial_model_hash)
+        except CheckpointError as error:
+            raise _other_model() from error
+        finally:
+            self._scratch.unlink(missing_ok=True)
+        return model
+
+    def fetch_base(self, shared: Manifest, wanted: bytes) -> Vector:
+        """A base model by hash: float32 [coordinates of ``shared``]; ModelError if something else arrived."""
+        try:
+            self._download(wanted, coordinates(shared), "base model")
+            vector = _read_vector(self._scratch, shared)
+            self._require(model_hash(shared, vector) == wanted)
+        finally:
+            self._scratch.unlink(missing_ok=True)
+        return vector
+
+    def derive(self, spec: RoundSpec, result: RoundResult, base: Vector) -> Vector:
+        """The next base model, from the opened ring vectors of ``result`` and the base it was measured against.
+
+        Raises:
+            ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
+        """
+        opened: dict[str, tuple[ring.Words, tuple[int, ...], int]] = {}
+        for part in result.parts:
+            if part.opened:
+                opened[part.part] = (self._fetch_opened(spec, result, part.part), part.sums, len(part.survivors))
+        vector = next_model(spec, base, opened)
+        if model_hash(spec.base_manifest, vector) != result.model_hash:
+            raise ResultError(
+                f"the model that follows from the sums of round {result.round} is not the one the aggregator signed",
+                "aggregator",
+            )
+        return vector
+
+    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: str) -> ring.Words:
+        values = spec.part(part).values
+        try:
+            self._transport.download_opened(
+                result.run, result.round, part, self._scratch, values.coordinates, self._watcher("result")
+            )
+            return ring.unpack(self._scratch.read_bytes(), values.bits, values.coordinates)
+        except MalformedError as error:
+            raise ResultError(f"the opened sum of part {part!r} has a wrong length: {error}", "aggregator") from error
+        finally:
+            self._scratch.unlink(missing_ok=True)
+
+    def _download(self, wanted: bytes, parameters: int, what: str) -> None:
+        self._transport.download_model(wanted, self._scratch, parameters, self._watcher(what))
+
+    def _watcher(self, what: str) -> Callable[[int, int], None]:
+        return lambda have, total: self._watch(f"downloading the {what}", have, total)
+
+    @staticmethod
+    def _require(same: bool) -> None:
+        if not same:
+            raise _other_model()
+
+
+def replace_parts(model: UNet, parts: tuple[str, ...], vector: Vector) -> None:
+    """Write a vector over parts of a network."""
+    if parts:
+        unflatten(model, parts, vector)
+
+
+def model_file(run: str, next_round: int) -> str:
+    """Name of the network's file at a position."""
+    return f"model-{run}-{next_round}.safetensors"
+
+
+def _read_vector(path: Path, shared: Manifest) -> Vector:
+    try:
+        tensors: Mapping[str, npt.NDArray[np.float32]] = safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _other_model() from error
+    if {name: (t.shape, t.dtype) for name, t in tensors.items()} != {
+        tensor.name: (tensor.shape, np.dtype(np.float32)) for tensor in shared
+    }:
+        raise _other_model()
+    return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in shared])
+
+
+def _other_model() -> FedDDPMError:
+    return ModelError(
+        "the model that the aggregator sent is not the one its signed specification names",
+        "Try again; if it stays so, stop and call the federation's coordinator",
+    )

@@ -1,0 +1,157 @@
+"""Where this institution stands in a run: the chain of signed results, and the base model that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fedddpm.errors import PolicyError, StateError
+from fedddpm.local_update import LocalUpdate, local_parts
+from fedddpm.model_store import ModelStore, model_file, replace_parts
+from fedddpm.partition import flatten, manifest, read_architecture
+from fedddpm.progress import Reporter
+from fedddpm.state import RunPosition, StateDir
+from fedddpm.transport import Transport
+from fedddpm.trust import accept_results
+from fedddpm.unet import UNet
+from fedddpm_protocol.errors import ResultError, SpecError
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RoundResult, RoundSpec
+
+
+class RunHistory:
+    """Moves the position forward, never back."""
+
+    def __init__(self, state: StateDir, models: ModelStore, transport: Transport, reporter: Reporter) -> None:
+        self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
+
+    def arrive(self, spec: RoundSpec, roster: Roster) -> RunPosition:
+        """The position at the start of ``spec``'s round, with its base model at hand.
+
+        Raises:
+            PolicyError: the aggregator went back, or builds on a result this institution does not know.
+            ModelError, ResultError: what it sent is not what it signed.
+        """
+        position = self._state.position(spec.run)
+        if position is None:
+            return self._first_contact(spec, roster)
+        if spec.round < position.next_round or position.finished:
+            raise PolicyError(
+                f"the aggregator went back to round {spec.round + 1} of run {spec.run}; this institution has finished"
+                f" round {position.next_round}",
+                "It was perhaps restored from an old backup: its operator must start a new run; rounds never go back",
+            )
+        claimed = (spec.round, spec.previous_result, spec.base_model_hash, spec.initial_model_hash)
+        known = (position.next_round, position.last_result, position.base_model_hash, position.initial_model_hash)
+        if claimed != known:
+            raise SpecError(
+                f"round {spec.round + 1} does not build on the result of round {position.next_round} known here",
+                "aggregator",
+            )
+        return position
+
+    def network(self, position: RunPosition, spec: RoundSpec) -> UNet:
+        """The institution's network at the start of the round; fetched again where the file was lost."""
+        model = self._models.load(position, spec.architecture, Method(spec.method))
+        if model is None:
+            self._reporter.warning("the stored network is missing or damaged and is fetched again")
+            model = self._fetch(spec)
+            self._models.keep(model, position)
+        return model
+
+    def advance(
+        self,
+        position: RunPosition,
+        roster: Roster,
+        known: Mapping[bytes, RoundSpec],
+        update: LocalUpdate | None,
+        rounds: int,
+    ) -> list[RoundResult]:
+        """Take the results after ``position``; returns those that were new.
+
+        A result whose specification is ``known`` is followed by its opened sums; otherwise the newest base model is
+        fetched whole. Local parts trained on the position's base model come along.
+        """
+        results = self._results(position.run, position.next_round, position.last_result, roster)
+        if not results:
+            return []
+        last = results[-1]
+        spec = known.get(last.spec_hash) if len(results) == 1 else None
+        method, model = self._load(position, spec)
+        if spec is not None:
+            if last.base_model_hash != position.base_model_hash:
+                raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
+            vector = self._models.derive(spec, last, flatten(model, method.shared_parts))
+        else:
+            vector = self._models.fetch_base(manifest(model, method.shared_parts), last.model_hash)
+        replace_parts(model, method.shared_parts, vector)
+        if update is not None:
+            replace_parts(model, local_parts(method), update.local)
+        self._models.keep(
+            model,
+            replace(
+                position,
+                next_round=last.round + 1,
+                last_result=last.hash,
+                base_model_hash=last.model_hash,
+                model_file=model_file(position.run, last.round + 1),
+                finished=last.round + 1 >= rounds,
+            ),
+        )
+        return results
+
+    def _load(self, position: RunPosition, spec: RoundSpec | None) -> tuple[Method, UNet]:
+        method = Method(position.method)
+        file = self._state.path / position.model_file
+        architecture = read_architecture(file) if spec is None else spec.architecture
+        model = self._models.load(position, architecture, method)
+        if model is None:
+            raise StateError(
+                f"the network {file} is damaged",
+                "Delete it and start again while a round is running: it is fetched then",
+            )
+        return method, model
+
+    def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
+        previous = b""
+        if spec.round:
+            results = self._results(spec.run, 0, b"", roster)
+            last = next((result for result in results if result.round == spec.round - 1), None)
+            if last is None or (last.hash, last.model_hash) != (spec.previous_result, spec.base_model_hash):
+                raise SpecError(f"round {spec.round + 1} does not build on the published results", "aggregator")
+            previous = last.hash
+        position = RunPosition(
+            run=spec.run,
+            method=spec.method,
+            next_round=spec.round,
+            last_result=previous,
+            initial_model_hash=spec.initial_model_hash,
+            base_model_hash=spec.base_model_hash,
+            model_file=model_file(spec.run, spec.round),
+        )
+        self._models.keep(self._fetch(spec), position)
+        return position
+
+    def _fetch(self, spec: RoundSpec) -> UNet:
+        """theta_0 where parts stay local or the run begins, and the base model where it has moved on."""
+        method = Method(spec.method)
+        shared = spec.base_manifest
+        if spec.round == 0 or local_parts(method):
+            model = self._models.fetch_initial(spec)
+        else:
+            model = UNet.from_architecture(spec.architecture)
+        if spec.round:
+            replace_parts(model, method.shared_parts, self._models.fetch_base(shared, spec.base_model_hash))
+        elif spec.base_model_hash != self._models.base_hash(model, method):
+            raise SpecError("the first round's base model is not the shared part of the first model", "aggregator")
+        return model
+
+    def _results(self, run: str, first_round: int, previous: bytes, roster: Roster) -> list[RoundResult]:
+        """All results from ``first_round`` on, their signatures and chain verified."""
+        found: list[RoundResult] = []
+        while page := self._transport.results(run, first_round):
+            checked = accept_results(page, roster, run, first_round, previous)
+            found += checked
+            first_round, previous = checked[-1].round + 1, checked[-1].hash
+        return found

@@ -1,0 +1,243 @@
+"""One secure sum from this institution's side: what the aggregator's phase allows, the protocol's machine does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedddpm.errors import TransportError
+from fedddpm.identity import Identity
+from fedddpm.ledger import OwedUnmask, SpentLedger
+from fedddpm.local_update import LocalUpdate
+from fedddpm.problems import ProblemError, SecondClientError
+from fedddpm.state import StateDir
+from fedddpm.transport import SessionApi, Transport
+from fedddpm_protocol.chunks import chunk_count, chunk_span
+from fedddpm_protocol.cohort import session_plan
+from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
+from fedddpm_protocol.errors import PeerProtocolError, SpentError
+from fedddpm_protocol.messages import Join
+from fedddpm_protocol.participant import Participant
+from fedddpm_protocol.phases import ClientState, Phase
+from fedddpm_protocol.policy import LocalPolicy
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RoundSpec, SegmentSpec
+
+_UPLOAD_PASSES = 3
+_ORDER = {phase: number for number, phase in enumerate(Phase)}
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Who takes part, under which rules, and with which durable memory."""
+
+    identity: Identity
+    member_id: str
+    roster: Roster
+    policy: LocalPolicy
+    state: StateDir
+    ledger: SpentLedger
+    after_restore: bool
+    on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
+
+
+class SessionDriver:
+    """Drives one participant through one session.
+
+    ``left`` says why this institution is out of the session; the update stays and the next attempt may use it.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        transport: Transport,
+        spec: RoundSpec,
+        part: str,
+        update: LocalUpdate,
+        delta: npt.NDArray[np.float32],
+    ) -> None:
+        self.left: str | None = None
+        self._seat, self._spec, self._part = seat, spec, spec.part(part)
+        self._api: SessionApi = transport.session(spec.hash, part)
+        self._update = update
+        weight = weight_units(update.samples, spec)
+        self._encoder = ValuesEncoder(spec, self._part, delta, weight)
+        self._sums = sums_words(self._part, weight, update.loss_before, update.loss_after)
+        self._join: Join | None = None
+        self._participant = self._new_participant()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do in this session."""
+        return self.left is not None or self._participant.state is ClientState.DONE
+
+    def advance(self, phase: Phase) -> None:
+        """Take every step that ``phase`` allows.
+
+        Raises:
+            SecondClientError: somebody else uses this identity.
+            TransportError: the aggregator refused or is unreachable.
+            LocalProtocolError: this institution would have broken its own rules.
+        """
+        steps: dict[ClientState, tuple[Phase, Callable[[], None]]] = {
+            ClientState.TRAINED: (Phase.JOIN, self._send_join),
+            ClientState.JOINED: (Phase.SHARES, self._send_shares),
+            ClientState.SHARED: (Phase.MASKED, self._upload),
+            ClientState.UPLOADED: (Phase.CONFIRM, self._confirm),
+            ClientState.CONFIRMED: (Phase.UNMASK, self._unmask),
+        }
+        try:
+            while not self.done:
+                if phase in (Phase.OPENING, Phase.DONE, Phase.FAILED):
+                    return self.leave(f"the session is over ({phase.value})")
+                if phase is Phase.UNMASK and self._participant.state is ClientState.TRAINED:
+                    return self.leave("the sum is being opened without this process")
+                opens, step = steps[self._participant.state]
+                if _ORDER[phase] < _ORDER[opens]:
+                    return None
+                step()
+        except ProblemError as problem:
+            if not problem.moved_on:
+                raise
+            self.leave(problem.happened)
+        except (PeerProtocolError, SpentError) as error:
+            self.leave(str(error))
+        return None
+
+    def leave(self, reason: str) -> None:
+        """Forget the session's secrets; the stored update stays for the next attempt."""
+        self._participant.abort()
+        self.left = reason
+
+    def check_newer_roster(self, roster: Roster) -> None:
+        """Leave if a newer roster removes a member of this cohort or allows for more conspirators."""
+        if not self.done:
+            try:
+                self._participant.check_newer_roster(roster)
+            except PeerProtocolError as error:
+                self.leave(str(error))
+
+    def send_owed(self, owed: OwedUnmask) -> None:
+        """Send this session's answer."""
+        send_owed(self._api, self._seat.ledger, owed)
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def _new_participant(self) -> Participant:
+        seat, base, part = self._seat, self._spec.base_model_hash, self._part.name
+        return Participant(
+            identity=seat.identity.key,
+            member_id=seat.member_id,
+            roster=seat.roster,
+            plan=session_plan(self._spec, seat.roster, part),
+            policy=seat.policy,
+            recorded_u3=seat.ledger.recorded(base, part),
+            release=seat.ledger.release(seat.roster, base, part),
+        )
+
+    def _send_join(self) -> None:
+        self._join = self._participant.join(self._seat.state.next_seq())
+        receipt = self._api.join(self._join)
+        if receipt.outcome != "stale":
+            return
+        if not self._seat.after_restore:
+            raise SecondClientError(
+                f"the aggregator has a newer JOIN (number {receipt.newest_seq}) of {self._seat.member_id!r} than this"
+                " one: another process uses this identity, or this state folder is an old copy",
+                "Stop the other one; after a restore from a backup start once with --after-restore",
+            )
+        self._seat.state.raise_seq(receipt.newest_seq)
+        self._participant.abort()
+        self._participant = self._new_participant()
+        self._join = self._participant.join(self._seat.state.next_seq())
+        self._api.join(self._join)
+
+    def _send_shares(self) -> None:
+        joins = self._api.cohort().joins
+        own = [join for join in joins if join.parse().id == self._seat.member_id]
+        if not own:
+            return self.leave("the cohort closed without this institution")
+        if self._join is None or own[0].body != self._join.body:
+            raise SecondClientError(
+                f"the cohort holds a JOIN of {self._seat.member_id!r} that this process did not send",
+                "Another process uses this identity: stop one of the two. If there is none, the key is in other hands:"
+                " call the coordinator and have it removed from the roster",
+            )
+        self._api.post_shares(self._participant.receive_cohort(joins))
+        return None
+
+    def _upload(self) -> None:
+        inbox = self._api.share_inbox()
+        if self._seat.member_id not in inbox.sharers:
+            return self.leave("this institution's shares came too late")
+        self._participant.receive_shares(inbox.items)
+        for _ in range(_UPLOAD_PASSES):
+            if not self._upload_missing():
+                break
+        else:
+            raise TransportError(
+                "the aggregator keeps losing uploaded chunks", "Its operator must look at its disk; start again later"
+            )
+        disclosed = self._update.samples if self._spec.weighting == "disclosed" else None
+        self._api.complete_upload(self._participant.finish_upload(disclosed))
+        return None
+
+    def _upload_missing(self) -> int:
+        """Encode, mask and send the chunks that are not there yet; how many there were."""
+        there = self._api.upload_status().chunks
+        total = sum(chunk_count(segment, self._spec.chunk_coordinates) for segment in self._part.segments)
+        done = sent = 0
+        for segment in self._part.segments:
+            for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
+                data = self._participant.mask_chunk(segment.name, index, self._words(segment, index))
+                done += 1
+                if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
+                    self._api.put_chunk(segment.name, index, data, self._parameters(segment, index))
+                    sent += 1
+                self._seat.on_upload(f"uploading {self._part.name}", done, total)
+        return sent
+
+    def _words(self, segment: SegmentSpec, index: int) -> npt.NDArray[np.unsignedinteger]:
+        if segment == self._part.values:
+            return self._encoder.chunk(index)
+        start, count = chunk_span(segment, self._spec.chunk_coordinates, index)
+        return self._sums[start : start + count].copy()
+
+    def _parameters(self, segment: SegmentSpec, index: int) -> int:
+        """Coordinates of the model in a chunk; sums of weights and losses are none."""
+        return chunk_span(segment, self._spec.chunk_coordinates, index)[1] if segment == self._part.values else 0
+
+    def _confirm(self) -> None:
+        survivors = self._api.survivors().survivors
+        if self._seat.member_id not in {survivor.id for survivor in survivors}:
+            return self.leave("this institution's upload came too late")
+        self._api.confirm(self._participant.receive_survivors(survivors))
+        return None
+
+    def _unmask(self) -> None:
+        confirmations = self._api.confirmations().confirmations
+        spec_hash = self._spec.hash
+        unmask = self._participant.receive_confirmations(
+            confirmations, lambda record: self._seat.ledger.commit(spec_hash, record)
+        )
+        self.send_owed(OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, unmask))
+
+
+def send_owed(api: SessionApi, ledger: SpentLedger, owed: OwedUnmask) -> None:
+    """Send an answer until the aggregator has it, or has no more use for it."""
+    try:
+        api.unmask(owed.unmask)
+    except ProblemError as problem:
+        if problem.code == "conflicting-message":
+            ledger.acknowledge(owed)
+            raise SecondClientError(
+                "the aggregator has another answer of this institution for the same sum",
+                "Another process uses this identity: stop one of the two",
+            ) from problem
+        if not problem.moved_on:
+            raise
+    ledger.acknowledge(owed)

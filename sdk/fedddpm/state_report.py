@@ -1,0 +1,78 @@
+"""A look into a state folder without its lock, also while another process works with it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedddpm.errors import StateError
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run as this institution knows it."""
+
+    run: str
+    method: str
+    next_round: int
+    finished: bool
+    model: Path
+    parameters_up: int
+    parameters_down: int
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class StateReport:
+    """What is known without asking the aggregator."""
+
+    member_id: str
+    roster_version: int
+    unacknowledged: int  # answers that the aggregator has not acknowledged yet
+    runs: tuple[RunReport, ...]  # the one worked on last comes last
+
+
+def read_state(folder: Path) -> StateReport:
+    """Read the report; StateError if there is no state folder, or nothing in it yet."""
+    with _open(folder) as db:
+        try:
+            facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
+            owed = db.execute("SELECT COUNT(*) FROM spent WHERE acknowledged = 0").fetchone()[0]
+            rows = db.execute(
+                "SELECT runs.run, method, next_round, finished, model_file, COALESCE(SUM(parameters_up), 0),"
+                " COALESCE(SUM(parameters_down), 0), COALESCE(SUM(bytes_up), 0), COALESCE(SUM(bytes_down), 0)"
+                " FROM runs LEFT JOIN traffic ON traffic.run = runs.run GROUP BY runs.run"
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise _no_state(folder) from error
+    newest = facts.get("newest-run", b"").decode()
+    reports = [RunReport(row[0], row[1], row[2], bool(row[3]), folder / row[4], *row[5:]) for row in rows]
+    return StateReport(
+        member_id=facts.get("member", b"").decode(),
+        roster_version=int(facts.get("roster-version", b"0")),
+        unacknowledged=owed,
+        runs=tuple(sorted(reports, key=lambda report: report.run == newest)),
+    )
+
+
+@contextlib.contextmanager
+def _open(folder: Path) -> Iterator[sqlite3.Connection]:
+    path = folder / "state.sqlite"
+    if not path.is_file():
+        raise _no_state(folder)
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        raise _no_state(folder) from error
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _no_state(folder: Path) -> StateError:
+    return StateError(f"{folder} holds no state of an institution", "Give the state_dir of fedddpm participate")

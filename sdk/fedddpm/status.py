@@ -1,0 +1,56 @@
+"""What ``fedddpm status`` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedddpm.config import ClientConfig
+from fedddpm.connection import Connection
+from fedddpm.identity import Identity
+from fedddpm.state_report import read_state
+from fedddpm.transport import Transport
+from fedddpm_protocol.api import RunState
+
+_SHORT_PATIENCE_S = 5.0
+
+
+def ask_aggregator(config: ClientConfig) -> RunState:
+    """The aggregator's own view; TransportError if it does not answer within seconds."""
+    identity = Identity.load(config.identity)
+    network = config.network.model_copy(update={"patience_s": min(_SHORT_PATIENCE_S, config.network.patience_s)})
+    member_id = config.member_id or identity.member_id
+    with Connection(config.aggregator_url, identity, member_id, network) as connection:
+        return Transport(connection).state(0, 0)
+
+
+def status_rows(state_dir: Path, remote: RunState | None) -> list[tuple[str, str]]:
+    """Name and value of each line."""
+    report = read_state(state_dir)
+    rows = [("institution", report.member_id), ("roster version", str(report.roster_version))]
+    for run in report.runs:
+        end = "finished" if run.finished else f"at round {run.next_round + 1}"
+        rows += [
+            ("run", f"{run.run} ({run.method}), {end}"),
+            ("sent", f"{run.parameters_up:,} parameters, {run.bytes_up / 1e6:.2f} MB"),
+            ("received", f"{run.parameters_down:,} parameters, {run.bytes_down / 1e6:.2f} MB"),
+            ("network", str(run.model)),
+        ]
+    if not report.runs:
+        rows.append(("run", "none yet"))
+    if report.unacknowledged:
+        rows.append(("answers not yet acknowledged", str(report.unacknowledged)))
+    if remote is not None:
+        rows += _remote_rows(remote)
+    return rows
+
+
+def _remote_rows(remote: RunState) -> list[tuple[str, str]]:
+    rows = [("aggregator", f"{remote.status}{f': {remote.reason}' if remote.reason else ''}")]
+    if remote.run is not None:
+        where = f"round {remote.round + 1} of {remote.rounds}, attempt {remote.attempt + 1}"
+        rows.append(("its run", f"{remote.run} ({remote.method}), {where}"))
+    for part, session in remote.sessions.items():
+        rows.append(
+            (f"phase of {part}", f"{session.phase.value}, {session.posted} of {session.cohort_size or '?'} done")
+        )
+    return rows

@@ -1,0 +1,77 @@
+"""What a round came to, for people and for programs (one JSON line a round)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedddpm.errors import StateError
+from fedddpm.local_update import LocalUpdate
+from fedddpm.traffic import Traffic
+from fedddpm_protocol.spec import LOSS_UNITS, RoundResult
+
+FILE = "rounds.jsonl"
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """One finished round as this institution saw it."""
+
+    run: str
+    round: int  # from 0
+    attempt: int
+    cohort: tuple[str, ...]
+    survivors: tuple[str, ...]  # whose updates are in the mean
+    took_part: bool  # whether the own update is among them
+    samples: int | None  # None: this institution did not train in this round
+    loss_before: float | None  # own held-out loss of the round's base model
+    loss_after: float | None  # the same after local training
+    mean_loss_before: float  # mean over the survivors
+    mean_loss_after: float
+    traffic: Traffic
+    seconds: float
+
+    def __str__(self) -> str:
+        own = "did not train" if self.loss_before is None else f"loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
+        return (
+            f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
+            f" ({'with' if self.took_part else 'without'} this one), {own},"
+            f" federation {self.mean_loss_before:.4f} -> {self.mean_loss_after:.4f},"
+            f" {self.traffic.bytes_up / 1e6:.2f} MB up, {self.traffic.bytes_down / 1e6:.2f} MB down,"
+            f" {self.seconds:.0f} s"
+        )
+
+
+def summarize(
+    result: RoundResult, member_id: str, update: LocalUpdate | None, traffic: Traffic, seconds: float
+) -> RoundSummary:
+    """Put a signed result and the own part in it together."""
+    opened = [part for part in result.parts if part.opened]
+    contributions = sum(len(part.survivors) for part in opened)
+    before, after = (sum(part.sums[field] for part in opened) / contributions / LOSS_UNITS for field in (1, 2))
+    survivors = {member for part in opened for member in part.survivors}
+    return RoundSummary(
+        run=result.run,
+        round=result.round,
+        attempt=result.attempt,
+        cohort=tuple(sorted({member for part in result.parts for member in part.cohort})),
+        survivors=tuple(sorted(survivors)),
+        took_part=member_id in survivors,
+        samples=None if update is None else update.samples,
+        loss_before=None if update is None else update.loss_before,
+        loss_after=None if update is None else update.loss_after,
+        mean_loss_before=before,
+        mean_loss_after=after,
+        traffic=traffic,
+        seconds=seconds,
+    )
+
+
+def append_summary(folder: Path, summary: RoundSummary) -> None:
+    """Add one line to ``rounds.jsonl``; StateError if the disk does not take it."""
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(summary)) + "\n")
+    except OSError as error:
+        raise StateError(f"{folder / FILE} cannot be written ({error.strerror})", "Free some space") from error

@@ -17,6 +17,8 @@ from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
 
 MAX_COHORT = 128
+MAX_SEGMENTS = 8  # named by one upload
+MAX_CHUNKS = 2**16  # digests of one segment
 MaskKind = Literal["self_mask", "mask_sk"]
 
 
@@ -45,6 +47,10 @@ Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _bas
 SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92)]
 Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20)]
 MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+SegmentName = Annotated[str, Field(min_length=1, max_length=128)]
+ChunkDigests = Annotated[tuple[Bytes32, ...], Field(max_length=MAX_CHUNKS)]
 
 
 class Message(BaseModel):
@@ -110,7 +116,7 @@ class Shares(Message):
 class UploadManifest(Message):
     """Step 3: SHA-256 of every masked chunk, segment by segment; ``samples`` only where counts are disclosed."""
 
-    chunks: dict[str, tuple[Bytes32, ...]]
+    chunks: Annotated[dict[SegmentName, ChunkDigests], Field(max_length=MAX_SEGMENTS)]
     samples: Annotated[int, Field(ge=1, le=2**40)] | None = None
     samples_signature: Signature | None = None
 

@@ -68,6 +68,8 @@ class Roster:
             raise ValueError("members must be sorted by id")
         if len(set(ids)) != len(ids) or len({member.public_key for member in self.members}) != len(ids):
             raise ValueError("two members share an id or a key")
+        if self.server_public_key in {member.public_key for member in self.members}:
+            raise ValueError("the aggregator must not hold the identity of a member")
         if len(ids) > MAX_MEMBERS:
             raise ValueError(f"{len(ids)} members are more than {MAX_MEMBERS}")
         if self.version < 1:

@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 from fedddpm_protocol import canonical
 from fedddpm_protocol.canonical import PROTOCOL, tagged_hash
+from fedddpm_protocol.messages import MAX_CHUNKS
 from fedddpm_protocol.methods import Method
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRESETS = ("paper", "fast", "tiny")
 WEIGHTINGS = ("hidden", "equal", "disclosed")
 MAX_COORDINATES = 2**32
+MAX_VALUE_BITS = 48  # float64 keeps every unit of a wider scale only up to here
+MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-9, 1e9  # far outside training, well inside float64
 HASH_BYTES = 32
 WEIGHT_UNITS = 65535  # a full weight; weights travel as integers in [1, 65535]
 LOSS_UNITS = 2**20  # one unit of loss; losses travel as integers, clipped to [0, 16)
@@ -202,16 +205,27 @@ class RoundSpec:
             not (method is Method.USPLIT and self.weighting == "hidden"),
             "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
         )
-        _require(0 < self.clip_norm < math.inf, f"clip norm {self.clip_norm} must be positive and finite")
+        _require(MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM, f"clip norm {self.clip_norm} is out of range")
         _require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
         _require(2 <= self.largest_cohort <= 128, f"a largest cohort of {self.largest_cohort} is outside 2 to 128")
         _require(self.weight_cap > 0, "the weight cap must be positive")
         _require(self.chunk_coordinates > 0 and self.chunk_coordinates % 8 == 0, "chunks must be multiples of 8")
+        for part in self.parts:
+            self._check_ring(part)
         _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch size must be positive")
         _require(min(self.durations_s) > 0 and math.isfinite(sum(self.durations_s)), "durations must be positive")
         for digest in (self.roster_hash, self.initial_model_hash, self.base_model_hash):
             _require(len(digest) == HASH_BYTES, "a hash field must have 32 bytes")
         _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
+
+    def _check_ring(self, part: PartSpec) -> None:
+        bits, chunks = part.values.bits, -(-part.values.coordinates // self.chunk_coordinates)
+        _require(bits <= MAX_VALUE_BITS, f"values of {bits} bits are more than {MAX_VALUE_BITS}")
+        _require(
+            2 ** (bits - 1) > 2 * self.largest_cohort,
+            f"a ring of {bits} bits has no room for the sum of {self.largest_cohort} institutions",
+        )
+        _require(chunks <= MAX_CHUNKS, f"{chunks} chunks of one segment are more than {MAX_CHUNKS}; make them larger")
 
     @property
     def durations_s(self) -> tuple[float, float, float, float, float]:
@@ -255,6 +269,11 @@ class PartResult:
             not self.opened or (len(self.sums) == len(SUM_FIELDS) and len(self.survivors) > 1 and self.sums[0] > 0),
             "an opened part needs its sums and at least two survivors",
         )
+        for digest in (self.session_id, self.hu3, self.opened_digest):
+            _require(not self.opened or len(digest) == HASH_BYTES, "a digest of an opened part must have 32 bytes")
+        for ids in (self.cohort, self.survivors):
+            _require(list(ids) == sorted(set(ids)), "cohort and survivors must be sorted and distinct")
+        _require(set(self.survivors) <= set(self.cohort), "survivors must come from the cohort")
 
 
 @dataclass(frozen=True)
@@ -275,6 +294,11 @@ class RoundResult:
     def __post_init__(self) -> None:
         _require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
         _require(any(part.opened for part in self.parts), "a result needs at least one opened part")
+        names = [part.part for part in self.parts]
+        _require(len(names) == len(set(names)), "a result holds the same part twice")
+        for digest in (self.spec_hash, self.base_model_hash, self.model_hash):
+            _require(len(digest) == HASH_BYTES, "a hash field must have 32 bytes")
+        _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
 
     @property
     def hash(self) -> bytes:

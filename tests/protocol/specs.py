@@ -1,0 +1,91 @@
+"""Round specifications and results for tests, valid unless a field is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tests.protocol.sessions import make_roster
+
+from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import Architecture, PartResult, RoundResult, RoundSpec, TensorSpec, part_spec
+
+ARCHITECTURE = Architecture("tiny", 28, 1, 8, (1, 2))
+MANIFESTS = {
+    "encoder": (TensorSpec("encoder.w", (3, 4)), TensorSpec("encoder.b", (5,))),
+    "bottleneck": (TensorSpec("bottleneck.w", (7,)),),
+    "decoder": (TensorSpec("decoder.w", (2, 3, 2)),),
+}
+
+
+def manifest_of(method: Method, session: str) -> tuple[TensorSpec, ...]:
+    return tuple(tensor for part in method.sessions[session] for tensor in MANIFESTS[part])
+
+
+def make_spec(
+    roster: Roster | None = None,
+    scheme: Method = Method.FULL,
+    bits: int = 32,
+    coordinates: int | None = None,
+    **changes: Any,
+) -> RoundSpec:
+    """A valid spec; ``coordinates`` swaps the FULL manifest for one tensor of that size."""
+    roster = roster or make_roster(5, 1)
+    parts = tuple(part_spec(name, manifest_of(scheme, name), bits) for name in scheme.sessions)
+    if coordinates is not None:
+        parts = (part_spec("full", (TensorSpec("encoder.w", (coordinates,)),), bits),)
+    fields: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "federation": roster.federation,
+        "run": "run-1",
+        "method": scheme.value,
+        "round": 1,
+        "rounds": 3,
+        "attempt": 0,
+        "roster_version": roster.version,
+        "roster_hash": roster.hash,
+        "architecture": ARCHITECTURE,
+        "initial_model_hash": b"\x01" * 32,
+        "base_model_hash": b"\x02" * 32,
+        "parts": parts,
+        "weighting": "equal" if scheme is Method.USPLIT else "hidden",
+        "clip_norm": 2.0,
+        "weight_cap": 1000,
+        "largest_cohort": 5,
+        "chunk_coordinates": 8,
+        "epochs": 1,
+        "max_steps": 10,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "join_s": 10.0,
+        "shares_s": 10.0,
+        "masked_s": 10.0,
+        "confirm_s": 10.0,
+        "unmask_s": 10.0,
+        "previous_result": b"\x03" * 32,
+    }
+    return RoundSpec(**{**fields, **changes})
+
+
+def make_part_result(**changes: Any) -> PartResult:
+    ids = ("site-0", "site-1", "site-2")
+    part = PartResult("full", True, b"\x04" * 32, b"\x05" * 32, ids, ids, (3 * 65535, 100, 90), b"\x06" * 32)
+    return replace(part, **changes)
+
+
+def make_result(spec: RoundSpec, **changes: Any) -> RoundResult:
+    fields: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "federation": spec.federation,
+        "run": spec.run,
+        "round": spec.round,
+        "attempt": spec.attempt,
+        "spec_hash": spec.hash,
+        "base_model_hash": spec.base_model_hash,
+        "parts": (make_part_result(),),
+        "model_hash": b"\x07" * 32,
+        "previous_result": spec.previous_result,
+    }
+    return RoundResult(**{**fields, **changes})

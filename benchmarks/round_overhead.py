@@ -3,9 +3,9 @@
     python benchmarks/round_overhead.py --institutions 10 --rounds 3
 
 A real aggregator process and one process for each institution run whole rounds of UDEC on the paper's network; only
-the training is replaced by a ready update. Measured is the wall time from the moment all updates are ready to the moment
-the last institution has derived and checked the next model. The peer in the same run is the plain way: the same updates
-sent unmasked over HTTP to a process that averages them and sends the mean back.
+the training is replaced by a ready update. Measured is the wall time from "all updates are ready" to "the last
+institution has derived and checked the next model". The peer in the same run is the plain way: the same updates sent
+unmasked over HTTP to a process that averages them and sends the mean back.
 """
 
 from __future__ import annotations

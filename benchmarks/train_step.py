@@ -54,7 +54,7 @@ class Row:
     name: str
     parameters: int
     ms_per_image: float  # median over the steps
-    slowest_ms_per_image: float
+    quartiles_ms_per_image: tuple[float, float]
     ratio: float  # to the reference: above 1 is slower than it
 
 
@@ -132,16 +132,17 @@ def measure(contenders: list[Contender], steps: int, batch_size: int, device: to
                 torch.cuda.synchronize(device)
             if turn >= 0:
                 milliseconds[contender.name].append(1000 * (time.perf_counter() - began) / batch_size)
-    medians = {name: statistics.median(times) for name, times in milliseconds.items()}
-    return [
-        Row(c.name, c.parameters, medians[c.name], max(milliseconds[c.name]), medians[c.name] / medians[REFERENCE])
-        for c in contenders
-    ]
+    reference = statistics.median(milliseconds[REFERENCE])
+    rows = []
+    for contender in contenders:
+        low, median, high = statistics.quantiles(milliseconds[contender.name], n=4)
+        rows.append(Row(contender.name, contender.parameters, median, (low, high), median / reference))
+    return rows
 
 
 def table(rows: list[Row], title: str) -> Table:
     result = Table(title=title)
-    for heading in ("network", "parameters", "median ms/image", "slowest", f"time / {REFERENCE}"):
+    for heading in ("network", "parameters", "median ms/image", "middle half", f"time / {REFERENCE}"):
         result.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=heading == "network")
     for row in rows:
         result.add_row(*cells(row))
@@ -149,8 +150,8 @@ def table(rows: list[Row], title: str) -> Table:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    numbers = (f"{row.ms_per_image:.2f}", f"{row.slowest_ms_per_image:.2f}", f"{row.ratio:.2f}")
-    return row.name, f"{row.parameters:,}", *numbers
+    low, high = row.quartiles_ms_per_image
+    return row.name, f"{row.parameters:,}", f"{row.ms_per_image:.2f}", f"{low:.2f} to {high:.2f}", f"{row.ratio:.2f}"
 
 
 def write(folder: Path, rows: list[Row], facts: dict[str, str | int]) -> None:
@@ -160,7 +161,11 @@ def write(folder: Path, rows: list[Row], facts: dict[str, str | int]) -> None:
     (folder / "train_step.json").write_text(json.dumps(report, indent=2) + "\n")
     lines = ["# One training step", "", f"`{facts['command']}`", ""]
     lines += [f"* {name}: {value}" for name, value in facts.items() if name != "command"]
-    lines += ["", f"| network | parameters | median ms/image | slowest | time / {REFERENCE} |", "|---|--:|--:|--:|--:|"]
+    lines += [
+        "",
+        f"| network | parameters | median ms/image | middle half | time / {REFERENCE} |",
+        "|---|--:|--:|--:|--:|",
+    ]
     lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     (folder / "train_step.md").write_text("\n".join(lines) + "\n")
 
@@ -171,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--batch", type=int, default=64, help="images a step")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each network that count")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each network that count (at least 2)")
     parser.add_argument("--machine", default=f"{platform.machine()}, {platform.system()}", help="a word for the report")
     return parser.parse_args()
 

@@ -153,7 +153,7 @@ class Trainer:
         on_progress: Callable[[Progress], None],
     ) -> None:
         """Step until a limit is met; ``position`` follows."""
-        began, first_step, seconds_before = time.monotonic(), position.step, position.seconds
+        began, first_step, seconds_before, seen = time.monotonic(), position.step, position.seconds, 0
         saved_step, saved_at = position.step, began
         for epoch, x_0 in islice(self._batches_from(position.step), self.steps_total - position.step):
             if position.step and self._out_of_time(position):
@@ -161,12 +161,12 @@ class Trainer:
             loss = self._step(adam, x_0, position.step)
             position.loss_sum += loss
             position.step += 1
+            seen += len(x_0)
             now = time.monotonic()
             position.seconds = seconds_before + now - began
             last = position.step == self.steps_total
             if self.device.type == "cpu" or position.step % _REPORT_EVERY == 0 or last:
-                rate = (position.step - first_step) * self.settings.batch_size / max(now - began, 1e-9)
-                on_progress(self._progress(epoch, position, loss, rate))
+                on_progress(self._progress(epoch, position, loss, seen / max(now - began, 1e-9)))
             if checkpoint is not None and not last and self._is_due(position.step - saved_step, now - saved_at):
                 self._save(adam, position, checkpoint)
                 saved_step, saved_at = position.step, time.monotonic()

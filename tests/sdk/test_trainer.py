@@ -1,5 +1,8 @@
 """Training: it learns, it can be killed, it stops where it must."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +83,36 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, killed_at:
     assert steps == list(range(killed_at, 10))  # the last step was done but not yet written
     assert np.array_equal(flatten(network), expected)
     assert (resumed.steps, resumed.train_loss) == (outcome.steps, outcome.train_loss)
+
+
+def test_a_process_killed_by_the_kernel_is_continued_by_the_next_one(tmp_path: Path) -> None:
+    path, code = tmp_path / "round.safetensors", tmp_path / "institution.py"
+    code.write_text(
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from fedddpm.data import ImageSet\n"
+        "from fedddpm.trainer import Trainer, TrainSettings\n"
+        "from fedddpm.unet import UNet\n"
+        "torch.manual_seed(0)\n"
+        "torch.set_num_threads(1)\n"
+        "images = ImageSet(torch.arange(20 * 64).reshape(20, 1, 8, 8).to(torch.uint8))\n"
+        "settings = TrainSettings(epochs=int(sys.argv[2]), batch_size=8, checkpoint_every_steps=1)\n"
+        "trainer = Trainer(UNet(8, 1, 'tiny'), images, torch.device('cpu'), settings, 5)\n"
+        "print(trainer.train(Path(sys.argv[1]), lambda p: print(p.step, flush=True)).steps)\n"
+    )
+    command = [sys.executable, str(code)]
+    subprocess.run([*command, tmp_path / "uninterrupted", "6"], check=True, capture_output=True)
+    with subprocess.Popen([*command, path, "6"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "7\n":
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    run = subprocess.run([*command, path, "6"], check=True, capture_output=True, text=True)
+    assert int(run.stdout.split()[0]) > 6  # it did go on, not start again
+    ours, expected = load_tensors(path)[0], load_tensors(tmp_path / "uninterrupted")[0]
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
 def test_a_training_can_be_resumed_many_times_and_in_the_same_process(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from fedddpm_protocol.messages import Message
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
 CLOCK_WARNING_S = 30.0
-PIECE_BYTES = 2**18
 _WORTH_WAITING = frozenset({429, 502, 503, 504, 507})
 _REPLY = TypeVar("_REPLY", bound=Message)
 _RANDOM = secrets.SystemRandom()
@@ -121,7 +120,7 @@ class Connection:
 
     def _download_rest(self, path: str, target: Path, on_bytes: Callable[[int, int], None]) -> httpx.Response:
         have = target.stat().st_size if target.exists() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with self._http.stream("GET", path, headers=headers) as response:
             try:
                 if response.is_error or response.is_redirect:
@@ -242,7 +241,7 @@ def _write_stream(response: httpx.Response, target: Path, have: int, on_bytes: C
     try:
         with target.open("r+b" if have else "wb") as file:
             file.seek(have)
-            for piece in response.iter_bytes(PIECE_BYTES):
+            for piece in response.iter_raw():
                 file.write(piece)
                 have += len(piece)
                 on_bytes(have, total)

@@ -30,7 +30,9 @@ def open_state(folder, root=ROOT, member="a"):
 
 
 def position(next_round, run="run-1", finished=False):
-    return RunPosition(run, "UDEC", next_round, b"r" * 32, b"i" * 32, bytes([next_round]) * 32, "m.safetensors", finished)
+    return RunPosition(
+        run, "UDEC", next_round, b"r" * 32, b"i" * 32, bytes([next_round]) * 32, "m.safetensors", finished
+    )
 
 
 def test_a_second_process_is_told_who_works_here(folder):

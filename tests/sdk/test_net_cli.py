@@ -1,0 +1,136 @@
+"""The command line: one short message and an exit code for a user's mistake, never a trace."""
+
+import contextlib
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedddpm.cli import app
+from fedddpm.partition import read_architecture
+from fedddpm.state import RunPosition, StateDir
+
+PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def fedddpm(*arguments, cwd):
+    """Run the command in this process, for importing torch takes seconds."""
+    with contextlib.chdir(cwd):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def refused(result, code, message):
+    assert result.returncode == code, result.stderr
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr) < 600
+
+
+@pytest.fixture
+def site(tmp_path):
+    assert fedddpm("keygen", "--id", "hospital-a", "--out", "a.key", cwd=tmp_path).returncode == 0
+    (tmp_path / "site.toml").write_text(
+        f'aggregator_url = "http://127.0.0.1:9"\nidentity = "a.key"\nfederation_root = "{"ab" * 32}"\n'
+        'data = "images.npz"\nstate_dir = "state"\n[network]\npatience_s = 0\n'
+    )
+    np.savez(tmp_path / "images.npz", images=np.zeros((8, 8, 8), np.uint8))
+    return tmp_path
+
+
+def test_keygen_prints_what_may_be_told_and_nothing_else(tmp_path):
+    result = fedddpm("keygen", "--id", "hospital-a", "--out", "a.key", cwd=tmp_path)
+    content = json.loads((tmp_path / "a.key").read_text())
+    assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
+    assert content["public_key"] in result.stdout
+    assert re.search(r"([0-9a-f]{4}-){7}[0-9a-f]{4}", result.stdout)
+    assert content["seed"] not in result.stdout + result.stderr
+    refused(fedddpm("keygen", "--id", "hospital-a", "--out", "a.key", cwd=tmp_path), 2, "not overwritten")
+
+
+def test_keygen_does_not_wait_for_torch(tmp_path):
+    code = (
+        "import sys\nfrom fedddpm.cli import app\n"
+        "app(['keygen', '--id', 'a', '--out', 'a.key'], standalone_mode=False)\nassert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_init_model_is_decided_by_its_seed(tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        arguments = ("--image-size", 8, "--preset", "tiny", "--seed", seed, "--out", f"{name}.safetensors")
+        result = fedddpm("init-model", *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "8x8x1" in result.stdout
+    one, again, two = (load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("one", "again", "two"))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not all(torch.equal(one[name], two[name]) for name in one)
+    assert read_architecture(tmp_path / "one.safetensors").preset == "tiny"
+
+
+def test_the_real_process_ends_with_the_code_and_no_trace(site):
+    environment = {**os.environ, "COLUMNS": "200"}
+    arguments = [*PROGRAM, "participate", "--config", "site.toml", "--data", "nowhere"]
+    result = subprocess.run(arguments, cwd=site, env=environment, capture_output=True, text=True, timeout=60)
+    refused(result, 2, "does not exist")
+
+
+def test_mistakes_in_settings_exit_with_2(site):
+    refused(fedddpm("participate", cwd=site), 2, "aggregator_url.*missing")
+    refused(fedddpm("participate", "--config", "none.toml", cwd=site), 2, "cannot be read")
+    refused(fedddpm("participate", "--config", "site.toml", "--data", "nowhere", cwd=site), 2, "does not exist")
+    refused(fedddpm("participate", "--config", "site.toml", "--identity", "x.key", cwd=site), 2, "keygen")
+    refused(fedddpm("participate", "--config", "site.toml", "--federation-root", "xyz", cwd=site), 2, "public key")
+    refused(fedddpm("participate", "--config", "site.toml", "--device", "tpu", cwd=site), 2, "device")
+    (site / "a.key").chmod(0o644)
+    refused(fedddpm("participate", "--config", "site.toml", cwd=site), 2, "chmod 600")
+
+
+def test_an_unreachable_aggregator_exits_with_4(site):
+    refused(fedddpm("participate", "--config", "site.toml", cwd=site), 4, "127.0.0.1:9.*nothing is lost")
+    refused(fedddpm("status", "--config", "site.toml", cwd=site), 4, "127.0.0.1:9")
+
+
+def test_a_state_folder_in_use_exits_with_5(site):
+    with StateDir(site / "state", b"r" * 32, "hospital-a"):
+        refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, f"number {os.getpid()}")
+    refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, "another federation")
+
+
+def test_an_empty_folder_of_images_exits_with_2(site):
+    (site / "empty").mkdir()
+    refused(fedddpm("participate", "--config", "site.toml", "--data", "empty", cwd=site), 2, "no ")
+
+
+def test_status_and_sample_read_a_folder_in_use(site):
+    arguments = ("--image-size", 8, "--preset", "tiny", "--out", "state/model-run-1-2.safetensors")
+    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+        refused(fedddpm("sample", "--state-dir", "state", "--out", "g.png", cwd=site), 5, "no network yet")
+        assert fedddpm("init-model", *arguments, cwd=site).returncode == 0
+        state.move_to(RunPosition("run-1", "UDEC", 2, b"", b"i" * 32, b"b" * 32, "model-run-1-2.safetensors"))
+        shown = fedddpm("status", "--state-dir", "state", cwd=site)
+        assert shown.returncode == 0, shown.stderr
+        assert "hospital-a" in shown.stdout
+        assert "run-1 (UDEC), at round 3" in shown.stdout
+        drawn = fedddpm("sample", "--state-dir", "state", "--out", "g.png", "--count", 4, "--steps", 2, cwd=site)
+    assert drawn.returncode == 0, drawn.stderr
+    assert Path(drawn.stdout.strip()) == Path("g.png")
+    assert (site / "g.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    refused(fedddpm("status", "--state-dir", "nowhere", cwd=site), 5, "no state")

@@ -1,0 +1,109 @@
+"""Settings: arguments over the file over the defaults, and every mistake named."""
+
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from fedddpm.config import LocalPolicyOptions, NetworkOptions, load_config
+from fedddpm.errors import ConfigError
+
+REQUIRED = {
+    "aggregator_url": "https://aggregator.example.org/",
+    "identity": "a.key",
+    "federation_root": "00" * 32,
+    "data": "fashion-mnist",
+    "state_dir": "state",
+}
+
+
+def toml(tmp_path, text):
+    path = tmp_path / "site.toml"
+    lines = "\n".join(f"{name} = {value!r}" for name, value in REQUIRED.items())
+    path.write_text(f"{lines}\n{text}")
+    return path
+
+
+def test_defaults_are_the_careful_ones():
+    config = load_config(overrides=REQUIRED)
+    assert config.aggregator_url == "https://aggregator.example.org"
+    assert config.policy == LocalPolicyOptions()
+    assert config.policy.min_cohort == 3
+    assert not config.policy.allow_two_party
+    assert config.policy.max_clip_norm == math.inf
+    assert not config.after_restore
+
+
+def test_arguments_win_over_the_file_setting_by_setting(tmp_path):
+    path = toml(tmp_path, "seed = 7\nholdout = 0.2\n[policy]\nmin_cohort = 5\nc_max = 2\n[network]\npatience_s = 60")
+    config = load_config(path, {"seed": 9, "holdout": None, "policy": {"c_max": 1, "min_cohort": None}})
+    assert (config.seed, config.holdout) == (9, 0.2)
+    assert (config.policy.min_cohort, config.policy.c_max) == (5, 1)
+    assert config.network.patience_s == 60
+    config = load_config(path, {"network": NetworkOptions(poll_s=1)})
+    assert (config.network.poll_s, config.network.patience_s) == (1, 60)
+
+
+def test_paths_in_a_file_start_at_the_file(tmp_path):
+    (tmp_path / "root.pub").write_text("00" * 32)
+    (tmp_path / "pictures").mkdir()
+    path = toml(tmp_path, 'data_root = "sets"\n[network]\nca_bundle = "ca.pem"')
+    text = path.read_text().replace("'fashion-mnist'", "'pictures'").replace(repr("00" * 32), "'root.pub'")
+    path.write_text(text)
+    config = load_config(path)
+    assert config.identity == tmp_path / "a.key"
+    assert config.state_dir == tmp_path / "state"
+    assert config.data == str(tmp_path / "pictures")
+    assert config.federation_root == str(tmp_path / "root.pub")
+    assert config.network.ca_bundle == tmp_path / "ca.pem"
+    assert load_config(path, {"data": "fashion-mnist"}).data == "fashion-mnist"
+    assert load_config(path, {"state_dir": Path("here")}).state_dir == Path("here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"aggregator_url": "ftp://a.example"}, "aggregator_url.*https://"),
+        ({"aggregator_url": "aggregator.example.org"}, "aggregator_url.*https://"),
+        ({"aggregator_url": "https://user:secret@a.example"}, "neither a query nor credentials"),
+        ({"holdout": 1.5}, "holdout.*less than 1"),
+        ({"surprise": 1}, "surprise.*unknown"),
+        ({"policy": {"min_cohort": 1}}, "policy.min_cohort"),
+        ({"policy": {"min_cohort": 2}}, "allow_two_party"),
+        ({"policy": {"preset": "huge"}}, "policy.preset"),
+        ({"network": {"read_timeout_s": 5}}, "network.read_timeout_s"),
+        ({"network": {"client_key": "key.pem"}}, "client_certificate"),
+        ({"image_size": 4}, "image_size"),
+    ],
+)
+def test_every_mistake_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides={**REQUIRED, **change})
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED))
+def test_what_is_missing_is_named(name):
+    with pytest.raises(ConfigError, match=f"{name}.*missing"):
+        load_config(overrides={key: value for key, value in REQUIRED.items() if key != name})
+
+
+def test_files_that_are_no_settings_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "missing.toml")
+    path = tmp_path / "site.toml"
+    path.write_text("seed = = 1")
+    with pytest.raises(ConfigError, match=r"not valid TOML.*line 1"):
+        load_config(path)
+
+
+def test_two_parties_can_be_chosen_only_aloud():
+    assert LocalPolicyOptions(min_cohort=2, allow_two_party=True).min_cohort == 2
+    with pytest.raises(ValidationError):
+        LocalPolicyOptions(min_cohort=2)
+
+
+def test_plain_http_to_another_machine_is_known():
+    assert load_config(overrides={**REQUIRED, "aggregator_url": "http://a.example"}).is_plain_http
+    assert not load_config(overrides={**REQUIRED, "aggregator_url": "http://127.0.0.1:8750"}).is_plain_http
+    assert not load_config(overrides=REQUIRED).is_plain_http

@@ -1,0 +1,200 @@
+"""Patience, problem documents, resumed downloads and counted bytes, against a real server that misbehaves by script."""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from fedddpm import connection as connection_module
+from fedddpm.config import NetworkOptions
+from fedddpm.connection import Connection
+from fedddpm.errors import ConfigError, TransportError
+from fedddpm.identity import Identity
+from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
+from fedddpm.transport import Transport
+from fedddpm_protocol.api import PROBLEM_TYPE
+from fedddpm_protocol.messages import SignedDocument
+
+ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
+CONTENT = bytes(range(256)) * 4000
+
+
+def problem(status, code, **more):
+    body = {"type": PROBLEM_TYPE + code, "title": code, "status": status, "detail": f"because of {code}", "code": code}
+    return status, {"Content-Type": "application/problem+json"}, json.dumps({**body, **more}).encode()
+
+
+def roster_reply():
+    return 200, {"Content-Type": "application/json"}, ROSTER.model_dump_json().encode()
+
+
+class Script:
+    """Answers in order; the last one is repeated. An answer is (status, headers, body) or "hang up" or "cut"."""
+
+    def __init__(self, *answers):
+        self.answers, self.requests = list(answers), []
+
+    def next(self):
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@contextlib.contextmanager
+def serve(script):
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            length = int(self.headers.get("Content-Length", 0))
+            script.requests.append((self.command, self.path, dict(self.headers.items()), self.rfile.read(length)))
+            reply = script.next()
+            if reply == "hang up":
+                self.close_connection = True
+                return
+            if reply in ("cut", "whole"):
+                self.content(cut=reply == "cut")
+                return
+            status, headers, body = reply
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": len(body)}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def content(self, cut):
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            rest = CONTENT[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(rest)))
+            self.end_headers()
+            self.wfile.write(rest[: len(rest) // 2] if cut else rest)
+            self.close_connection = True
+
+        do_GET = do_POST = do_PUT = answer  # noqa: N815 - names of the standard library
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(connection_module, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(connection_module, "LONGEST_DELAY_S", 0.05)
+
+
+def connect(url, patience_s=5.0, **callbacks):
+    identity = Identity.generate("hospital-a")
+    return Connection(url, identity, "hospital-a", NetworkOptions(patience_s=patience_s), **callbacks)
+
+
+def test_every_request_is_signed_and_counted():
+    script = Script(roster_reply())
+    with serve(script) as url, connect(url) as connection:
+        assert Transport(connection).roster() == ROSTER
+        traffic = connection.meter.take()
+    (_, path, headers, _) = script.requests[0]
+    assert path == "/v1/roster"
+    assert {"Signature", "Signature-Input", "Content-Digest"} <= {name.title() for name in headers}
+    assert traffic.bytes_down > len(ROSTER.model_dump_json())
+    assert traffic.bytes_up > 200
+    assert not connection.meter.take()
+
+
+@pytest.mark.parametrize("trouble", ["hang up", problem(503, "unavailable"), problem(507, "storage-full")])
+def test_an_aggregator_that_is_away_is_waited_for(trouble):
+    outages = []
+    script = Script(trouble, trouble, trouble, roster_reply())
+    with serve(script) as url, connect(url, on_outage=outages.append) as connection:
+        assert Transport(connection).roster() == ROSTER
+    assert len(script.requests) == 4
+    assert [outage is None for outage in outages] == [False, False, False, True]
+    nonces = {headers["Signature-Input"] for _, _, headers, _ in script.requests}
+    assert len(nonces) == 4  # a repetition is no replay
+
+
+def test_patience_ends_and_says_so():
+    with connect("http://127.0.0.1:9", patience_s=0.2) as connection:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match="nothing is lost"):
+            Transport(connection).roster()
+        assert 0.2 <= time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "message"),
+    [
+        (problem(403, "not-enrolled"), NotEnrolledError, "read out this fingerprint"),
+        (problem(409, "conflicting-message"), ProblemError, "because of conflicting-message"),
+        ((404, {}, b"<html>no</html>"), ProblemError, "aggregator_url"),
+        ((302, {"Location": "http://127.0.0.1:9/"}, b""), ProblemError, "302"),
+        ((200, {}, b"<html>welcome</html>"), TransportError, "did not answer with a SignedDocument"),
+    ],
+)
+def test_what_waiting_cannot_mend_is_said_at_once(reply, kind, message):
+    script = Script(reply)
+    with serve(script) as url, connect(url) as connection, pytest.raises(kind, match=message):
+        Transport(connection).roster()
+    assert len(script.requests) == 1
+
+
+def test_the_clock_is_corrected_once_and_the_user_is_told():
+    warnings, ahead = [], time.time() + 5000
+    script = Script(problem(401, "clock-skew", server_time=ahead), roster_reply())
+    with serve(script) as url, connect(url, on_warning=warnings.append) as connection:
+        assert Transport(connection).roster() == ROSTER
+    created = int(script.requests[1][2]["Signature-Input"].split("created=")[1].split(";")[0])
+    assert created == pytest.approx(ahead, abs=5)
+    assert "5000 s behind" in warnings[0] or "4999 s behind" in warnings[0]
+    script = Script(problem(401, "clock-skew", server_time=ahead))
+    with serve(script) as url, connect(url) as connection, pytest.raises(ClockError, match="clock"):
+        Transport(connection).roster()
+    assert len(script.requests) == 2
+
+
+def test_a_broken_download_goes_on_where_it_stopped(tmp_path):
+    script, seen = Script("cut", "cut", "whole"), []
+    with serve(script) as url, connect(url) as connection:
+        transport = Transport(connection)
+        transport.download_model(b"m" * 32, tmp_path / "m", 1000, lambda have, total: seen.append((have, total)))
+        traffic = connection.meter.take()
+    assert hashlib.sha256((tmp_path / "m").read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
+    assert [headers.get("Range") for _, _, headers, _ in script.requests] == [
+        None,
+        f"bytes={len(CONTENT) // 2}-",
+        f"bytes={len(CONTENT) * 3 // 4}-",
+    ]
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert (traffic.parameters_down, traffic.payload_down) == (1000, len(CONTENT))
+    assert len(CONTENT) < traffic.bytes_down < len(CONTENT) + 2000
+
+
+def test_uploaded_parameters_and_bytes_are_counted():
+    with serve(Script((200, {}, b""))) as url, connect(url) as connection:
+        Transport(connection).session(b"s" * 32, "decoder").put_chunk("decoder", 0, bytes(400), 100)
+        traffic = connection.meter.take()
+    assert (traffic.parameters_up, traffic.payload_up) == (100, 400)
+    assert traffic.bytes_up > 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ca_bundle": "missing.pem"},
+        {"client_certificate": "missing.pem"},
+        {"proxy": "nonsense"},
+    ],
+)
+def test_a_way_that_cannot_be_taken_is_refused_at_once(options):
+    with pytest.raises(ConfigError):
+        Connection("https://a.example", Identity.generate("a"), "a", NetworkOptions(**options))

@@ -1,0 +1,122 @@
+"""The composition root: settings in, application out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from fedddpm_aggregator import problems, routes, session_routes, store
+from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.guard import Guard
+from fedddpm_aggregator.keyfile import read_key
+from fedddpm_aggregator.service.context import Context, Limits
+from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.sweeper import Sweeper
+from fedddpm_aggregator.watch import VersionWatch
+from fedddpm_aggregator.workers import Workers
+from fedddpm_protocol.keys import fingerprint
+
+log = logging.getLogger(__name__)
+KEY_FILE, KEY_PURPOSE = "server.key", "fedddpm-aggregator"
+
+
+def open_context(settings: Settings) -> Context:
+    """Open the data directory and its database, schema up to date; KeyFileError before ``init``."""
+    key = read_key(settings.data / KEY_FILE, KEY_PURPOSE)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    limits = Limits(
+        max_chunk_bytes=settings.max_chunk_bytes,
+        signature_max_age_s=settings.signature_max_age_s,
+        signature_max_ahead_s=settings.signature_max_ahead_s,
+        lease_s=settings.lease_s,
+        unmask_grace_s=settings.unmask_grace_s,
+        reduction_threads=settings.reduction_threads,
+    )
+    return Context(database, BlobStore(settings.data / "blobs"), key, limits)
+
+
+def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
+    """The application over one data directory, opened here unless the caller did (see :func:`data_directory`)."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with contextlib.nullcontext(opened) if opened is not None else data_directory(settings) as ctx:
+            workers = Workers(ctx)
+            app.state.context = ctx
+            app.state.watch = VersionWatch(lambda: _version(ctx))
+            ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
+            sweeper = Sweeper(ctx, workers, settings.tick_s)
+            tasks = [asyncio.create_task(app.state.watch.run()), asyncio.create_task(sweeper.run())]
+            log.info("serving", extra={"fields": {"key": fingerprint(ctx.key.public_key)}})
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                workers.close()
+
+    app = FastAPI(
+        title="fedddpm aggregator",
+        description="Runs federated rounds and sums masked updates. Every request under /v1 is signed (RFC 9421).",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    app.include_router(routes.public)
+    app.include_router(routes.router)
+    app.include_router(session_routes.router)
+    app.add_middleware(Guard, max_message_bytes=settings.max_message_bytes, max_chunk_bytes=settings.max_chunk_bytes)
+    return app
+
+
+@contextlib.contextmanager
+def data_directory(settings: Settings) -> Iterator[Context]:
+    """The context of a server: alone on a SQLite database, beside replicas on PostgreSQL."""
+    with _directory_lock(settings.data) as alone:
+        ctx = open_context(settings)
+        try:
+            if ctx.database.is_sqlite and not alone:
+                raise OperatorError(f"another server uses {settings.data}; stop it, or use PostgreSQL for replicas")
+            if alone:
+                ctx.blobs.remove_leftovers()
+            if ctx.database.is_sqlite:
+                with ctx.database.write() as db:
+                    store.release_leases(db, None)
+            yield ctx
+            with ctx.database.write() as db:
+                store.release_leases(db, ctx.holder)
+        finally:
+            ctx.database.close()
+
+
+@contextlib.contextmanager
+def _directory_lock(data: Path) -> Iterator[bool]:
+    """Whether this is the first server on the directory; the kernel drops the lock with the process."""
+    descriptor = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _version(ctx: Context) -> int:
+    with ctx.database.read() as db:
+        return store.state_version(db)

@@ -1,0 +1,150 @@
+"""Vectors on disk, each written once.
+
+A blob becomes visible by its final name only after its bytes are durable: temporary file, fsync, hard link (which
+fails if the name exists), fsync of the directory. So a reader never sees half a blob and two writers never mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".writing-"
+
+
+class StorageFullError(Exception):
+    """The data directory has no room left."""
+
+    def __init__(self) -> None:
+        super().__init__("the aggregator's storage is full; nothing was stored. Free space in its data directory")
+
+
+class BlobConflictError(Exception):
+    """A blob of this name exists with other content."""
+
+
+class BlobStore:
+    """Write-once files below one directory; names are relative paths of safe components."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Where a blob lies; ValueError for a name that would leave the directory."""
+        if any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")):
+            raise ValueError(f"{name!r} is no blob name")
+        return self.root / name
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store ``data`` durably under ``name``; the same bytes again are fine.
+
+        Raises BlobConflictError when other bytes are there, StorageFullError when the disk is full.
+        """
+        path = self.path(name)
+        if path.exists():
+            self._require_same(path, data)
+            return
+        try:
+            with self.create(name) as file:
+                file.write(data)
+        except BlobConflictError:
+            self._require_same(path, data)
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write; it appears under ``name``, durable, when the block ends without an error.
+
+        Raises BlobConflictError if the name exists by then.
+        """
+        path = self.path(name)
+        with _full_disk_as_typed_error():
+            _make_directories(self.root, path.parent)
+            temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                with temporary.open("xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    raise BlobConflictError(f"blob {name} exists") from None
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_directory(path.parent)
+
+    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """As :meth:`create` for a name that tells the content: one that exists is kept."""
+        return _kept(self.create(name))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a blob; FileNotFoundError if there is none."""
+        return self.path(name).read_bytes()
+
+    def exists(self, name: str) -> bool:
+        """Whether the blob is there, whole."""
+        return self.path(name).exists()
+
+    def remove_tree(self, name: str) -> None:
+        """Delete every blob below ``name``."""
+        shutil.rmtree(self.path(name), ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of killed writers; only while no writer runs."""
+        for leftover in self.root.rglob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        """Raise OSError or StorageFullError unless a small file can be made durable here."""
+        with _full_disk_as_typed_error():
+            probe = self.root / f"{TEMPORARY}probe-{secrets.token_hex(8)}"
+            try:
+                probe.write_bytes(b"probe")
+            finally:
+                probe.unlink(missing_ok=True)
+
+    @staticmethod
+    def _require_same(path: Path, data: bytes) -> None:
+        stored = hashlib.sha256(path.read_bytes()).digest()
+        if stored != hashlib.sha256(data).digest():
+            raise BlobConflictError(f"blob {path.name} exists with other content")
+
+
+@contextlib.contextmanager
+def _kept(writer: contextlib.AbstractContextManager[BinaryIO]) -> Iterator[BinaryIO]:
+    with contextlib.suppress(BlobConflictError), writer as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _full_disk_as_typed_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError from error
+        raise
+
+
+def _make_directories(root: Path, directory: Path) -> None:
+    if directory.is_dir():
+        return
+    _make_directories(root, directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

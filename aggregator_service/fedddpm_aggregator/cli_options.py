@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.settings import Settings
+
+Data = Annotated[
+    Path, typer.Option(help="the aggregator's data directory", envvar="FEDDDPM_AGGREGATOR_DATA", file_okay=False)
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="SQLAlchemy URL, e.g. postgresql://user@host/name; by default a SQLite file in the data directory",
+        envvar="FEDDDPM_AGGREGATOR_DATABASE_URL",
+    ),
+]
+
+
+def settings_of(data: Path, database_url: str | None, changes: Mapping[str, object] | None = None) -> Settings:
+    """Settings from arguments, the rest from the environment."""
+    return Settings(data=data, database_url=database_url, **(changes or {}))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Context]:
+    """The data directory for one command; works beside a running server."""
+    if not settings.data.is_dir():
+        raise OperatorError(
+            f"{settings.data} is no data directory; run: fedddpm-aggregator init --data {settings.data}"
+        )
+    ctx = open_context(settings)
+    try:
+        yield ctx
+    finally:
+        ctx.database.close()

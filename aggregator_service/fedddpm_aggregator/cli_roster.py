@@ -1,0 +1,140 @@
+"""``fedddpm-aggregator federation roster``: sign rosters with the root key, away from any server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.keyfile import read_key
+from fedddpm_aggregator.rosterfile import ROOT_PURPOSE, next_version, read_document, read_roster, write_roster
+from fedddpm_protocol import canonical
+from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.keys import fingerprint
+from fedddpm_protocol.roster import Member, Release, Roster
+
+roster_app = typer.Typer(no_args_is_help=True, help="Sign rosters with the federation's root key, offline.")
+RosterFile = Annotated[Path, typer.Argument(help="file of the signed roster")]
+Root = Annotated[Path, typer.Option(help="file of the federation's root key")]
+Members = Annotated[list[str], typer.Option("--member", help="ID=PUBHEX; repeat for several")]
+
+
+@roster_app.command("create")
+def create(
+    roster: RosterFile,
+    root: Root,
+    federation: Annotated[str, typer.Option(help="name of the federation")],
+    server_key: Annotated[str, typer.Option(help="the aggregator's public key, hex (printed by init)")],
+    member: Members,
+    c_max: Annotated[int, typer.Option(min=0, help="institutions that may conspire with the aggregator")] = 0,
+    n_min: Annotated[int, typer.Option(min=2, help="smallest set whose sum may be opened")] = 3,
+) -> None:
+    """Sign the first roster of a federation."""
+    key = read_key(root, ROOT_PURPOSE)
+    try:
+        first = Roster(federation, 1, c_max, n_min, _hex(server_key, 32), _sorted([_member(text) for text in member]))
+    except ValueError as error:
+        raise OperatorError(f"this roster is not possible: {error}") from error
+    write_roster(roster, first, key, new=True)
+    _show(first)
+
+
+@roster_app.command("add")
+def add(roster: RosterFile, root: Root, member: Members) -> None:
+    """Enrol members: sign the next version with them. An id that is enrolled gets the new key."""
+    key = read_key(root, ROOT_PURPOSE)
+    current = read_roster(roster, key)
+    members = {old.id: old for old in current.members} | {(new := _member(text)).id: new for text in member}
+    _replace(roster, root, next_version(current, members=_sorted(list(members.values()))))
+
+
+@roster_app.command("remove")
+def remove(
+    roster: RosterFile,
+    root: Root,
+    member: Annotated[list[str], typer.Option("--member", help="id; repeat for several")],
+) -> None:
+    """Remove members: sign the next version without them."""
+    current = read_roster(roster, read_key(root, ROOT_PURPOSE))
+    unknown = set(member) - set(current.ids)
+    if unknown:
+        raise OperatorError(f"not in the roster: {', '.join(sorted(unknown))}")
+    left = tuple(old for old in current.members if old.id not in member)
+    _replace(roster, root, next_version(current, members=left))
+
+
+@roster_app.command("release")
+def release(
+    roster: RosterFile,
+    root: Root,
+    base: Annotated[str, typer.Option(help="hash of the base model, hex")],
+    part: Annotated[str, typer.Option(help="part of the method, e.g. decoder")],
+    old: Annotated[str, typer.Option(help="the recorded survivors: ids separated by commas")],
+    new: Annotated[str, typer.Option(help="the survivors of the one new sum: ids separated by commas")],
+) -> None:
+    """Permit one more sum over a spent base model. The difference of the two sums becomes visible: tell the members."""
+    current = read_roster(roster, read_key(root, ROOT_PURPOSE))
+    try:
+        step = Release(_hex(base, 32), part, _ids(old), _ids(new))
+    except ValueError as error:
+        raise OperatorError(f"this release is not possible: {error}") from error
+    _replace(roster, root, next_version(current, releases=(*current.releases, step)))
+
+
+@roster_app.command("show")
+def show(roster: RosterFile) -> None:
+    """Show a signed roster (whose signature is checked where it is installed)."""
+    try:
+        _show(canonical.decode(Roster, read_document(roster).body))
+    except MalformedError as error:
+        raise OperatorError(f"{roster} is no roster: {error}") from error
+
+
+def _replace(path: Path, root: Path, roster: Roster) -> None:
+    write_roster(path, roster, read_key(root, ROOT_PURPOSE), new=False)
+    _show(roster)
+
+
+def _show(roster: Roster) -> None:
+    title = (
+        f"{roster.federation}, roster version {roster.version}: at most {roster.c_max} conspirators, "
+        f"sums of at least {roster.n_min}"
+    )
+    table = Table("member", "fingerprint of its key", title=title)
+    for member in roster.members:
+        table.add_row(member.id, fingerprint(member.public_key))
+    Console().print(table)
+    Console().print(f"aggregator key: {fingerprint(roster.server_public_key)}")
+    for step in roster.releases:
+        old, new = ", ".join(step.old_u3), ", ".join(step.new_u3)
+        Console().print(f"release of {step.part} on {step.base_model_hash.hex()[:16]}: {old} -> {new}")
+
+
+def _member(text: str) -> Member:
+    name, _, key = text.partition("=")
+    try:
+        return Member(name, _hex(key, 32))
+    except ValueError as error:
+        raise OperatorError(f"{text!r} is no ID=PUBHEX: {error}") from error
+
+
+def _sorted(members: list[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda member: member.id.encode()))
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(sorted({name.strip() for name in text.split(",") if name.strip()}, key=str.encode))
+
+
+def _hex(text: str, size: int) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != size:
+        raise OperatorError(f"{text!r} is not {2 * size} hex digits")
+    return raw

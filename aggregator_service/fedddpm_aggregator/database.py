@@ -1,0 +1,117 @@
+"""Transactions on SQLite or PostgreSQL: the same code, two ways to be durable.
+
+SQLite: write-ahead log, ``synchronous=FULL``, one writer at a time (``BEGIN IMMEDIATE``, queued in this process by a
+lock and between processes by the busy timeout). PostgreSQL: READ COMMITTED with row locks.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, sessionmaker
+
+from fedddpm_aggregator.tables import Base
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class Database:
+    """One database, by SQLAlchemy URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        self.engine = _sqlite_engine(url, "FULL") if self.is_sqlite else _postgresql_engine(url)
+        # A second door for what may be lost in a power cut (seen nonces, leases, elapsed time): no wait for the disk.
+        self.relaxed_engine = _sqlite_engine(url, "NORMAL") if self.is_sqlite else self.engine
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._relaxed = sessionmaker(self.relaxed_engine, expire_on_commit=False)
+        self._writer = threading.Lock() if self.is_sqlite else nullcontext()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A consistent view; nothing is kept."""
+        with self._sessions() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is on disk when the block ends, or gone when it raises."""
+        with self._writer, self._sessions() as session, session.begin():
+            session.connection(execution_options={"fedddpm_write": True})
+            yield session
+
+    @contextmanager
+    def write_relaxed(self) -> Iterator[Session]:
+        """As :meth:`write`, but a power cut (not a killed process) may lose it."""
+        with self._writer, self._relaxed() as session, session.begin():
+            session.connection(execution_options={"fedddpm_write": True})
+            if not self.is_sqlite:
+                session.execute(text("SET LOCAL synchronous_commit TO OFF"))
+            yield session
+
+    def now(self, session: Session) -> float:
+        """Unix seconds by the clock that all replicas share."""
+        if self.is_sqlite:
+            return time.time()
+        return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's."""
+        with self.engine.connect() as connection:
+            connection.execution_options(fedddpm_write=True)
+            with connection.begin():
+                command.upgrade(alembic_config(connection), "head")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.relaxed_engine.dispose()
+        self.engine.dispose()
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's settings for the packaged migrations over an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def insert_once(session: Session, table: type[Base], **values: object) -> bool:
+    """Insert a row unless its key exists; True if it was inserted."""
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    outcome: Any = session.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return bool(outcome.rowcount == 1)
+
+
+def _sqlite_engine(url: str, synchronous: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=8, max_overflow=32)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # the driver must not open transactions of its own
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("fedddpm_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: str) -> Engine:
+    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=16, pool_recycle=1800)

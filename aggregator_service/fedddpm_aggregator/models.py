@@ -1,0 +1,121 @@
+"""Models as safetensors files: theta_0 as the coordinator hands it in, and what the aggregator publishes.
+
+The file's metadata says which tensor belongs to which part and in what order, so no PyTorch is needed here:
+``fedddpm.architecture`` (JSON of the architecture's fields) and ``fedddpm.manifest`` (JSON {part: [[name, shape]..]}).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from fedddpm_protocol.methods import MODEL_PARTS
+from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
+
+ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
+Vector = npt.NDArray[np.float32]
+
+
+class ModelFileError(Exception):
+    """A model file that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network: architecture, tensors by part, and their values [coordinates] in that order."""
+
+    architecture: Architecture
+    manifests: dict[str, Manifest]
+    vector: Vector
+
+    def select(self, parts: tuple[str, ...]) -> Vector:
+        """The values of some parts, in the network's order."""
+        pieces, start = [], 0
+        for part, manifest in self.manifests.items():
+            end = start + coordinates(manifest)
+            if part in parts:
+                pieces.append(self.vector[start:end])
+            start = end
+        return np.concatenate(pieces)
+
+
+def read_network(path: Path) -> Network:
+    """Read theta_0; ModelFileError unless the file is a whole network with finite float32 tensors."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            architecture = _architecture(metadata[ARCHITECTURE_KEY])
+            manifests = manifests_of(metadata[MANIFEST_KEY])
+            names = {tensor.name for manifest in manifests.values() for tensor in manifest}
+            if set(manifests) != set(MODEL_PARTS) or names != set(file.keys()):
+                raise ModelFileError(f"{path}: its tensors are not those that its manifest lists for the three parts")
+            ordered = {part: manifests[part] for part in MODEL_PARTS}
+            vector = _flatten(file, tuple(tensor for manifest in ordered.values() for tensor in manifest))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except KeyError as error:
+        message = f"{path} has no metadata {error}; write it with the SDK: save_model(path, model)"
+        raise ModelFileError(message) from error
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ModelFileError(f"{path} is not a model file: {error}") from error
+    if not np.isfinite(vector).all():
+        raise ModelFileError(f"{path} holds NaN or infinity")
+    return Network(architecture, ordered, vector)
+
+
+def read_vector(path: Path, manifest: Manifest) -> Vector:
+    """The values [coordinates] of a published model, in the manifest's order."""
+    with safe_open(path, framework="numpy") as file:
+        return _flatten(file, manifest)
+
+
+def to_safetensors(architecture: Architecture, manifests: dict[str, Manifest], vector: Vector) -> bytes:
+    """A safetensors file of ``vector``, cut into the tensors of ``manifests``."""
+    tensors, start = {}, 0
+    for manifest in manifests.values():
+        for tensor in manifest:
+            tensors[tensor.name] = vector[start : start + tensor.size].reshape(tensor.shape)
+            start += tensor.size
+    metadata = {
+        ARCHITECTURE_KEY: json.dumps(dataclasses.asdict(architecture)),
+        MANIFEST_KEY: manifests_json(manifests),
+    }
+    return safetensors.numpy.save(tensors, metadata)
+
+
+def manifests_json(manifests: dict[str, Manifest]) -> str:
+    """JSON {part: [[name, shape], ...]}."""
+    return json.dumps(
+        {part: [[tensor.name, list(tensor.shape)] for tensor in manifest] for part, manifest in manifests.items()}
+    )
+
+
+def manifests_of(text: str) -> dict[str, Manifest]:
+    """Inverse of :func:`manifests_json`; ValueError or TypeError for another form."""
+    parts: dict[str, list[tuple[str, list[int]]]] = json.loads(text)
+    return {
+        str(part): tuple(TensorSpec(str(name), tuple(int(side) for side in shape)) for name, shape in tensors)
+        for part, tensors in parts.items()
+    }
+
+
+def _architecture(text: str) -> Architecture:
+    fields = json.loads(text)
+    return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
+
+
+def _flatten(file: safe_open, manifest: Manifest) -> Vector:
+    pieces = []
+    for tensor in manifest:
+        values: npt.NDArray[np.float32] = file.get_tensor(tensor.name)  # type: ignore[no-untyped-call]
+        if values.dtype != np.float32 or values.shape != tensor.shape:
+            raise ModelFileError(f"tensor {tensor.name} is {values.dtype}{values.shape}, not float32{tensor.shape}")
+        pieces.append(values.reshape(-1))
+    return np.concatenate(pieces)

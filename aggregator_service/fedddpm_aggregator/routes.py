@@ -1,0 +1,133 @@
+"""The HTTP interface: thin endpoints that name the caller, hand over, and answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, Response
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.auth import SignedRequest, authenticate
+from fedddpm_aggregator.errors import UnavailableError
+from fedddpm_aggregator.service import federation, reading
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.watch import VersionWatch
+from fedddpm_protocol.api import HexHash, Problem, ResultsPage, RunState
+from fedddpm_protocol.messages import SignedDocument
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+LONGEST_WAIT_S = 25.0
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", examples=["decoder"])]
+PROBLEMS: dict[int | str, dict[str, object]] = {
+    status: {"model": Problem, "description": words, "content": {"application/problem+json": {}}}
+    for status, words in (
+        (401, "unauthenticated, clock-skew or replayed"),
+        (403, "not enrolled, or a message in another's name"),
+        (404, "no such thing"),
+        (409, "too early for this step, or another message was accepted before"),
+        (410, "too late for this step"),
+        (413, "larger than the server reads"),
+        (422, "not a valid message"),
+        (503, "not ready; try again after Retry-After"),
+        (507, "the storage is full; nothing was stored"),
+    )
+}
+
+
+def context(request: Request) -> Context:
+    """The process's context."""
+    ctx: Context = request.app.state.context
+    return ctx
+
+
+async def caller(request: Request) -> str:
+    """The member that signed the request."""
+    scope = request.scope
+    target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+    query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+    url = f"{scope['scheme']}://{request.headers.get('host', '')}{target}{query}"
+    signed = SignedRequest(request.method, url, request.headers, await request.body())
+    return await run_in_threadpool(authenticate, context(request), signed)
+
+
+Ctx = Annotated[Context, Depends(context)]
+Caller = Annotated[str, Depends(caller)]
+public = APIRouter(tags=["health"])
+router = APIRouter(prefix="/v1", tags=["federation"], responses=PROBLEMS)
+
+
+@public.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Whether the process lives."""
+    return {"status": "alive"}
+
+
+@public.get("/readyz", responses={503: PROBLEMS[503]})
+def readyz(ctx: Ctx) -> dict[str, str]:
+    """Whether database and data directory can be used."""
+    with ctx.database.read() as db:
+        store.state_version(db)
+    try:
+        ctx.blobs.check_writable()
+    except OSError as error:
+        raise UnavailableError(f"the data directory cannot be written: {error.strerror}") from error
+    return {"status": "ready"}
+
+
+@router.get("/roster")
+def get_roster(ctx: Ctx, _caller: Caller) -> SignedDocument:
+    """The newest roster, as the federation's root signed it."""
+    return federation.newest_roster_document(ctx)
+
+
+@router.get("/state")
+async def get_state(
+    request: Request,
+    ctx: Ctx,
+    _caller: Caller,
+    after: Annotated[int, Query(ge=0, description="answer once the version is above this")] = 0,
+    wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="wait at most so many seconds")] = 0.0,
+) -> RunState:
+    """What goes on; waits for news when asked (long poll)."""
+    watch: VersionWatch = request.app.state.watch
+    if wait:
+        await watch.beyond(after, wait)
+    return await run_in_threadpool(reading.run_state, ctx)
+
+
+@router.get("/models/{model}", response_class=FileResponse)
+def get_model(request: Request, ctx: Ctx, _caller: Caller, model: HexHash) -> Response:
+    """A model by its hash, as safetensors; immutable, byte ranges work."""
+    path = reading.model_file(ctx, model)
+    return _immutable(request, FileResponse(path, media_type="application/octet-stream"), model)
+
+
+@router.get("/results")
+def get_results(
+    ctx: Ctx,
+    _caller: Caller,
+    run: Annotated[str, Query(examples=["fashion-1"])],
+    start: Annotated[int, Query(alias="from", ge=0, description="first round, from 0")] = 0,
+) -> ResultsPage:
+    """Signed results of a run in round order, at most 100."""
+    return reading.results_page(ctx, run, start)
+
+
+@router.get("/results/{run}/{round_index}/opened/{part}", response_class=FileResponse)
+def get_opened(
+    request: Request, ctx: Ctx, _caller: Caller, run: Name, round_index: Annotated[int, Path(ge=0)], part: Name
+) -> Response:
+    """The opened sum of a part: packed little-endian ring words, from which everybody derives the next model."""
+    path, digest = reading.opened_file(ctx, run, round_index, part)
+    return _immutable(request, FileResponse(path, media_type="application/octet-stream"), digest)
+
+
+def _immutable(request: Request, response: FileResponse, digest: str) -> Response:
+    etag = f'"{digest}"'
+    response.headers["etag"] = etag
+    response.headers["cache-control"] = IMMUTABLE
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers={"etag": etag, "cache-control": IMMUTABLE})
+    return response

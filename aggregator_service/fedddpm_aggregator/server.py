@@ -1,0 +1,50 @@
+"""The HTTP server process."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from fedddpm_aggregator.app import create_app
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.settings import Settings
+
+SHUTDOWN_S = 2  # institutions in a long poll are cut off; they ask again
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            print(f"fedddpm-aggregator listening on {scheme}://{host}:{port}", flush=True)
+
+
+def serve_forever(settings: Settings, ctx: Context) -> None:
+    """Serve until SIGINT or SIGTERM; OperatorError if the address cannot be used."""
+    config = uvicorn.Config(
+        create_app(settings, ctx),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    with _bind(settings.host, settings.port) as listener:
+        _Server(config).run(sockets=[listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise OperatorError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    return listener

@@ -1,0 +1,1 @@
+"""Use cases: load, decide, persist, each in one transaction."""

@@ -1,0 +1,167 @@
+"""Attempts at rounds: starting one, and what follows when all its sessions are over."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.models import manifests_of
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.tables import AttemptRow, RunRow, SessionRow
+from fedddpm_protocol import canonical
+from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.phases import TERMINAL, Phase
+from fedddpm_protocol.policy import sign_spec
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import Architecture, Manifest, PartSpec, RoundSpec, part_spec
+
+log = logging.getLogger(__name__)
+VALUE_BITS = 32
+
+
+def parts_of(method: Method, manifests: dict[str, Manifest]) -> tuple[PartSpec, ...]:
+    """The sessions of a method over the model's parts."""
+    return tuple(
+        part_spec(name, tuple(tensor for part in parts for tensor in manifests[part]), VALUE_BITS)
+        for name, parts in method.sessions.items()
+    )
+
+
+def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
+    """Why this roster cannot carry a run, with what to do; None if it can."""
+    members = len(roster.members)
+    if method is Method.USPLIT:
+        reporters = members // 2  # fewest that report one part, whatever the draw
+        if reporters < max(roster.quorum(reporters), min_cohort):
+            needed = max(roster.n_min, min_cohort, roster.c_max + 2)
+            return (
+                f"USPLIT gives each part to half of the {members} members: {reporters} reporters are too few to hide "
+                f"one update (the roster's rules want {needed}). Enrol at least {2 * needed} members, or use FULL, "
+                "ULATDEC or UDEC"
+            )
+    elif members < max(roster.quorum(members), min_cohort):
+        needed = max(roster.quorum(members), min_cohort)
+        return f"the roster has {members} members and {needed} must take part; enrol more, or lower --min-cohort"
+    return None
+
+
+def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
+    """Start the next attempt of a run under the newest roster; the caller holds the lock of the newest attempt.
+
+    A roster that cannot carry the run stalls it until a newer one is installed.
+    """
+    roster = ctx.newest_roster(db)
+    result = store.last_result(db, run.id)
+    round_index = 0 if result is None else result.round + 1
+    if round_index >= run.rounds:
+        run.status, run.reason = "finished", None
+        store.bump_version(db)
+        return
+    obstacle = cannot_run(Method(run.method), roster, run.min_cohort)
+    if obstacle is not None:
+        stall(db, run, roster.version, obstacle)
+        return
+    last = store.newest_attempt(db, run.id)
+    number = last.attempt + 1 if last is not None and last.round == round_index else 0
+    spec = round_spec(
+        run, roster, round_index, number, result.model if result else run.first_base, result.hash if result else None
+    )
+    signed = sign_spec(spec, ctx.key)
+    row = AttemptRow(
+        run_id=run.id,
+        round=round_index,
+        attempt=number,
+        status="active",
+        spec_hash=spec.hash.hex(),
+        spec=signed.body,
+        signature=signed.signature,
+        roster_version=roster.version,
+        scrubbed=False,
+        created_at=time.time(),
+    )
+    db.add(row)
+    db.flush()
+    for part in spec.parts:
+        db.add(SessionRow(attempt_id=row.id, part=part.name, phase=Phase.JOIN, elapsed_s=0.0, held=False))
+    db.flush()
+    store.bump_version(db)
+    log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
+
+
+def round_spec(
+    run: RunRow, roster: Roster, round_index: int, attempt: int, base_model: str, previous: str | None
+) -> RoundSpec:
+    """The specification of one attempt; ValueError for settings that no round may have."""
+    return RoundSpec(
+        protocol=PROTOCOL,
+        federation=roster.federation,
+        run=run.name,
+        method=run.method,
+        round=round_index,
+        rounds=run.rounds,
+        attempt=attempt,
+        roster_version=roster.version,
+        roster_hash=roster.hash,
+        architecture=canonical.decode(Architecture, run.architecture),
+        initial_model_hash=bytes.fromhex(run.initial_model),
+        base_model_hash=bytes.fromhex(base_model),
+        parts=parts_of(Method(run.method), manifests_of(run.manifest)),
+        weighting=run.weighting,
+        clip_norm=run.clip_norm,
+        weight_cap=run.weight_cap,
+        largest_cohort=len(roster.members),
+        chunk_coordinates=run.chunk_coordinates,
+        epochs=run.epochs,
+        max_steps=run.max_steps,
+        batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        join_s=run.join_s,
+        shares_s=run.shares_s,
+        masked_s=run.masked_s,
+        confirm_s=run.confirm_s,
+        unmask_s=run.unmask_s,
+        previous_result=bytes.fromhex(previous) if previous else b"",
+    )
+
+
+def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:
+    """After a session ended: nothing while others are open, publish if one opened, else the next attempt."""
+    sessions = store.sessions_of(db, attempt.id)
+    phases = [Phase(row.phase) for row in sessions]
+    if attempt.status != "active" or any(phase not in TERMINAL for phase in phases):
+        return
+    if Phase.DONE in phases:
+        store.announce_work(db, attempt.id)
+        return
+    attempt.status = "failed"
+    run = db.get_one(RunRow, attempt.run_id)
+    held = [row.reason or "" for row in sessions if row.held]
+    db.flush()
+    if run.status != "running":
+        return
+    if held:
+        stall(db, run, store.newest_roster_version(db), f"the round is held: {'; '.join(held)}")
+        return
+    start_attempt(ctx, db, run)
+
+
+def stall(db: Session, run: RunRow, roster_version: int, reason: str) -> None:
+    """Stop a run until a roster newer than ``roster_version`` is installed."""
+    log.warning("run stalled", extra={"fields": {"run": run.name, "reason": reason}})
+    run.status, run.reason, run.stalled_roster = "stalled", reason, roster_version
+    db.flush()
+    store.bump_version(db)
+
+
+def close_attempt(db: Session, attempt: AttemptRow, reason: str) -> None:
+    """End an attempt and whatever of it is open."""
+    for row in store.sessions_of(db, attempt.id):
+        if Phase(row.phase) not in TERMINAL:
+            row.phase, row.reason = Phase.FAILED, reason
+    attempt.status = "failed"
+    db.flush()
+    store.bump_version(db)

@@ -1,0 +1,104 @@
+"""What every use case works with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.errors import UnavailableError
+from fedddpm_aggregator.tables import AttemptRow, RosterRow
+from fedddpm_protocol import canonical
+from fedddpm_protocol.cohort import SessionPlan, session_plan
+from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RoundSpec
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Numbers that the use cases need from the settings."""
+
+    max_chunk_bytes: int = 16 * MIB
+    signature_max_age_s: int = 300
+    signature_max_ahead_s: int = 60
+    lease_s: float = 3.0
+    unmask_grace_s: float = 1.0
+    reduction_threads: int = 2
+
+
+@dataclass
+class Context:
+    """One process's hold on a federation: database, blobs, the signing key."""
+
+    database: Database
+    blobs: BlobStore
+    key: SigningKey
+    limits: Limits = field(default_factory=Limits)
+    on_change: Callable[[], None] = lambda: None  # institutions have something new to see
+    on_work: Callable[[int], None] = lambda _attempt: None  # an attempt has something to open or publish
+    holder: str = field(default_factory=lambda: secrets.token_hex(8))  # name of this process in leases
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A durable transaction.
+
+        After the commit, waiting institutions are told if something changed for them, work that became possible is
+        announced, and a refusal left by :func:`fedddpm_aggregator.store.refuse` is raised.
+        """
+        with self.database.write() as db:
+            yield db
+        if db.info.get(store.CHANGED):
+            self.on_change()
+        for attempt_id in db.info.get(store.WORK, ()):
+            self.on_work(attempt_id)
+        refusal = db.info.get(store.REFUSAL)
+        if refusal is not None:
+            raise refusal
+
+    def roster(self, db: Session, version: int) -> Roster:
+        """An installed roster (already verified when it was installed)."""
+        row = db.get(RosterRow, version)
+        if row is None:
+            raise UnavailableError("no roster is installed yet; the coordinator must install the root-signed roster")
+        return decode_roster(row.body)
+
+    def newest_roster(self, db: Session) -> Roster:
+        """The newest roster; UnavailableError before the first."""
+        return self.roster(db, store.newest_roster_version(db))
+
+    def spec_of(self, attempt: AttemptRow) -> RoundSpec:
+        """The attempt's specification."""
+        return decode_spec(attempt.spec)
+
+    def plan_of(self, db: Session, attempt: AttemptRow, part: str) -> SessionPlan:
+        """The plan of one session; SpecError if the round has no such part."""
+        roster = self.roster(db, attempt.roster_version)
+        return cached_plan(attempt.spec, canonical.encode(roster), part)
+
+
+@lru_cache(maxsize=32)
+def decode_roster(body: bytes) -> Roster:
+    """Cached decode; the record is frozen."""
+    return canonical.decode(Roster, body)
+
+
+@lru_cache(maxsize=32)
+def decode_spec(body: bytes) -> RoundSpec:
+    """Cached decode; the record is frozen."""
+    return canonical.decode(RoundSpec, body)
+
+
+@lru_cache(maxsize=64)
+def cached_plan(spec_body: bytes, roster_body: bytes, part: str) -> SessionPlan:
+    """Cached, because the spec's hash and the draw of reporters are worth keeping."""
+    return session_plan(decode_spec(spec_body), decode_roster(roster_body), part)

@@ -1,0 +1,101 @@
+"""The federation's keys and rosters, and how a running round reacts to a newer roster."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.errors import OperatorError, UnavailableError
+from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.phases import fail
+from fedddpm_aggregator.service.sessions import cohort_of, live_of
+from fedddpm_aggregator.tables import AttemptRow, FederationRow, RosterRow, RunRow
+from fedddpm_protocol.errors import OlderRosterError, ProtocolError
+from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.roster import Roster, open_roster
+
+_BEFORE_UNMASK = (Phase.SHARES, Phase.MASKED, Phase.CONFIRM)
+
+
+def initialise(ctx: Context, root_public_key: bytes | None) -> None:
+    """Create the federation's row; pin the root key. Pinning another key later is refused."""
+    with ctx.transaction() as db:
+        row = store.federation(db, lock=True)
+        if row is None:
+            db.add(FederationRow(id=1, root_public_key=root_public_key, version=1))
+        elif root_public_key is not None and row.root_public_key is None:
+            row.root_public_key = root_public_key
+        elif root_public_key is not None and row.root_public_key != root_public_key:
+            raise OperatorError("another root key is pinned here; a federation never changes its root key")
+
+
+def install_roster(ctx: Context, document: SignedDocument) -> Roster:
+    """Verify a signed roster against the pinned root key and put it in force; the same again is fine."""
+    with ctx.transaction() as db:
+        row = store.federation(db, lock=True)
+        if row is None or row.root_public_key is None:
+            raise OperatorError("no root key is pinned; run: fedddpm-aggregator init --data DIR --root-key PUBHEX")
+        newest = store.newest_roster_version(db)
+        try:
+            roster = open_roster(document, row.root_public_key, newest)
+        except OlderRosterError as error:
+            raise OperatorError(f"{error}; rosters never go back") from error
+        except ProtocolError as error:
+            raise OperatorError(f"the roster is not signed by the pinned root key or not valid: {error}") from error
+        if roster.server_public_key != ctx.key.public_key:
+            raise OperatorError(
+                "the roster names another aggregator key; create it with "
+                f"--server-key {ctx.key.public_key.hex()}, so that institutions accept this server's rounds"
+            )
+        if newest and roster.version == newest:
+            if db.get_one(RosterRow, newest).body != document.body:
+                raise OperatorError(f"another roster of version {newest} is in force; sign the next version")
+            return roster
+        _require_same_federation(ctx, db, newest, roster)
+        values = {"body": document.body, "signature": document.signature}
+        db.add(RosterRow(version=roster.version, installed_at=time.time(), **values))
+        db.flush()
+        store.bump_version(db)
+        return roster
+
+
+def newest_roster_document(ctx: Context) -> SignedDocument:
+    """The newest roster as the root signed it; UnavailableError before the first."""
+    with ctx.database.read() as db:
+        row = db.get(RosterRow, store.newest_roster_version(db))
+        if row is None:
+            raise UnavailableError("no roster is installed yet; the coordinator must install the root-signed roster")
+        return SignedDocument(body=row.body, signature=row.signature)
+
+
+def react_to_roster(ctx: Context, db: Session, run: RunRow, attempt: AttemptRow | None) -> None:
+    """Let a newer roster take effect; the caller holds the attempt's lock.
+
+    A stalled run goes on. An attempt that still waits for JOINs starts anew, which costs nobody anything. A session
+    with a closed cohort that has not come to UNMASK fails if the roster removes a member of it or raises c_max.
+    """
+    newest = ctx.newest_roster(db)
+    if run.status == "stalled" and newest.version > (run.stalled_roster or 0):
+        run.status, run.reason, run.stalled_roster = "running", None, None
+        start_attempt(ctx, db, run)
+        return
+    if attempt is None or attempt.status != "active" or newest.version <= attempt.roster_version:
+        return
+    sessions = store.sessions_of(db, attempt.id)
+    if all(Phase(row.phase) is Phase.JOIN for row in sessions):
+        close_attempt(db, attempt, f"roster version {newest.version} is in force")
+        start_attempt(ctx, db, run)
+        return
+    for row in sessions:
+        live = live_of(ctx, db, attempt, row)
+        if live.phase in _BEFORE_UNMASK and live.roster.tightens_against(newest, cohort_of(db, live).ids):
+            fail(ctx, db, live, f"roster version {newest.version} removes a member of the cohort or raises c_max")
+
+
+def _require_same_federation(ctx: Context, db: Session, newest: int, roster: Roster) -> None:
+    if newest and ctx.roster(db, newest).federation != roster.federation:
+        raise OperatorError(f"this data directory belongs to federation {ctx.roster(db, newest).federation!r}")

@@ -1,0 +1,78 @@
+"""Step 1: JOINs, and the closed cohort."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.errors import PhaseOverError
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.phases import advance
+from fedddpm_aggregator.service.sessions import Live, join_message, load, require_open, require_own, require_reached
+from fedddpm_aggregator.tables import JoinRow
+from fedddpm_protocol.api import CohortReply, JoinReceipt
+from fedddpm_protocol.cohort import verify_join
+from fedddpm_protocol.errors import DuplicateError
+from fedddpm_protocol.messages import Join, JoinBody
+from fedddpm_protocol.phases import Phase
+
+
+def post_join(ctx: Context, caller: str, spec_hash: str, part: str, join: Join) -> JoinReceipt:
+    """Accept a JOIN. Until the cohort closes a higher seq replaces the older; afterwards it marks the member dropped.
+
+    Raises PhaseOverError after the cohort closed, DuplicateError for another member's session key, and what
+    :func:`fedddpm_protocol.cohort.verify_join` raises.
+    """
+    with ctx.transaction() as db:
+        live = load(ctx, db, spec_hash, part, lock=True)
+        body = verify_join(live.plan, live.roster, join)
+        require_own(caller, body.id)
+        row = db.get(JoinRow, (live.session.id, caller))
+        if row is not None and body.seq <= row.seq:
+            same = (join.body, join.signature) == (row.body, row.signature)
+            return JoinReceipt(outcome="unchanged" if same else "stale", newest_seq=row.seq)
+        if live.phase is not Phase.JOIN:
+            _mark_dropped(ctx, db, live, row)
+            return JoinReceipt(outcome="stale", newest_seq=body.seq)
+        _require_fresh_keys(db, live, body)
+        if row is None:
+            row = JoinRow(session_id=live.session.id, member=caller, in_cohort=False, dropped=False)
+            db.add(row)
+            outcome = JoinReceipt(outcome="accepted", newest_seq=body.seq)
+        else:
+            outcome = JoinReceipt(outcome="replaced", newest_seq=body.seq)
+        row.seq, row.body, row.signature = body.seq, join.body, join.signature
+        db.flush()
+        advance(ctx, db, live)
+        return outcome
+
+
+def get_cohort(ctx: Context, spec_hash: str, part: str) -> CohortReply:
+    """U1, from SHARES on."""
+    with ctx.database.read() as db:
+        live = load(ctx, db, spec_hash, part)
+        require_reached(live, Phase.SHARES)
+        rows = store.joins_of(db, live.session.id, cohort_only=True)
+        return CohortReply(joins=tuple(join_message(row) for row in rows))
+
+
+def _mark_dropped(ctx: Context, db: Session, live: Live, row: JoinRow | None) -> None:
+    """The cohort is closed: a member that joins again has lost its secrets, so nobody waits for it any more."""
+    if row is not None and row.in_cohort and not row.dropped:
+        row.dropped = True
+        db.flush()
+        advance(ctx, db, live)
+    try:
+        require_open(live, Phase.JOIN)
+    except PhaseOverError as error:
+        store.refuse(db, error)
+
+
+def _require_fresh_keys(db: Session, live: Live, body: JoinBody) -> None:
+    own = {body.channel_public_key, body.mask_public_key}
+    for row in store.joins_of(db, live.session.id):
+        other = join_message(row).parse()
+        if row.member != body.id and own & {other.channel_public_key, other.mask_public_key}:
+            raise DuplicateError("this JOIN carries a session key of another member", body.id)
+    if len(own) != 2:
+        raise DuplicateError("the two session keys of a JOIN must differ", body.id)

@@ -1,0 +1,191 @@
+"""Step 7: opening a sum and publishing the round.
+
+Everything is recomputed from stored messages and chunks, so a process killed here loses only time. Publication is one
+transaction: result, model and the next attempt appear together, after their blobs are durable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.reduction import DamagedUploadError, ReadChunk, open_segment
+from fedddpm_aggregator.rounds import no_answer_can_come
+from fedddpm_aggregator.service.attempts import settle
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.phases import enter, fail, view_of
+from fedddpm_aggregator.service.publishing import opened_blob, publish
+from fedddpm_aggregator.service.sessions import Live, live_of, survivors_of
+from fedddpm_aggregator.service.uploads import chunk_blob
+from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.chunks import segment_digest
+from fedddpm_protocol.coordinator import MaskPlan, recover
+from fedddpm_protocol.encoding import check_opened, weight_units
+from fedddpm_protocol.errors import CommitmentError, ResultError
+from fedddpm_protocol.messages import Unmask, UploadManifest
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.spec import PartResult, RoundSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What opening one session needs, read in one go."""
+
+    session_id: int
+    spec: RoundSpec
+    spec_hash: str
+    part: str
+    masks: MaskPlan
+    uploads: dict[str, UploadManifest]
+
+
+def conclude(ctx: Context, attempt_id: int) -> None:
+    """Open every session of an attempt that can be opened, and publish the round once all are over."""
+    with ctx.database.read() as db:
+        sessions = [(row.id, Phase(row.phase)) for row in store.sessions_of(db, attempt_id)]
+    for session_id, phase in sessions:
+        if phase in (Phase.UNMASK, Phase.OPENING):
+            _open(ctx, attempt_id, session_id)
+    publish(ctx, attempt_id)
+
+
+def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
+    job = _prepare(ctx, attempt_id, session_id)
+    if job is None:
+        return
+    try:
+        result = _reduce(ctx, job)
+    except (ResultError, DamagedUploadError) as error:
+        with ctx.transaction() as db:
+            live = _locked(ctx, db, attempt_id, session_id)
+            if live.phase is Phase.OPENING:
+                fail(ctx, db, live, str(error), held=isinstance(error, ResultError))
+        return
+    with ctx.transaction() as db:
+        live = _locked(ctx, db, attempt_id, session_id)
+        if live.phase is Phase.OPENING and live.attempt.status == "active":
+            live.session.result = canonical.encode(result)
+            live.session.opened_digest = result.opened_digest.hex()
+            enter(db, live, Phase.DONE)
+            settle(ctx, db, live.attempt)
+
+
+def _prepare(ctx: Context, attempt_id: int, session_id: int) -> _Job | None:
+    """Recover the masks and enter OPENING; None when the sum cannot be opened yet or ever."""
+    with ctx.transaction() as db:
+        live = _locked(ctx, db, attempt_id, session_id)
+        if live.phase not in (Phase.UNMASK, Phase.OPENING) or live.attempt.status != "active":
+            return None
+        unmasks = [Unmask.model_validate_json(row.body) for row in store.messages_of(db, session_id, store.UNMASK)]
+        try:
+            masks = recover(survivors_of(db, live), unmasks)
+        except CommitmentError as error:
+            if live.phase is Phase.UNMASK and no_answer_can_come(view_of(ctx, db, live)):
+                fail(ctx, db, live, f"the sum cannot be opened: {error}")
+            return None
+        if live.phase is Phase.UNMASK:
+            enter(db, live, Phase.OPENING)
+        rows = store.messages_of(db, session_id, store.UPLOAD)
+        uploads = {row.member: UploadManifest.model_validate_json(row.body) for row in rows}
+        spec = ctx.spec_of(live.attempt)
+        return _Job(session_id, spec, live.attempt.spec_hash, live.session.part, masks, uploads)
+
+
+def _locked(ctx: Context, db: Session, attempt_id: int, session_id: int) -> Live:
+    attempt = store.attempt_by_id(db, attempt_id, lock=True)
+    row = next(row for row in store.sessions_of(db, attempt_id) if row.id == session_id)
+    return live_of(ctx, db, attempt, row)
+
+
+def _reduce(ctx: Context, job: _Job) -> PartResult:
+    """Open both segments and check the sum; the values go to their blob."""
+    started = time.monotonic()
+    part = job.spec.part(job.part)
+    digest = _open_values(ctx, job)
+    weights = bytearray(ring.packed_bytes(part.weights.coordinates, part.weights.bits))
+
+    def keep(offset: int, packed: bytes) -> None:
+        weights[offset : offset + len(packed)] = packed
+
+    open_segment(job.masks, part.weights, job.spec.chunk_coordinates, _reader(ctx, job, part.weights.name), keep, 1)
+    sums = tuple(int(word) for word in ring.unpack(bytes(weights), part.weights.bits, part.weights.coordinates))
+    survivors = job.masks.survivors
+    packed = ctx.blobs.read(opened_blob(job.spec_hash, job.part))
+    words = ring.unpack(packed, part.values.bits, part.values.coordinates)
+    check_opened(job.spec, part, words, sums, len(survivors.ids))
+    _check_disclosed(job, sums[0])
+    log.info("sum opened", extra={"fields": {"session": job.session_id, "seconds": time.monotonic() - started}})
+    return PartResult(
+        part=job.part,
+        opened=True,
+        session_id=survivors.sharing.cohort.session_id,
+        hu3=survivors.hu3,
+        cohort=survivors.sharing.cohort.ids,
+        survivors=survivors.ids,
+        sums=sums,
+        opened_digest=digest,
+    )
+
+
+def _open_values(ctx: Context, job: _Job) -> bytes:
+    segment = job.spec.part(job.part).values
+    name = opened_blob(job.spec_hash, job.part)
+    if ctx.blobs.exists(name):  # a process killed after this blob was whole: the sum is the same
+        return _digest_of_blob(ctx, job, name)
+    with ctx.blobs.create_or_keep(name) as file:
+        descriptor = file.fileno()
+
+        def write_at(offset: int, packed: bytes) -> None:
+            if os.pwrite(descriptor, packed, offset) != len(packed):
+                raise OSError("a short write to the opened vector")
+
+        threads = ctx.limits.reduction_threads
+        reader = _reader(ctx, job, segment.name)
+        return open_segment(job.masks, segment, job.spec.chunk_coordinates, reader, write_at, threads)
+
+
+def _digest_of_blob(ctx: Context, job: _Job, name: str) -> bytes:
+    segment = job.spec.part(job.part).values
+    step = ring.packed_bytes(job.spec.chunk_coordinates, segment.bits)
+    digests = []
+    with ctx.blobs.path(name).open("rb") as file:
+        while chunk := file.read(step):
+            digests.append(hashlib.sha256(chunk).digest())
+    return segment_digest(segment, job.spec.chunk_coordinates, digests)
+
+
+def _reader(ctx: Context, job: _Job, segment: str) -> ReadChunk:
+    def read_chunk(member: str, index: int) -> bytes:
+        name = chunk_blob(job.spec_hash, job.part, member, segment, index)
+        try:
+            packed = ctx.blobs.read(name)
+        except FileNotFoundError:
+            packed = b""
+        if hashlib.sha256(packed).digest() != job.uploads[member].chunks[segment][index]:
+            raise DamagedUploadError(
+                f"chunk {index} of {segment!r} by {member} is damaged on the aggregator's disk; check the disk"
+            )
+        return packed
+
+    return read_chunk
+
+
+def _check_disclosed(job: _Job, total: int) -> None:
+    """Where counts are disclosed, the opened weight must be theirs."""
+    if job.spec.weighting != "disclosed":
+        return
+    counts = {member: job.uploads[member].samples or 0 for member in job.masks.survivors.ids}
+    disclosed = sum(weight_units(samples, job.spec) for samples in counts.values())
+    if disclosed != total:
+        raise ResultError(
+            f"the opened weight {total} is not the {disclosed} that the disclosed sample counts give: "
+            "an institution weighted its update by another count. The round is held"
+        )

@@ -1,0 +1,160 @@
+"""Moving a session from phase to phase, under the lock of its attempt.
+
+Called after every accepted message (so that a phase closes the moment the last expected one arrives) and at every tick
+of the sweeper (for deadlines).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.rounds import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
+from fedddpm_aggregator.service.attempts import settle
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.sessions import (
+    Live,
+    cohort_of,
+    dropped_of,
+    join_message,
+    sharing_of,
+    survivors_of,
+)
+from fedddpm_aggregator.tables import RunRow
+from fedddpm_protocol.coordinator import form_cohort
+from fedddpm_protocol.errors import CohortTooSmallError
+from fedddpm_protocol.phases import NEXT_PHASE, TERMINAL, Phase
+
+log = logging.getLogger(__name__)
+
+
+def advance(ctx: Context, db: Session, live: Live) -> None:
+    """Close or fail the current phase, as often as the stored messages and the elapsed time allow."""
+    while live.phase not in TERMINAL and live.phase is not Phase.OPENING:
+        before = live.phase
+        if before is Phase.JOIN:
+            _advance_join(ctx, db, live)
+        elif before is Phase.UNMASK:
+            _advance_unmask(ctx, db, live)
+        else:
+            decision = decide(view_of(ctx, db, live))
+            if decision.verdict is Verdict.FAIL:
+                fail(ctx, db, live, decision.reason or "no reason given")
+            elif decision.verdict is Verdict.CLOSE:
+                enter(db, live, NEXT_PHASE[before])
+        if live.phase is before:
+            return
+
+
+def view_of(ctx: Context, db: Session, live: Live) -> PhaseView:
+    """The current phase (JOIN to UNMASK) as the rules see it."""
+    phase, row = live.phase, live.session
+    spec = ctx.spec_of(live.attempt)
+    if phase is Phase.JOIN:
+        run = db.get_one(RunRow, live.attempt.run_id)
+        joined = frozenset(join.member for join in store.joins_of(db, row.id))
+        needed = max(run.min_cohort, live.roster.n_min)
+        return PhaseView(phase, row.elapsed_s, spec.join_s, frozenset(live.plan.reporters), joined, needed)
+    dropped = dropped_of(db, live)
+    if phase is Phase.SHARES:
+        cohort = cohort_of(db, live)
+        ids, step, needed, duration_s = cohort.ids, store.SHARES, cohort.quorum, spec.shares_s
+    elif phase is Phase.MASKED:
+        sharing = sharing_of(db, live)
+        ids, step, needed, duration_s = sharing.ids, store.UPLOAD, sharing.cohort.quorum, spec.masked_s
+    else:
+        survivors = survivors_of(db, live)
+        ids, needed = survivors.ids, survivors.sharing.cohort.threshold
+        confirming = phase is Phase.CONFIRM
+        step = store.CONFIRMATION if confirming else store.UNMASK
+        duration_s = spec.confirm_s if confirming else spec.unmask_s
+    expected = frozenset(ids) - dropped
+    return PhaseView(phase, row.elapsed_s, duration_s, expected, store.members_of(db, row.id, step), needed)
+
+
+def enter(db: Session, live: Live, phase: Phase) -> None:
+    """Start ``phase``."""
+    log.info(
+        "phase closed",
+        extra={"fields": {"session": live.session.id, "part": live.session.part, "was": live.phase, "now": phase}},
+    )
+    live.session.phase = phase
+    live.session.elapsed_s = 0.0
+    live.session.enough_s = None
+    live.session.reason = None
+    db.flush()
+    store.bump_version(db)
+
+
+def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = False) -> None:
+    """End a session without a sum, and the attempt with it if nothing else of it is open."""
+    log.warning(
+        "session failed", extra={"fields": {"session": live.session.id, "part": live.session.part, "reason": reason}}
+    )
+    live.session.phase = Phase.FAILED
+    live.session.reason = reason
+    live.session.held = held
+    db.flush()
+    store.bump_version(db)
+    settle(ctx, db, live.attempt)
+
+
+def _advance_join(ctx: Context, db: Session, live: Live) -> None:
+    view = view_of(ctx, db, live)
+    rows = store.joins_of(db, live.session.id)
+    if not (view.complete or view.expired):
+        return
+    try:
+        cohort = form_cohort(live.plan, live.roster, [join_message(row) for row in rows])
+    except CohortTooSmallError as error:
+        _wait_or_give_up(ctx, db, live, view, str(error))
+        return
+    recorded = any(body.recorded_u3 for body in cohort.bodies)
+    if len(cohort.ids) < view.needed and not recorded:
+        _wait_or_give_up(ctx, db, live, view, f"{len(cohort.ids)} members joined, this run waits for {view.needed}")
+        return
+    for row in rows:
+        row.in_cohort = row.member in cohort.ids
+    enter(db, live, Phase.SHARES)
+
+
+def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why: str) -> None:
+    """Too few joined: wait on, except beside other parts of the round that are already over."""
+    others = [row for row in store.sessions_of(db, live.attempt.id) if row.id != live.session.id]
+    if view.expired and others and all(Phase(row.phase) in TERMINAL for row in others):
+        fail(ctx, db, live, f"{why}, and the other parts of the round are over")
+        return
+    missing = ", ".join(sorted(view.expected - view.done)) or "nobody"
+    reason = f"waiting for members: {why}. Not heard of: {missing}"
+    spent = sorted(
+        {
+            body.recorded_u3
+            for row in store.joins_of(db, live.session.id)
+            if (body := join_message(row).parse()).recorded_u3
+        }
+    )
+    if spent:
+        sets = "; ".join(", ".join(ids) for ids in spent)
+        reason += (
+            f". This base model is spent on the sum of {sets}: these members go on only together. If one of them is "
+            "gone for good, the root can sign a roster that releases them (federation roster release)"
+        )
+    if live.session.reason != reason:
+        live.session.reason = reason
+        db.flush()
+        store.bump_version(db)
+
+
+def _advance_unmask(ctx: Context, db: Session, live: Live) -> None:
+    view, row = view_of(ctx, db, live), live.session
+    if len(view.done) >= view.needed and row.enough_s is None:
+        row.enough_s = row.elapsed_s
+        db.flush()
+    waited = None if row.enough_s is None else row.elapsed_s - row.enough_s
+    if worth_opening(view, waited, ctx.limits.unmask_grace_s):
+        store.announce_work(db, live.attempt.id)
+    elif no_answer_can_come(view) and len(view.done) < view.needed:
+        silent = ", ".join(sorted(view.expected - view.done)) or "nobody"
+        fail(ctx, db, live, f"{len(view.done)} of {view.needed} needed UNMASK answers came; not heard of: {silent}")

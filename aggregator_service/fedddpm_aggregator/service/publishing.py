@@ -1,0 +1,134 @@
+"""The end of a round: next model, signed result, next attempt."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.database import insert_once
+from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
+from fedddpm_aggregator.service.attempts import start_attempt
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.uploads import upload_folder
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow
+from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.phases import TERMINAL, Phase
+from fedddpm_protocol.policy import sign_result
+from fedddpm_protocol.spec import Architecture, PartResult, RoundResult, RoundSpec, model_hash
+
+log = logging.getLogger(__name__)
+
+
+def model_blob(model: str) -> str:
+    """Name of a published model by its hash (hex)."""
+    return f"models/{model}.safetensors"
+
+
+def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> tuple[str, int]:
+    """Make a model of these parts durable; its hash (hex) and size in bytes."""
+    manifests = {part: manifest for part, manifest in manifests_of(run.manifest).items() if part in parts}
+    hashed = model_hash(tuple(tensor for manifest in manifests.values() for tensor in manifest), vector).hex()
+    file = to_safetensors(canonical.decode(Architecture, run.architecture), manifests, vector)
+    ctx.blobs.put(model_blob(hashed), file)
+    return hashed, len(file)
+
+
+def publish(ctx: Context, attempt_id: int) -> None:
+    """Publish an attempt whose sessions are all over, at least one of them opened; otherwise do nothing."""
+    with ctx.database.read() as db:
+        attempt = store.attempt_by_id(db, attempt_id)
+        sessions = store.sessions_of(db, attempt_id)
+        run = db.get_one(RunRow, attempt.run_id)
+    phases = [Phase(row.phase) for row in sessions]
+    if attempt.status != "active" or Phase.DONE not in phases or any(phase not in TERMINAL for phase in phases):
+        return
+    spec = ctx.spec_of(attempt)
+    parts = tuple(
+        canonical.decode(PartResult, row.result) if row.result is not None else _not_opened(row.part)
+        for row in sessions
+    )
+    vector = _next_model(ctx, spec, attempt, parts)
+    hashed, size = store_model(ctx, run, vector, Method(run.method).shared_parts)
+    with ctx.transaction() as db:
+        _record(ctx, db, attempt_id, _result(spec, parts, hashed), hashed, size)
+    scrub(ctx)
+
+
+def scrub(ctx: Context) -> None:
+    """Delete the single uploads of attempts that are over: nothing needs them any more."""
+    with ctx.database.read() as db:
+        over = [(row.id, row.spec_hash) for row in store.unscrubbed_attempts(db)]
+    for attempt_id, spec_hash in over:
+        ctx.blobs.remove_tree(upload_folder(spec_hash))
+        with ctx.transaction() as db:
+            store.drop_shares(db, [row.id for row in store.sessions_of(db, attempt_id)])
+            store.attempt_by_id(db, attempt_id, lock=True).scrubbed = True
+
+
+def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, hashed: str, size: int) -> None:
+    """Result, model and next attempt in the caller's transaction; nothing if another replica was first."""
+    attempt = store.attempt_by_id(db, attempt_id, lock=True)
+    if attempt.status != "active":
+        return
+    run = db.get_one(RunRow, attempt.run_id)
+    signed = sign_result(result, ctx.key)
+    insert_once(db, ModelRow, hash=hashed, size=size, created_at=time.time())
+    row = ResultRow(
+        run_id=run.id,
+        round=result.round,
+        hash=result.hash.hex(),
+        body=signed.body,
+        signature=signed.signature,
+        model=hashed,
+        published_at=time.time(),
+    )
+    db.add(row)
+    attempt.status = "done"
+    db.flush()
+    store.bump_version(db)
+    start_attempt(ctx, db, run)
+    log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
+
+
+def _result(spec: RoundSpec, parts: tuple[PartResult, ...], hashed: str) -> RoundResult:
+    return RoundResult(
+        protocol=PROTOCOL,
+        federation=spec.federation,
+        run=spec.run,
+        round=spec.round,
+        attempt=spec.attempt,
+        spec_hash=spec.hash,
+        base_model_hash=spec.base_model_hash,
+        parts=parts,
+        model_hash=bytes.fromhex(hashed),
+        previous_result=spec.previous_result,
+    )
+
+
+def _next_model(ctx: Context, spec: RoundSpec, attempt: AttemptRow, parts: tuple[PartResult, ...]) -> Vector:
+    base = read_vector(ctx.blobs.path(model_blob(spec.base_model_hash.hex())), spec.base_manifest)
+    opened = {}
+    for result in parts:
+        if result.opened:
+            segment = spec.part(result.part).values
+            packed = ctx.blobs.read(opened_blob(attempt.spec_hash, result.part))
+            words = ring.unpack(packed, segment.bits, segment.coordinates)
+            opened[result.part] = (words, result.sums, len(result.survivors))
+    return next_model(spec, base, opened)
+
+
+def opened_blob(spec_hash: str, part: str) -> str:
+    """Name of the opened, packed values of a session."""
+    return f"opened/{spec_hash}/{part}"
+
+
+def _not_opened(part: str) -> PartResult:
+    return PartResult(
+        part=part, opened=False, session_id=b"", hu3=b"", cohort=(), survivors=(), sums=(), opened_digest=b""
+    )

@@ -1,0 +1,145 @@
+"""What institutions read: the state of the run, results, models and opened vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.errors import NotFoundError
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.publishing import model_blob, opened_blob
+from fedddpm_aggregator.service.sessions import join_message
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
+from fedddpm_protocol import canonical
+from fedddpm_protocol.api import ResultsPage, RunState, SessionState
+from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.spec import RoundResult
+
+PAGE = 100
+_STEP = {
+    Phase.SHARES: store.SHARES,
+    Phase.MASKED: store.UPLOAD,
+    Phase.CONFIRM: store.CONFIRMATION,
+    Phase.UNMASK: store.UNMASK,
+    Phase.OPENING: store.UNMASK,
+    Phase.DONE: store.UNMASK,
+}
+
+
+def run_state(ctx: Context) -> RunState:
+    """Everything an institution needs to know what to do next."""
+    with ctx.database.read() as db:
+        version, roster_version = store.state_version(db), store.newest_roster_version(db)
+        run = store.current_run(db)
+        if run is None:
+            return _nothing_yet(version, roster_version)
+        attempt, result = store.newest_attempt(db, run.id), store.last_result(db, run.id)
+        rows = store.sessions_of(db, attempt.id) if attempt is not None else ()
+        sessions = {row.part: _session_state(db, row) for row in rows}
+        status, reason = _status(db, run, attempt, rows)
+        return RunState(
+            version=version,
+            roster_version=roster_version,
+            run=run.name,
+            method=run.method,
+            status=status,
+            reason=reason,
+            round=attempt.round if attempt is not None else 0,
+            rounds=run.rounds,
+            attempt=attempt.attempt if attempt is not None else 0,
+            spec=SignedDocument(body=attempt.spec, signature=attempt.signature) if attempt is not None else None,
+            sessions=sessions,
+            results=result.round + 1 if result is not None else 0,
+            last_result=result.hash if result is not None else None,
+            server_time=time.time(),
+        )
+
+
+def results_page(ctx: Context, run_name: str, start: int) -> ResultsPage:
+    """Signed results of a run from round ``start`` on, at most 100; NotFoundError for an unknown run."""
+    with ctx.database.read() as db:
+        run = _run(db, run_name)
+        mine = (ResultRow.run_id == run.id, ResultRow.round >= start)
+        rows = db.scalars(select(ResultRow).where(*mine).order_by(ResultRow.round).limit(PAGE)).all()
+        return ResultsPage(results=tuple(SignedDocument(body=row.body, signature=row.signature) for row in rows))
+
+
+def model_file(ctx: Context, model: str) -> Path:
+    """The safetensors file of a published model; NotFoundError."""
+    with ctx.database.read() as db:
+        if db.get(ModelRow, model) is None:
+            raise NotFoundError(f"there is no model {model}; its hash stands in the spec or in a result")
+    return ctx.blobs.path(model_blob(model))
+
+
+def opened_file(ctx: Context, run_name: str, round_index: int, part: str) -> tuple[Path, str]:
+    """The opened vector of a part, packed, and its digest in hex; NotFoundError if it was not opened."""
+    with ctx.database.read() as db:
+        run = _run(db, run_name)
+        row = db.get(ResultRow, (run.id, round_index))
+        result = canonical.decode(RoundResult, row.body) if row is not None else None
+        for opened in result.parts if result is not None else ():
+            if result is not None and opened.part == part and opened.opened:
+                return ctx.blobs.path(opened_blob(result.spec_hash.hex(), part)), opened.opened_digest.hex()
+    raise NotFoundError(f"part {part!r} was not opened in round {round_index} of run {run_name!r}")
+
+
+def _run(db: Session, name: str) -> RunRow:
+    run = db.scalar(select(RunRow).where(RunRow.name == name))
+    if run is None:
+        raise NotFoundError(f"there is no run called {name!r}")
+    return run
+
+
+def _session_state(db: Session, row: SessionRow) -> SessionState:
+    phase = Phase(row.phase)
+    joins = store.joins_of(db, row.id)
+    cohort = sum(join.in_cohort for join in joins)
+    step = _STEP.get(phase)
+    posted = len(joins) if phase is Phase.JOIN else len(store.members_of(db, row.id, step)) if step else 0
+    return SessionState(phase=phase, cohort_size=cohort, posted=posted, reason=row.reason)
+
+
+def _status(
+    db: Session, run: RunRow, attempt: AttemptRow | None, rows: Sequence[SessionRow]
+) -> tuple[Literal["waiting", "running", "finished", "stalled"], str | None]:
+    if run.status == "stalled":
+        return "stalled", run.reason
+    if run.status in ("finished", "ended"):
+        return "finished", run.reason
+    if attempt is None:
+        return "waiting", "the first round is about to start"
+    for row in rows:  # a spent base whose recorded members do not come together again
+        if Phase(row.phase) is Phase.JOIN and row.reason is not None and _has_spent(db, row):
+            return "stalled", row.reason
+    return "running", None
+
+
+def _has_spent(db: Session, row: SessionRow) -> bool:
+    return any(join_message(join).parse().recorded_u3 for join in store.joins_of(db, row.id))
+
+
+def _nothing_yet(version: int, roster_version: int) -> RunState:
+    return RunState(
+        version=version,
+        roster_version=roster_version,
+        run=None,
+        method=None,
+        status="waiting",
+        reason="no run has been started",
+        round=0,
+        rounds=0,
+        attempt=0,
+        spec=None,
+        sessions={},
+        results=0,
+        last_result=None,
+        server_time=time.time(),
+    )

@@ -1,0 +1,201 @@
+"""Starting, ending and listing runs: what the coordinator does at the command line.
+
+These work while the server runs: they only write rows, and the server's sweeper notices within a second.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.database import insert_once
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.models import ModelFileError, Network, manifests_json, read_network
+from fedddpm_aggregator.service.attempts import VALUE_BITS, cannot_run, close_attempt, round_spec
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.publishing import store_model
+from fedddpm_aggregator.service.sessions import join_message
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, RunRow
+from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spec import PartResult, require_name
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a coordinator decides about a run."""
+
+    name: str
+    method: str
+    rounds: int
+    epochs: int = 1
+    max_steps: int = 0  # 0: no limit
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    clip_norm: float = 10.0
+    weighting: str = "hidden"
+    weight_cap: int = 65535
+    min_cohort: int = 0  # 0: the roster's n_min
+    chunk_coordinates: int = 2**18
+    join_s: float = 3600.0
+    shares_s: float = 60.0
+    masked_s: float = 600.0
+    confirm_s: float = 60.0
+    unmask_s: float = 120.0
+
+
+def start_run(ctx: Context, settings: RunSettings, initial_model: Path) -> None:
+    """Begin a run from theta_0; OperatorError says what cannot be and what to do."""
+    try:
+        network = read_network(initial_model)
+    except ModelFileError as error:
+        raise OperatorError(str(error)) from error
+    row = _row(settings, network)
+    with ctx.database.read() as db:
+        _check(ctx, db, row)
+    method = Method(row.method)
+    row.initial_model, whole = store_model(ctx, row, network.vector, tuple(network.manifests))
+    row.first_base, shared = store_model(ctx, row, network.select(method.shared_parts), method.shared_parts)
+    with ctx.transaction() as db:
+        store.federation(db, lock=True)  # two coordinators at once: one sees the other's run
+        _check(ctx, db, row)
+        for hashed, size in ((row.initial_model, whole), (row.first_base, shared)):
+            insert_once(db, ModelRow, hash=hashed, size=size, created_at=time.time())
+        db.add(row)
+        db.flush()
+        store.bump_version(db)
+
+
+def end_run(ctx: Context) -> str:
+    """End the open run now, between rounds or in the middle of one; its name. The results so far stay."""
+    with ctx.transaction() as db:
+        runs = store.open_runs(db)
+        if not runs:
+            raise OperatorError("there is no run to end")
+        run = runs[0]
+        attempt = store.newest_attempt(db, run.id, lock=True)
+        db.refresh(run)
+        run.status, run.reason = "ended", "ended by the coordinator"
+        if attempt is not None and attempt.status == "active":
+            close_attempt(db, attempt, "the coordinator ended the run")
+        store.bump_version(db)
+        return run.name
+
+
+@dataclass(frozen=True)
+class SessionLine:
+    """One session of one attempt, for people."""
+
+    run: str
+    method: str
+    round: int
+    attempt: int
+    part: str
+    phase: str
+    joined: tuple[str, ...]
+    cohort: tuple[str, ...]
+    survivors: tuple[str, ...]
+    sums: tuple[int, ...]  # opened: weight, loss before, loss after in protocol units
+    reason: str | None
+
+
+def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
+    """All sessions of a run (the newest by default) in order."""
+    with ctx.database.read() as db:
+        query = select(RunRow).where(RunRow.name == run_name)
+        run = store.current_run(db) if run_name is None else db.scalar(query)
+        if run is None:
+            raise OperatorError("there is no run yet" if run_name is None else f"there is no run called {run_name!r}")
+        attempts = db.scalars(select(AttemptRow).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id)).all()
+        return [line for attempt in attempts for line in _lines(db, run, attempt)]
+
+
+def _lines(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
+    lines = []
+    for row in store.sessions_of(db, attempt.id):
+        result = canonical.decode(PartResult, row.result) if row.result is not None else None
+        joins = store.joins_of(db, row.id)
+        uploads = tuple(sorted(store.members_of(db, row.id, store.UPLOAD)))
+        line = SessionLine(
+            run=run.name,
+            method=run.method,
+            round=attempt.round,
+            attempt=attempt.attempt,
+            part=row.part,
+            phase=row.phase,
+            joined=tuple(join_message(join).parse().id for join in joins),
+            cohort=tuple(join.member for join in joins if join.in_cohort),
+            survivors=result.survivors if result else uploads,
+            sums=result.sums if result else (),
+            reason=row.reason,
+        )
+        lines.append(line)
+    return lines
+
+
+def _row(settings: RunSettings, network: Network) -> RunRow:
+    try:
+        method = Method(settings.method.upper())
+    except ValueError:
+        known = ", ".join(Method)
+        raise OperatorError(f"unknown method {settings.method!r}; choose one of {known}") from None
+    return RunRow(
+        name=settings.name,
+        method=method,
+        status="running",
+        architecture=canonical.encode(network.architecture),
+        manifest=manifests_json(network.manifests),
+        initial_model="",
+        first_base="",
+        rounds=settings.rounds,
+        weighting=settings.weighting,
+        weight_cap=settings.weight_cap,
+        clip_norm=settings.clip_norm,
+        min_cohort=settings.min_cohort,
+        chunk_coordinates=settings.chunk_coordinates,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        join_s=settings.join_s,
+        shares_s=settings.shares_s,
+        masked_s=settings.masked_s,
+        confirm_s=settings.confirm_s,
+        unmask_s=settings.unmask_s,
+        created_at=time.time(),
+    )
+
+
+def _check(ctx: Context, db: Session, row: RunRow) -> None:
+    """OperatorError unless this run can start now under the newest roster."""
+    if store.newest_roster_version(db) == 0:
+        raise OperatorError("no roster is installed; sign one (federation roster create) and install it first")
+    roster = ctx.newest_roster(db)
+    for open_run in store.open_runs(db):
+        raise OperatorError(f"run {open_run.name!r} goes on; wait until it is finished, or: federation end-run")
+    if db.scalar(select(RunRow.id).where(RunRow.name == row.name)) is not None:
+        raise OperatorError(f"a run called {row.name!r} exists; choose another name")
+    row.min_cohort = row.min_cohort or roster.n_min
+    if row.min_cohort < roster.n_min:
+        raise OperatorError(f"--min-cohort {row.min_cohort} is below the roster's n_min {roster.n_min}")
+    obstacle = cannot_run(Method(row.method), roster, row.min_cohort)
+    if obstacle is not None:
+        raise OperatorError(obstacle)
+    largest = ring.packed_bytes(row.chunk_coordinates, VALUE_BITS)
+    if largest > ctx.limits.max_chunk_bytes:
+        raise OperatorError(
+            f"chunks of {row.chunk_coordinates} coordinates take {largest} bytes, the server accepts "
+            f"{ctx.limits.max_chunk_bytes}; lower --chunk-coordinates"
+        )
+    try:
+        require_name("run", row.name)
+        nothing = "00" * 32
+        row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
+        round_spec(row, roster, 0, 0, row.first_base, None)
+    except ValueError as error:
+        raise OperatorError(f"the run cannot be started: {error}") from error

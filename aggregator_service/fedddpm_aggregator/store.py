@@ -1,0 +1,208 @@
+"""Queries and row locks. Functions take an open database session and never commit.
+
+Order of locks, to keep replicas from waiting for each other in a circle: attempt, then federation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator.database import insert_once
+from fedddpm_aggregator.tables import (
+    AttemptRow,
+    ChunkRow,
+    EvidenceRow,
+    FederationRow,
+    JoinRow,
+    LeaseRow,
+    MessageRow,
+    NonceRow,
+    ResultRow,
+    RosterRow,
+    RunRow,
+    SessionRow,
+    ShareRow,
+)
+
+T = TypeVar("T")
+SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
+CHANGED, WORK, REFUSAL = "fedddpm_changed", "fedddpm_work", "fedddpm_refusal"  # notes on an open transaction
+
+
+def announce_work(db: Session, attempt_id: int) -> None:
+    """After the commit: an attempt has something to open or to publish."""
+    db.info.setdefault(WORK, set()).add(attempt_id)
+
+
+def refuse(db: Session, error: Exception) -> None:
+    """Raise ``error`` after the commit, so that what was written about the refused message is kept."""
+    db.info[REFUSAL] = error
+
+
+def _locked(query: Select[T]) -> Select[T]:
+    """Take the row's lock and read it anew, whatever was loaded before."""
+    return query.with_for_update().execution_options(populate_existing=True)
+
+
+# --- the federation --------------------------------------------------------------------------------------------------
+
+
+def federation(db: Session, *, lock: bool = False) -> FederationRow | None:
+    """The federation's row, None before init."""
+    query = select(FederationRow).where(FederationRow.id == 1)
+    return db.scalar(_locked(query) if lock else query)
+
+
+def bump_version(db: Session) -> None:
+    """Mark that institutions have something new to see; takes the federation's row lock."""
+    db.execute(update(FederationRow).values(version=FederationRow.version + 1))
+    db.info[CHANGED] = True
+
+
+def state_version(db: Session) -> int:
+    """The number that grows with every change."""
+    return db.scalar(select(FederationRow.version)) or 0
+
+
+def newest_roster_version(db: Session) -> int:
+    """0 before the first roster."""
+    return db.scalar(select(func.max(RosterRow.version))) or 0
+
+
+# --- runs and attempts -----------------------------------------------------------------------------------------------
+
+
+def current_run(db: Session) -> RunRow | None:
+    """The run that goes on, else the newest one."""
+    alive = RunRow.status.in_(("running", "stalled"))
+    return db.scalar(select(RunRow).order_by(alive.desc(), RunRow.id.desc()).limit(1))
+
+
+def open_runs(db: Session) -> Sequence[RunRow]:
+    """Runs that are neither finished nor ended."""
+    return db.scalars(select(RunRow).where(RunRow.status.in_(("running", "stalled"))).order_by(RunRow.id)).all()
+
+
+def newest_attempt(db: Session, run_id: int, *, lock: bool = False) -> AttemptRow | None:
+    """The newest attempt of a run, locked when asked."""
+    query = select(AttemptRow).where(AttemptRow.run_id == run_id).order_by(AttemptRow.id.desc()).limit(1)
+    return db.scalar(_locked(query) if lock else query)
+
+
+def attempt_by_id(db: Session, attempt_id: int, *, lock: bool = False) -> AttemptRow:
+    """One attempt, locked when asked; it must exist."""
+    query = select(AttemptRow).where(AttemptRow.id == attempt_id)
+    return db.scalars(_locked(query) if lock else query).one()
+
+
+def attempt_by_spec(db: Session, spec_hash: str, *, lock: bool = False) -> AttemptRow | None:
+    """The attempt with this spec hash (hex)."""
+    query = select(AttemptRow).where(AttemptRow.spec_hash == spec_hash)
+    return db.scalar(_locked(query) if lock else query)
+
+
+def sessions_of(db: Session, attempt_id: int) -> Sequence[SessionRow]:
+    """The sessions of an attempt in the method's order."""
+    return db.scalars(select(SessionRow).where(SessionRow.attempt_id == attempt_id).order_by(SessionRow.id)).all()
+
+
+def last_result(db: Session, run_id: int) -> ResultRow | None:
+    """The newest result of a run."""
+    return db.scalar(select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1))
+
+
+def unscrubbed_attempts(db: Session) -> Sequence[AttemptRow]:
+    """Attempts that are over but whose single uploads are still on disk."""
+    over = AttemptRow.status != "active"
+    return db.scalars(select(AttemptRow).where(over, AttemptRow.scrubbed.is_(False))).all()
+
+
+# --- messages of a session -------------------------------------------------------------------------------------------
+
+
+def joins_of(db: Session, session_id: int, *, cohort_only: bool = False) -> Sequence[JoinRow]:
+    """JOINs by member; those of the closed cohort when asked."""
+    query = select(JoinRow).where(JoinRow.session_id == session_id).order_by(JoinRow.member)
+    return db.scalars(query.where(JoinRow.in_cohort) if cohort_only else query).all()
+
+
+def messages_of(db: Session, session_id: int, step: str) -> Sequence[MessageRow]:
+    """Accepted messages of a step, by member."""
+    mine = (MessageRow.session_id == session_id, MessageRow.step == step)
+    return db.scalars(select(MessageRow).where(*mine).order_by(MessageRow.member)).all()
+
+
+def members_of(db: Session, session_id: int, step: str) -> frozenset[str]:
+    """Who did a step."""
+    mine = (MessageRow.session_id == session_id, MessageRow.step == step)
+    return frozenset(db.scalars(select(MessageRow.member).where(*mine)))
+
+
+def message_of(db: Session, session_id: int, step: str, member: str) -> MessageRow | None:
+    """A member's message of a step."""
+    return db.get(MessageRow, (session_id, step, member))
+
+
+def shares_to(db: Session, session_id: int, recipient: str) -> Sequence[ShareRow]:
+    """The share items addressed to one member."""
+    mine = (ShareRow.session_id == session_id, ShareRow.recipient == recipient)
+    return db.scalars(select(ShareRow).where(*mine).order_by(ShareRow.sender)).all()
+
+
+def chunks_of(db: Session, session_id: int, member: str) -> Sequence[ChunkRow]:
+    """A member's durable chunks."""
+    mine = (ChunkRow.session_id == session_id, ChunkRow.member == member)
+    return db.scalars(select(ChunkRow).where(*mine).order_by(ChunkRow.segment, ChunkRow.index)).all()
+
+
+def keep_evidence(db: Session, session_id: int, member: str, step: str, sha256: str, body: str | None) -> None:
+    """Keep a second, different message beside the first; once."""
+    insert_once(
+        db,
+        EvidenceRow,
+        session_id=session_id,
+        member=member,
+        step=step,
+        sha256=sha256,
+        body=body,
+        received_at=time.time(),
+    )
+
+
+# --- leases and nonces -----------------------------------------------------------------------------------------------
+
+
+def take_lease(db: Session, name: str, holder: str, now: float, lease_s: float) -> bool:
+    """Take or renew a lease; False while another holder's has not run out."""
+    if insert_once(db, LeaseRow, name=name, holder=holder, expires_at=now + lease_s):
+        return True
+    row = db.scalars(select(LeaseRow).where(LeaseRow.name == name).with_for_update()).one()
+    if row.holder != holder and row.expires_at > now:
+        return False
+    row.holder, row.expires_at = holder, now + lease_s
+    return True
+
+
+def release_leases(db: Session, holder: str | None) -> None:
+    """Give back all leases of a holder; everybody's with None (when no other process can be alive)."""
+    db.execute(delete(LeaseRow) if holder is None else delete(LeaseRow).where(LeaseRow.holder == holder))
+
+
+def remember_nonce(db: Session, member: str, nonce: str, expires_at: float) -> bool:
+    """False if this member used the nonce before."""
+    return insert_once(db, NonceRow, member=member, nonce=nonce, expires_at=expires_at)
+
+
+def forget_old_nonces(db: Session, now: float) -> None:
+    """Delete nonces whose signatures are too old to pass anyway."""
+    db.execute(delete(NonceRow).where(NonceRow.expires_at < now))
+
+
+def drop_shares(db: Session, session_ids: Iterable[int]) -> None:
+    """Delete the sealed share items of finished sessions."""
+    db.execute(delete(ShareRow).where(ShareRow.session_id.in_(list(session_ids))))

@@ -1,0 +1,98 @@
+"""The clock of the service: counts uptime in phases, closes expired ones, starts rounds, tidies up.
+
+Replicas share the work by a lease: only its holder sweeps, and another takes over when it falls silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.service.attempts import settle, start_attempt
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.federation import react_to_roster
+from fedddpm_aggregator.service.phases import advance
+from fedddpm_aggregator.service.publishing import scrub
+from fedddpm_aggregator.service.sessions import live_of
+from fedddpm_aggregator.tables import AttemptRow, RunRow
+from fedddpm_aggregator.workers import Workers
+from fedddpm_protocol.phases import TERMINAL, Phase
+
+log = logging.getLogger(__name__)
+TIDY_S = 60.0
+_MOST_TICKS = 4  # a process that was stopped for longer does not count that time
+
+
+class Sweeper:
+    """One tick after the other until cancelled."""
+
+    def __init__(self, ctx: Context, workers: Workers, tick_s: float) -> None:
+        self._ctx, self._workers, self._tick_s = ctx, workers, tick_s
+        self._tidied_at = 0.0
+
+    async def run(self) -> None:
+        """Tick until cancelled; an error costs one tick."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = time.monotonic()
+            try:
+                await run_in_threadpool(self.tick, min(now - last, _MOST_TICKS * self._tick_s))
+            except Exception:
+                log.exception("a tick failed; trying again")
+            last = now
+
+    def tick(self, elapsed_s: float) -> None:
+        """Count ``elapsed_s`` of uptime and do what is due; nothing while another replica sweeps."""
+        self._workers.renew()
+        database = self._ctx.database
+        with database.write_relaxed() as db:
+            now = database.now(db)
+            if not store.take_lease(db, "sweeper", self._ctx.holder, now, self._ctx.limits.lease_s):
+                return
+        with database.read() as db:
+            open_runs = bool(store.open_runs(db)) and store.newest_roster_version(db) > 0
+        if open_runs:
+            with self._ctx.transaction() as db:
+                for run in store.open_runs(db):
+                    self._sweep_run(db, run, elapsed_s)
+        if time.monotonic() - self._tidied_at > TIDY_S:
+            self._tidied_at = time.monotonic()
+            self._tidy()
+        else:
+            scrub(self._ctx)
+
+    def _sweep_run(self, db: Session, run: RunRow, elapsed_s: float) -> None:
+        attempt = store.newest_attempt(db, run.id, lock=True)
+        db.refresh(run)
+        if attempt is None and run.status == "running":
+            start_attempt(self._ctx, db, run)
+            return
+        react_to_roster(self._ctx, db, run, attempt)
+        if attempt is not None and attempt.status == "active":
+            self._sweep_attempt(db, attempt, elapsed_s)
+
+    def _sweep_attempt(self, db: Session, attempt: AttemptRow, elapsed_s: float) -> None:
+        for row in store.sessions_of(db, attempt.id):
+            live = live_of(self._ctx, db, attempt, row)
+            if live.phase in TERMINAL:
+                continue
+            if live.phase is Phase.OPENING:  # a process was killed while it opened this sum
+                store.announce_work(db, attempt.id)
+                continue
+            if live.phase is not Phase.JOIN or row.elapsed_s < self._ctx.spec_of(attempt).join_s:
+                row.elapsed_s += elapsed_s
+            advance(self._ctx, db, live)
+            if attempt.status != "active":
+                return
+        settle(self._ctx, db, attempt)
+
+    def _tidy(self) -> None:
+        with self._ctx.database.write_relaxed() as db:
+            store.forget_old_nonces(db, time.time())
+        scrub(self._ctx)

@@ -1,0 +1,60 @@
+"""Waking institutions that wait for news.
+
+A change made by this process wakes its waiters at once; one made by another process (a replica, a command) is noticed
+by looking at the version twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from fastapi.concurrency import run_in_threadpool
+
+log = logging.getLogger(__name__)
+FALLBACK_S = 0.5
+
+
+class VersionWatch:
+    """Follows the version number in the database on behalf of all waiting requests."""
+
+    def __init__(self, read_version: Callable[[], int]) -> None:
+        self._read_version = read_version
+        self._version = 0
+        self._news = asyncio.Event()
+        self._kick = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        while True:
+            try:
+                version = await run_in_threadpool(self._read_version)
+            except Exception:
+                log.exception("cannot read the version")
+            else:
+                self._announce(version)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kick.wait(), FALLBACK_S)
+            self._kick.clear()
+
+    def poke(self) -> None:
+        """Something changed: look now. Callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._kick.set)
+
+    async def beyond(self, version: int, timeout_s: float) -> None:
+        """Return when the version is above ``version``, or after ``timeout_s`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._version <= version:
+                    await self._news.wait()
+
+    def _announce(self, version: int) -> None:
+        if version != self._version:
+            self._version = version
+            self._news.set()
+            self._news = asyncio.Event()

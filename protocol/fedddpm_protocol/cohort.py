@@ -79,7 +79,8 @@ def session_plan(spec: RoundSpec, roster: Roster, part: str) -> SessionPlan:
 def verify_join(plan: SessionPlan, roster: Roster, join: Join) -> JoinBody:
     """The content of a JOIN for the plan's part.
 
-    Raises UnknownMemberError, SignatureError, SpecError (another spec) or MalformedError.
+    Raises UnknownMemberError, SignatureError, SpecError (another spec) or MalformedError, also for session keys of low
+    order: one such key would end the session of everybody who meets it.
     """
     body = join.parse()
     keys.verify(roster.public_key(body.id), "join", join.body, join.signature, body.id)
@@ -87,6 +88,10 @@ def verify_join(plan: SessionPlan, roster: Roster, join: Join) -> JoinBody:
         raise SpecError("a JOIN names another round specification", body.id)
     if body.id not in plan.reporters:
         raise UnknownMemberError(f"{body.id!r} does not report part {plan.part!r} in this round", body.id)
+    if body.recorded_u3 and body.id not in body.recorded_u3:
+        raise MalformedError("a JOIN records survivors of a sum that its sender is not in", body.id)
+    for public in (body.channel_public_key, body.mask_public_key):
+        keys.require_session_key(public, body.id)
     return body
 
 

@@ -17,6 +17,8 @@ from fedddpm_protocol.errors import MalformedError, SignatureError
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+_FIELD_PRIME = 2**255 - 19
+_PROBE = bytes(KEY_BYTES - 1) + b"\x40"  # any scalar: after clamping all of them send a low-order point to zero
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +66,16 @@ def fingerprint(public_key: bytes) -> str:
 def x25519_public(private: bytes) -> bytes:
     """The X25519 public key of 32 raw private bytes."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def require_session_key(public: bytes, blame: str | None = None) -> None:
+    """MalformedError unless ``public`` is a canonical X25519 key of full order, as every honest session key is.
+
+    Another encoding of the same point would pass for a different key; a low-order one makes every secret zero.
+    """
+    if len(public) == KEY_BYTES and int.from_bytes(public, "little") >= _FIELD_PRIME:
+        raise MalformedError("an X25519 public key is not in its canonical form", blame)
+    x25519_shared(_PROBE, public, blame)
 
 
 def x25519_shared(private: bytes, public: bytes, blame: str | None = None) -> bytes:

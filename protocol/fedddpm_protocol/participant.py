@@ -98,6 +98,7 @@ class Participant:
         self._cohort: Cohort | None = None
         self._sharing: Sharing | None = None
         self._survivors: SurvivorSet | None = None
+        self._newest_roster = roster
         self._upload_digest = b""
         self._streams: dict[str, list[tuple[MaskStream, int]]] = {}
         self._chunks: dict[str, dict[int, bytes]] = {segment.name: {} for segment in plan.segments}
@@ -107,6 +108,11 @@ class Participant:
     def join(self, seq: int) -> Join:
         """Step 1, JOIN: fresh keys. ``seq`` must be higher than any sent before, and durable before this is sent."""
         with self._step(Step.JOIN):
+            if self._allowed_u3 and self.member_id not in self._allowed_u3:
+                raise SpentError(
+                    f"part {self.plan.part!r} of this base model is released to {', '.join(self._allowed_u3)} only; "
+                    "this institution sits out until the base model changes"
+                )
             channel, mask, self_mask, nonce = (bytearray(self._random(32)) for _ in range(4))
             self._secrets = _Secrets(channel, mask, self_mask)
             body = canonical.encode(
@@ -128,7 +134,8 @@ class Participant:
         """Step 2, SHARES: check U1 and give every other member its sealed shares.
 
         Raises CohortError (own JOIN missing or altered: another client with this identity, or a lying aggregator),
-        CohortTooSmallError, DuplicateError, UnknownMemberError, SignatureError, SpecError, SpentError.
+        CohortTooSmallError, DuplicateError, UnknownMemberError, SignatureError, SpecError, MalformedError (low-order
+        keys), SpentError, or RosterError (a newer roster forbids this cohort).
         """
         with self._step(Step.COHORT):
             cohort = open_cohort(self.plan, self._roster, joins)
@@ -139,6 +146,7 @@ class Participant:
                 )
             if len(cohort.ids) < self._floor:
                 raise CohortTooSmallError(f"a cohort of {len(cohort.ids)} is below this institution's {self._floor}")
+            self._check_roster(cohort.ids)
             if self._allowed_u3 and cohort.ids != self._allowed_u3:
                 raise SpentError(
                     f"part {self.plan.part!r} of this base model is spent on {', '.join(self._allowed_u3)}; "
@@ -281,12 +289,19 @@ class Participant:
     # --- around the steps ------------------------------------------------------------------------------------------
 
     def check_newer_roster(self, newer: Roster) -> None:
-        """Abort with RosterError if ``newer`` removes a member of the cohort or raises c_max before CONFIRMED."""
-        if self.state in (ClientState.CONFIRMED, ClientState.DONE, ClientState.ABORTED) or self._cohort is None:
+        """Abort with RosterError if ``newer`` removes a member of the cohort or raises c_max before CONFIRMED.
+
+        It is remembered, so that a cohort that arrives later is held against it too.
+        """
+        if self.state in (ClientState.CONFIRMED, ClientState.DONE, ClientState.ABORTED):
             return
-        if self._roster.tightens_against(newer, self._cohort.ids):
+        if newer.version > self._newest_roster.version:
+            self._newest_roster = newer
+        try:
+            self._check_roster(self._cohort.ids if self._cohort else (self.member_id,))
+        except RosterError:
             self.abort()
-            raise RosterError(f"roster version {newer.version} removes a member of this session or raises c_max")
+            raise
 
     def abort(self) -> None:
         """Forget every secret of the session; nothing of it can be continued."""
@@ -345,6 +360,11 @@ class Participant:
                 sign = 1 if self.member_id.encode() < member.encode() else -1
                 streams.append((MaskStream(seed, segment, bits), sign))
         return streams
+
+    def _check_roster(self, cohort: tuple[str, ...]) -> None:
+        newest = self._newest_roster
+        if newest is not self._roster and self._roster.tightens_against(newest, cohort):
+            raise RosterError(f"roster version {newest.version} removes a member of this session or raises c_max")
 
     def _check_allowed(self, u3: tuple[str, ...]) -> None:
         if self._allowed_u3 and u3 != self._allowed_u3:

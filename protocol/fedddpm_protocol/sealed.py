@@ -56,7 +56,7 @@ def open_item(item: ShareItem, key: bytes, session_id: bytes, recipient: str) ->
     """The two shares; ReflectedShareError if the item is not for ``recipient``, ShareError if it does not open."""
     if item.recipient != recipient or item.sender == recipient:
         raise ReflectedShareError(
-            f"a share from {item.sender!r} to {item.recipient!r} was delivered to {recipient!r}", item.sender
+            f"a share from {item.sender!r} to {item.recipient!r} was delivered to {recipient!r}", "aggregator"
         )
     associated = label("shares", session_id, item.sender.encode(), recipient.encode())
     try:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def images(count: int = 20, seed: int = 0) -> ImageSet:
 def model(seed: int = 0) -> UNet:
     torch.manual_seed(seed)
     return UNet(8, 1, "tiny")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Such small networks gain nothing from threads, and lose much where others compute on the same cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class KilledError(Exception):

@@ -122,13 +122,11 @@ class LocalFederation:
 
     def sign_roster(self, action: str, *options: str | Path) -> None:
         """`federation roster create|add|remove|release`, signed with the root key."""
-        common: list[str | Path] = ["--root-key", self.root_key]
+        common: list[str | Path] = [self.roster, "--root", self.root_key]
         if action == "create":
             server = (self.data / "server.pub").read_text().strip()
-            common += ["--federation", self.name, "--server-key", server, "--out", self.roster]
+            common += ["--federation", self.name, "--server-key", server]
             common += ["--c-max", str(self.c_max), "--n-min", str(self.n_min)]
-        else:
-            common += ["--roster", self.roster]
         self.aggregator("federation", "roster", action, *common, *options)
 
     def install_roster(self) -> None:
@@ -174,7 +172,7 @@ class LocalFederation:
             return False
 
     def rounds(self) -> list[dict[str, Any]]:
-        """`fedddpm-aggregator rounds --json`."""
+        """`fedddpm-aggregator rounds --json`: one entry for every session of every attempt."""
         return list(json.loads(self.aggregator("rounds", "--data", self.data, "--json", *self._database())))
 
     # --- institutions ------------------------------------------------------------------------------------------------

@@ -15,7 +15,10 @@ class KeyFileError(Exception):
 
 
 def write_key(path: Path, key: SigningKey, purpose: str) -> None:
-    """Store a new key with mode 0600; KeyFileError if the file exists (a key is never overwritten)."""
+    """Store a new key with mode 0600, and its public half (hex) beside it as ``NAME.pub``.
+
+    Raises KeyFileError if the file exists: a key is never overwritten.
+    """
     content = json.dumps({"purpose": purpose, "ed25519_seed": key.seed.hex()}) + "\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -27,6 +30,7 @@ def write_key(path: Path, key: SigningKey, purpose: str) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    path.with_suffix(".pub").write_text(key.public_key.hex() + "\n")
 
 
 def read_key(path: Path, purpose: str) -> SigningKey:

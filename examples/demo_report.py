@@ -1,0 +1,120 @@
+"""What the demo shows at its end: the table of rounds and the grid of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from local_federation import LocalFederation
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+
+from fedddpm.data import open_images, split_holdout
+from fedddpm.sampling import newest_network, sample_images
+from fedddpm.trainer import Trainer, TrainSettings
+from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
+
+BYTES = 4  # of a float32 parameter
+SCALE, GAP, LABEL = 2, 8, 96  # pixels
+
+
+def rounds_table(console: Console, federation: LocalFederation, weight_cap: int) -> None:
+    """Print one row for every round, and one for the model after the last."""
+    table = Table(title="The federation's rounds (UDEC)", title_justify="left")
+    table.add_column("round")
+    table.add_column("in the cohort / in the sum")
+    table.add_column("loss before", justify="right")
+    table.add_column("loss after", justify="right")
+    table.add_column("MB up", justify="right")
+    table.add_column("MB down", justify="right")
+    table.add_column("FULL would move", justify="right")
+    table.add_column("sum of weights", justify="right")
+    whole = _parameters(federation)
+    for session in (session for session in federation.rounds() if session["phase"] == "done"):
+        own = [line for member in federation.members for line in _lines(federation, member, session["round"])]
+        before, after = mean_losses(session)
+        up, down = (sum(line["traffic"][key] for line in own) / 1e6 for key in ("bytes_up", "bytes_down"))
+        full = 2 * len(own) * whole * BYTES / 1e6
+        table.add_row(
+            str(session["round"] + 1),
+            f"{len(session['cohort'])} / {len(session['survivors'])}",
+            f"{before:.4f}",
+            f"{after:.4f}",
+            f"{up:.1f}",
+            f"{down:.1f}",
+            f"{full:.1f} MB ({100 * (up + down) / full - 100:+.0f} %)",
+            _weights(federation, session, weight_cap),
+        )
+    table.add_row("end", "", f"{final_loss(federation):.4f}")
+    console.print(table)
+    console.print(
+        "loss: mean over the institutions in the sum of their held-out loss, before and after their local training;\n"
+        "'end' is that of the published model. MB: all institutions together, protocol and first download included.\n"
+        "sum of weights: opened by the aggregator, equal to what the institutions in the sum weigh."
+    )
+
+
+def mean_losses(session: dict[str, Any]) -> tuple[float, float]:
+    """Mean held-out loss of the institutions in the sum, before and after their local training."""
+    _, before, after = session["sums"]
+    count = len(session["survivors"]) * LOSS_UNITS
+    return before / count, after / count
+
+
+def _weights(federation: LocalFederation, session: dict[str, Any], weight_cap: int) -> str:
+    """The opened sum of weights; RuntimeError if it is not exactly that of the survivors."""
+    index = session["round"]
+    samples = [line["samples"] for member in session["survivors"] for line in _lines(federation, member, index)]
+    expected = sum(max(1, round(min(count, weight_cap) * WEIGHT_UNITS / weight_cap)) for count in samples)
+    opened = session["sums"][0]
+    if opened != expected:
+        raise RuntimeError(f"round {index + 1} opened weights of {opened}, its survivors weigh {expected}")
+    return f"{opened} = {' + '.join(map(str, samples))} images"
+
+
+def _lines(federation: LocalFederation, member: str, index: int) -> list[dict[str, Any]]:
+    return [line for line in federation.site_rounds(member) if line["round"] == index]
+
+
+def _parameters(federation: LocalFederation) -> int:
+    model = newest_network(federation.site(federation.members[0]) / "state")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def final_loss(federation: LocalFederation) -> float:
+    """Mean over the institutions of the held-out loss of what they have now."""
+    losses = []
+    for member in federation.members:
+        _, held_out = split_holdout(open_images(federation.folder / f"{member}.npz"), 0.1, 0)
+        model = newest_network(federation.site(member) / "state")
+        settings = TrainSettings(epochs=1, max_steps=0, batch_size=32, learning_rate=1e-3, max_seconds=None)
+        losses.append(Trainer(model, held_out, torch.device("cpu"), settings, 0).score(held_out))
+    return sum(losses) / len(losses)
+
+
+def draw_grid(federation: LocalFederation, count: int, steps: int, path: Path) -> Path:
+    """A PNG: a row for each institution, ``count`` of its real images left, ``count`` samples of its network right."""
+    side = 28 * SCALE
+    width, height = LABEL + 2 * count * side + GAP, 20 + len(federation.members) * (side + GAP)
+    sheet = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((LABEL, 4), "real images", fill=0)
+    draw.text((LABEL + count * side + GAP, 4), "samples after the demo's short training", fill=0)
+    for row, member in enumerate(federation.members):
+        top = 20 + row * (side + GAP)
+        draw.text((4, top + side // 2 - 6), member, fill=0)
+        real = open_images(federation.folder / f"{member}.npz", limit=count).images
+        model = newest_network(federation.site(member) / "state")
+        drawn = sample_images(model, count, sampler="ddim", steps=steps, seed=row, device=torch.device("cpu"))
+        _paste(sheet, real, LABEL, top, side)
+        _paste(sheet, drawn, LABEL + count * side + GAP, top, side)
+    sheet.save(path)
+    return path
+
+
+def _paste(sheet: Image.Image, images: torch.Tensor, left: int, top: int, side: int) -> None:
+    for index, image in enumerate(images):
+        picture = Image.fromarray(image[0].numpy()).resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left + index * side, top))

@@ -185,7 +185,7 @@ class Connection:
                 ),
                 response,
             )
-        if problem.code in ("not-enrolled", "unauthenticated", "unknown-member"):
+        if problem.code in ("not-enrolled", "unauthenticated"):
             return self._not_enrolled(problem)
         if problem.code == "clock-skew":
             return self._clock_problem(problem)

@@ -6,7 +6,7 @@ that the aggregator, which has no torch, can read them.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -110,9 +110,7 @@ def load_model_into(path: Path, model: UNet) -> None:
         CheckpointError: the file is missing or damaged.
     """
     tensors, metadata = load_tensors(path)
-    theirs, ours = metadata.get(ARCHITECTURE_KEY), _architecture_json(model.architecture)
-    if theirs is None:
-        raise ModelError(f"{path} is no model file of this package", "Give a file written by save_model")
+    theirs, ours = _architecture_in(metadata, path), model.architecture
     if theirs != ours:
         raise ModelError(f"{path} holds the architecture {theirs}, not {ours}", "Build the network that the file names")
     targets = dict(entry for part in PARTS for entry in parameters_of(model, part))
@@ -131,7 +129,10 @@ def read_architecture(path: Path) -> Architecture:
         ModelError: the file says nothing sensible about it.
         CheckpointError: the file is missing or damaged.
     """
-    _, metadata = load_tensors(path)
+    return _architecture_in(load_tensors(path)[1], path)
+
+
+def _architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
     try:
         fields = json.loads(metadata[ARCHITECTURE_KEY])
         return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})

@@ -21,6 +21,7 @@ class RoundSummary:
     run: str
     round: int  # from 0
     attempt: int
+    spec_hash: str  # hex; decides who reported which part with USPLIT
     cohort: tuple[str, ...]
     survivors: tuple[str, ...]  # whose updates are in the mean
     took_part: bool  # whether the own update is among them
@@ -55,6 +56,7 @@ def summarize(
         run=result.run,
         round=result.round,
         attempt=result.attempt,
+        spec_hash=result.spec_hash.hex(),
         cohort=tuple(sorted({member for part in result.parts for member in part.cohort})),
         survivors=tuple(sorted(survivors)),
         took_part=member_id in survivors,

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from fedddpm.checkpoint import load_tensors
 from fedddpm.cli import app
 from fedddpm.partition import read_architecture
 from fedddpm.state import RunPosition, StateDir

@@ -242,11 +242,27 @@ def test_divergence_is_told_and_never_written(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"Lower the learning rate \(it is 1e\+30\)"):
         Trainer(model(), images(), CPU, wild, 5).train(path)
     assert not path.exists() or all(t.isfinite().all() for t in load_tensors(path)[0].values())
+    overflow = replace(SETTINGS, learning_rate=1e39, max_steps=1)  # the one loss is fine, the weights after it are not
+    with pytest.raises(TrainingError, match="weights became infinite"):
+        Trainer(model(), images(), CPU, overflow, 5).train()
     broken = model()
     with torch.no_grad():
         next(broken.parameters())[0] = float("nan")
     with pytest.raises(TrainingError, match="the loss became nan at step 1"):
         Trainer(broken, images(), CPU, SETTINGS, 5).train()
+
+
+def test_divergence_between_two_reports_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(model(), images(), CPU, SETTINGS, 5)
+    real = trainer._step
+
+    def one_bad_step(adam: torch.optim.Adam, x_0: torch.Tensor, step: int) -> torch.Tensor:
+        return real(adam, x_0, step) * (float("nan") if step == 4 else 1)
+
+    monkeypatch.setattr(trainer, "_step", one_bad_step)
+    monkeypatch.setattr(trainer, "_progress", lambda *position: None)  # an accelerator is asked every tenth step only
+    with pytest.raises(TrainingError, match="the loss became infinite or no number"):
+        trainer.train()
 
 
 def test_memory_that_does_not_suffice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,11 @@ def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...
     manifests = {part: manifest for part, manifest in manifests_of(run.manifest).items() if part in parts}
     hashed = model_hash(tuple(tensor for manifest in manifests.values() for tensor in manifest), vector).hex()
     file = to_safetensors(canonical.decode(Architecture, run.architecture), manifests, vector)
-    ctx.blobs.put(model_blob(hashed), file)
-    return hashed, len(file)
+    # Kept if it exists: the name tells the values, while the order of a file's metadata may differ.
+    if not ctx.blobs.exists(model_blob(hashed)):
+        with ctx.blobs.create_or_keep(model_blob(hashed)) as blob:
+            blob.write(file)
+    return hashed, ctx.blobs.path(model_blob(hashed)).stat().st_size
 
 
 def publish(ctx: Context, attempt_id: int) -> None:

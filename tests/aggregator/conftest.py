@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.aggregator.driver import Institution
+from tests.aggregator.federations import Federation, identity_of, served_here
+from tests.postgresql import new_postgresql_database
+
+__all__ = ["new_postgresql_database"]
+NewFederation = Callable[..., Federation]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_federation(request: pytest.FixtureRequest, tmp_path: Path) -> NewFederation:
+    """Makes federations on either database."""
+
+    def create(**fields: object) -> Federation:
+        url = request.getfixturevalue("new_postgresql_database")() if request.param == "postgresql" else None
+        return Federation(tmp_path, url, **fields)  # type: ignore[arg-type]
+
+    return create
+
+
+class Site:
+    """A served federation with its institutions."""
+
+    def __init__(self, federation: Federation, url: str) -> None:
+        self.federation, self.url = federation, url
+        self.institutions = {name: Institution(url, name, identity_of(name)) for name in federation.members}
+
+    def __getitem__(self, name: str) -> Institution:
+        return self.institutions[name]
+
+    def close(self) -> None:
+        for institution in self.institutions.values():
+            institution.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Federation], Site]]:
+    """Serves federations in this process until the test ends."""
+    running = []
+
+    def start(federation: Federation) -> Site:
+        server = served_here(federation.settings)
+        site = Site(federation, server.__enter__())
+        running.append((server, site))
+        return site
+
+    yield start
+    for server, site in running:
+        site.close()
+        server.__exit__(None, None, None)

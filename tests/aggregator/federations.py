@@ -1,0 +1,169 @@
+"""A small federation for the tests: keys, roster, first model, data directory, and a server over it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import uvicorn
+
+from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, create_app, open_context
+from fedddpm_aggregator.keyfile import read_key, write_key
+from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.federation import initialise, install_roster
+from fedddpm_aggregator.service.runs import RunSettings, start_run
+from fedddpm_aggregator.settings import Settings
+from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.roster import Member, Roster, sign_roster
+from fedddpm_protocol.spec import Architecture, TensorSpec, coordinates
+
+ARCHITECTURE = Architecture("tiny", 8, 1, 8, (1, 2))
+MANIFESTS = {
+    "encoder": (TensorSpec("encoder.a", (3, 5)), TensorSpec("encoder.b", (7,))),
+    "bottleneck": (TensorSpec("bottleneck.a", (2, 2, 5)),),
+    "decoder": (TensorSpec("decoder.a", (30,)), TensorSpec("decoder.b", (1, 13))),
+}
+QUICK = {"join_s": 30.0, "shares_s": 30.0, "masked_s": 30.0, "confirm_s": 30.0, "unmask_s": 30.0}
+
+
+def identity_of(name: str) -> SigningKey:
+    return SigningKey((name.encode() * 32)[:32])
+
+
+@dataclass
+class Federation:
+    """A data directory with a roster in force."""
+
+    folder: Path
+    database_url: str | None = None
+    members: tuple[str, ...] = ("a", "b", "c", "d")
+    c_max: int = 1
+    n_min: int = 3
+    root: SigningKey = field(default_factory=SigningKey.generate)
+    roster: Roster = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings.data.mkdir(parents=True)
+        write_key(self.settings.data / KEY_FILE, SigningKey.generate(), KEY_PURPOSE)
+        key = read_key(self.settings.data / KEY_FILE, KEY_PURPOSE)
+        members = tuple(Member(name, identity_of(name).public_key) for name in sorted(self.members))
+        self.roster = Roster("test", 1, self.c_max, self.n_min, key.public_key, members)
+        with self.context() as ctx:
+            initialise(ctx, self.root.public_key)
+            install_roster(ctx, sign_roster(self.roster, self.root))
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(data=self.folder / "data", database_url=self.database_url, port=0, tick_s=0.1, lease_s=1.0)
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[Context]:
+        ctx = open_context(self.settings)
+        try:
+            yield ctx
+        finally:
+            ctx.database.close()
+
+    def write_theta_0(self) -> Path:
+        path = self.folder / "theta_0.safetensors"
+        path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, theta_0()))
+        return path
+
+    def start_run(self, method: str = "UDEC", rounds: int = 2, **changes: object) -> None:
+        fields: dict[str, object] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
+        settings = RunSettings(**{**fields, **QUICK, **changes})  # type: ignore[arg-type]
+        with self.context() as ctx:
+            start_run(ctx, settings, self.write_theta_0())
+
+    def install(self, **changes: object) -> Roster:
+        """Sign and install the next roster version."""
+        fields = {**self.roster.__dict__, "version": self.roster.version + 1, **changes}
+        self.roster = Roster(**fields)
+        with self.context() as ctx:
+            install_roster(ctx, sign_roster(self.roster, self.root))
+        return self.roster
+
+
+def theta_0() -> np.ndarray:
+    size = sum(coordinates(manifest) for manifest in MANIFESTS.values())
+    return np.linspace(-1, 1, size, dtype=np.float32)
+
+
+@contextlib.contextmanager
+def served_here(settings: Settings) -> Iterator[str]:
+    """The application served by a thread of this process; yields its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline and thread.is_alive():
+            time.sleep(0.005)
+        if not server.started:
+            raise RuntimeError("the server did not start")
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+class ServerProcess:
+    """A real ``fedddpm-aggregator serve`` that can be killed and started again on the same port."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        program = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve", "--port", str(self.port)]
+        arguments = ["--data", str(self.federation.settings.data)]
+        if self.federation.database_url:
+            arguments += ["--database-url", self.federation.database_url]
+        env = os.environ | {"FEDDDPM_AGGREGATOR_TICK_S": "0.1", "FEDDDPM_AGGREGATOR_LEASE_S": "0.5"}
+        log = (self.federation.folder / "server.log").open("a")
+        self._process = subprocess.Popen(
+            [*program, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True
+        )
+        log.close()
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert "listening on" in line, (self.federation.folder / "server.log").read_text()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process = None
+
+
+def read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load(data)
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(data[8 : 8 + size])
+    return header["__metadata__"]

@@ -1,0 +1,139 @@
+"""Whole rounds over real HTTP: every method's sessions, on both databases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedddpm_protocol import canonical
+from fedddpm_protocol.api import ResultsPage
+from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.policy import open_result
+from fedddpm_protocol.spec import RoundResult, model_hash
+from tests.aggregator.conftest import NewFederation, Site
+from tests.aggregator.driver import RunState, Seat, drive, expected_sum, spec_of, take_seats
+from tests.aggregator.federations import Federation, read_safetensors, theta_0
+
+Serve = Callable[[Federation], Site]
+
+
+def first_state(site: Site, rounds_done: int = 0) -> RunState:
+    institution = next(iter(site.institutions.values()))
+    deadline = time.monotonic() + 20
+    state = institution.state()
+    while state.spec is None or state.results < rounds_done:
+        assert time.monotonic() < deadline, state
+        state = institution.state(state.version, 2.0)
+    return state
+
+
+def result_of(site: Site, round_index: int) -> RoundResult:
+    first_state(site, round_index + 1)
+    institution = next(iter(site.institutions.values()))
+    page = institution.send("GET", f"/v1/results?run=run-1&from={round_index}").content
+    return open_result(ResultsPage.model_validate_json(page).results[0], site.federation.roster)
+
+
+def opened_of(site: Site, round_index: int, part: str) -> np.ndarray:
+    institution = next(iter(site.institutions.values()))
+    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part}").content
+    return np.frombuffer(data, "<u4")
+
+
+def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
+    """The opened vector and sums are the survivors' integer sums, exactly."""
+    part = survivors[0].part
+    result = next(r for r in result_of(site, round_index).parts if r.part == part.name)
+    assert result.survivors == tuple(sorted(seat.name for seat in survivors))
+    np.testing.assert_array_equal(opened_of(site, round_index, part.name), expected_sum(survivors, part.values.name))
+    assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))
+
+
+@pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])
+def test_two_rounds_publish_the_exact_mean(new_federation: NewFederation, serve: Serve, method: Method) -> None:
+    federation = new_federation()
+    federation.start_run(method, rounds=2)
+    site = serve(federation)
+    (part,) = method.sessions
+    base_vector = None
+    for round_index in range(2):
+        state = first_state(site, round_index)
+        assert (state.round, state.attempt) == (round_index, 0)
+        spec = spec_of(state, federation.roster)
+        base = site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content
+        tensors = read_safetensors(base)
+        base_vector = np.concatenate([tensors[tensor.name].reshape(-1) for tensor in spec.base_manifest])
+        seats = take_seats(site.institutions.values(), federation.roster, state, part)
+        drive(seats)
+        check_part(site, round_index, seats)
+        result = result_of(site, round_index)
+        opened = {part: (expected_sum(seats, part), result.parts[0].sums, len(seats))}
+        following = next_model(spec, base_vector, opened)
+        assert result.model_hash == model_hash(spec.base_manifest, following)
+        weights = np.array([min(seat.samples, 65535) for seat in seats], float)
+        mean = sum(w * seat.delta.astype(float) for w, seat in zip(weights, seats, strict=True)) / weights.sum()
+        np.testing.assert_allclose(following - base_vector, mean, atol=0.02)
+    assert site["a"].state().status == "finished"
+
+
+def test_first_base_is_cut_from_theta_0(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(Method.UDEC)
+    site = serve(federation)
+    spec = spec_of(first_state(site), federation.roster)
+    whole = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.initial_model_hash.hex()}").content)
+    base = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content)
+    assert set(base) == {"decoder.a", "decoder.b"}
+    assert set(whole) == {"encoder.a", "encoder.b", "bottleneck.a", "decoder.a", "decoder.b"}
+    np.testing.assert_array_equal(whole["decoder.b"], base["decoder.b"])
+    np.testing.assert_array_equal(base["decoder.b"].reshape(-1), theta_0()[-13:])
+
+
+@pytest.mark.parametrize("weighting", ["equal", "disclosed"])
+def test_usplit_sums_every_part_over_its_reporters(
+    new_federation: NewFederation, serve: Serve, weighting: str
+) -> None:
+    federation = new_federation(members=tuple("abcdef"), c_max=0)
+    federation.start_run(Method.USPLIT, rounds=1, weighting=weighting)
+    site = serve(federation)
+    state = first_state(site)
+    seats = {
+        part: take_seats(site.institutions.values(), federation.roster, state, part) for part in Method.USPLIT.sessions
+    }
+    assert all(len(seated) >= 3 for seated in seats.values())
+    for seated in seats.values():
+        drive(seated)
+    for seated in seats.values():
+        check_part(site, 0, seated)
+    assert canonical.encode(result_of(site, 0))
+
+
+def test_usplit_part_that_fails_keeps_its_base(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation(members=tuple("abcdef"), c_max=0)
+    federation.start_run(Method.USPLIT, rounds=2, weighting="equal", shares_s=0.3)
+    site = serve(federation)
+    state = first_state(site)
+    spec = spec_of(state, federation.roster)
+    seats = {
+        part: take_seats(site.institutions.values(), federation.roster, state, part) for part in Method.USPLIT.sessions
+    }
+    drive(seats["encoder"], ["join"])
+    seats["encoder"][0].share()
+    drive(seats["bottleneck"])
+    drive(seats["decoder"])
+    result = result_of(site, 0)
+    assert [(part.part, part.opened) for part in result.parts] == [
+        ("encoder", False),
+        ("bottleneck", True),
+        ("decoder", True),
+    ]
+    published = read_safetensors(site["a"].send("GET", f"/v1/models/{result.model_hash.hex()}").content)
+    first = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content)
+    np.testing.assert_array_equal(published["encoder.a"], first["encoder.a"])
+    assert not np.array_equal(published["decoder.a"], first["decoder.a"])
+    assert first_state(site, 1).sessions["encoder"].phase is Phase.JOIN

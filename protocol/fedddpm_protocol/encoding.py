@@ -116,6 +116,8 @@ def check_opened(
 
     A mean of clipped updates is itself within the clip norm, up to the rounding of every coordinate.
     """
+    if opened.shape != (part.values.coordinates,) or opened.dtype != ring.word_dtype(part.values.bits):
+        raise ResultError(f"{part.values.coordinates} opened values expected, got {opened.dtype}{opened.shape}")
     if len(sums) != len(SUM_FIELDS) or not survivors <= sums[0] <= survivors * WEIGHT_UNITS:
         raise ResultError(f"the weights of {survivors} institutions cannot sum to {list(sums)[:1]}")
     if any(total >= survivors * LOSS_LIMIT * LOSS_UNITS for total in sums[1:]):
@@ -141,6 +143,9 @@ def next_model(
     ``opened`` maps a part to (opened values, opened sums, number of survivors); a part that is missing keeps its base
     values. ResultError as :func:`check_opened`.
     """
+    expected = sum(part.values.coordinates for part in spec.parts)
+    if base.dtype != np.float32 or base.shape != (expected,):
+        raise ResultError(f"a base model of {expected} float32 values expected, got {base.dtype}{base.shape}")
     pieces: list[Vector] = []
     start = 0
     for part in spec.parts:

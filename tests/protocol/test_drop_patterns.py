@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
-from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError
 from tests.protocol.sessions import (
     SEGMENTS,
     Session,
@@ -15,6 +13,8 @@ from tests.protocol.sessions import (
     make_plan,
     make_roster,
 )
+
+from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError
 
 STAYS, BEFORE_UPLOAD, BEFORE_UNMASK = "unmask", "shares", "confirm"
 CONFIGURATIONS = [(2, 0, 2), (3, 0, 3), (4, 0, 3), (4, 1, 3), (5, 1, 3), (5, 2, 4), (6, 1, 3), (6, 2, 4)]

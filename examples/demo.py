@@ -31,7 +31,7 @@ KILLED_IN = 1  # the second round
 SAMPLES = 8
 STEPS = 50
 WEIGHT_CAP = 10_000  # samples that count as a full weight
-console = Console()
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(text: str) -> None:

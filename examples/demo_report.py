@@ -23,37 +23,35 @@ SCALE, GAP, LABEL = 2, 8, 96  # pixels
 def rounds_table(console: Console, federation: LocalFederation, weight_cap: int) -> None:
     """Print one row for every round, and one for the model after the last."""
     table = Table(title="The federation's rounds (UDEC)", title_justify="left")
-    table.add_column("round")
-    table.add_column("in the cohort / in the sum")
-    table.add_column("loss before", justify="right")
-    table.add_column("loss after", justify="right")
-    table.add_column("MB up", justify="right")
-    table.add_column("MB down", justify="right")
-    table.add_column("FULL would move", justify="right")
-    table.add_column("sum of weights", justify="right")
-    whole = _parameters(federation)
+    for column in ("round", "cohort", "survivors", "loss before", "loss after", "MB up", "MB down", "FULL", "saved"):
+        table.add_column(column, justify="right", no_wrap=True)
+    whole, weights = _parameters(federation), []
     for session in (session for session in federation.rounds() if session["phase"] == "done"):
         own = [line for member in federation.members for line in _lines(federation, member, session["round"])]
         before, after = mean_losses(session)
         up, down = (sum(line["traffic"][key] for line in own) / 1e6 for key in ("bytes_up", "bytes_down"))
         full = 2 * len(own) * whole * BYTES / 1e6
+        weights.append(_weights(federation, session, weight_cap))
         table.add_row(
             str(session["round"] + 1),
-            f"{len(session['cohort'])} / {len(session['survivors'])}",
+            str(len(session["cohort"])),
+            str(len(session["survivors"])),
             f"{before:.4f}",
             f"{after:.4f}",
             f"{up:.1f}",
             f"{down:.1f}",
-            f"{full:.1f} MB ({100 * (up + down) / full - 100:+.0f} %)",
-            _weights(federation, session, weight_cap),
+            f"{full:.1f} MB",
+            f"{100 - 100 * (up + down) / full:.0f} %",
         )
-    table.add_row("end", "", f"{final_loss(federation):.4f}")
+    table.add_row("end", "", "", f"{final_loss(federation):.4f}")
     console.print(table)
     console.print(
         "loss: mean over the institutions in the sum of their held-out loss, before and after their local training;\n"
-        "'end' is that of the published model. MB: all institutions together, protocol and first download included.\n"
-        "sum of weights: opened by the aggregator, equal to what the institutions in the sum weigh."
+        "'end' is that of the published model. MB: all institutions together, protocol and first download included;\n"
+        "FULL: what sharing the whole network would move. The sums are exact; the opened weights show it:"
     )
+    for line in weights:
+        console.print(f"    {line}")
 
 
 def mean_losses(session: dict[str, Any]) -> tuple[float, float]:
@@ -71,7 +69,8 @@ def _weights(federation: LocalFederation, session: dict[str, Any], weight_cap: i
     opened = session["sums"][0]
     if opened != expected:
         raise RuntimeError(f"round {index + 1} opened weights of {opened}, its survivors weigh {expected}")
-    return f"{opened} = {' + '.join(map(str, samples))} images"
+    names = ", ".join(f"{member} {count}" for member, count in zip(session["survivors"], samples, strict=True))
+    return f"round {index + 1}: opened {opened}, as {len(samples)} institutions weigh ({names} images)"
 
 
 def _lines(federation: LocalFederation, member: str, index: int) -> list[dict[str, Any]]:
@@ -89,7 +88,7 @@ def final_loss(federation: LocalFederation) -> float:
     for member in federation.members:
         _, held_out = split_holdout(open_images(federation.folder / f"{member}.npz"), 0.1, 0)
         model = newest_network(federation.site(member) / "state")
-        settings = TrainSettings(epochs=1, max_steps=0, batch_size=32, learning_rate=1e-3, max_seconds=None)
+        settings = TrainSettings(epochs=1, max_steps=None, batch_size=32, learning_rate=1e-3, max_seconds=None)
         losses.append(Trainer(model, held_out, torch.device("cpu"), settings, 0).score(held_out))
     return sum(losses) / len(losses)
 

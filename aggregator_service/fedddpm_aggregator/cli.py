@@ -29,6 +29,7 @@ from fedddpm_aggregator.service.federation import initialise
 from fedddpm_aggregator.service.runs import SessionLine, overview
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -143,7 +144,8 @@ def _table(lines: list[SessionLine]) -> Table:
         if line.sums:
             count = len(line.survivors)
             weight = f"{line.sums[0] / WEIGHT_UNITS:.3f}"
-            before, after = (f"{total / LOSS_UNITS / count:.4f}" for total in line.sums[1:])
+            if reports_losses(line.part):
+                before, after = (f"{total / LOSS_UNITS / count:.4f}" for total in line.sums[1:])
         cohort = f"{len(line.cohort)}" if line.cohort else f"({len(line.joined)} joined)"
         table.add_row(
             str(line.round),

@@ -42,6 +42,15 @@ _SESSIONS: dict[Method, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 
 
+def reports_losses(session: str) -> bool:
+    """Whether losses are summed in this session: in all but USPLIT's bottleneck.
+
+    With USPLIT every institution stands in exactly one of encoder and decoder; a third sum that overlaps with one of
+    these by all but one member would reveal one institution's loss.
+    """
+    return session != BOTTLENECK
+
+
 def assign_parts(spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Who reports which part in a USPLIT round: model part -> sorted member ids.
 

@@ -21,6 +21,7 @@ from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
 from fedddpm_protocol.errors import PeerProtocolError, SpentError
 from fedddpm_protocol.messages import Join
+from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import ClientState, Phase
 from fedddpm_protocol.policy import LocalPolicy
@@ -66,7 +67,8 @@ class SessionDriver:
         self._update = update
         weight = weight_units(update.samples, spec)
         self._encoder = ValuesEncoder(spec, self._part, delta, weight)
-        self._sums = sums_words(self._part, weight, update.loss_before, update.loss_after)
+        losses = (update.loss_before, update.loss_after) if reports_losses(part) else (0.0, 0.0)
+        self._sums = sums_words(self._part, weight, *losses)
         self._join: Join | None = None
         self._participant = self._new_participant()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.traffic import Traffic
-from fedddpm_protocol.spec import LOSS_UNITS, RoundResult
+from fedddpm_protocol.methods import reports_losses
+from fedddpm_protocol.spec import LOSS_UNITS, PartResult, RoundResult
 
 FILE = "rounds.jsonl"
 
@@ -28,8 +30,8 @@ class RoundSummary:
     samples: int | None  # None: this institution did not train in this round
     loss_before: float | None  # own held-out loss of the round's base model
     loss_after: float | None  # the same after local training
-    mean_loss_before: float  # mean over the survivors
-    mean_loss_after: float
+    mean_loss_before: float | None  # mean over the survivors; None: no opened sum holds losses
+    mean_loss_after: float | None
     traffic: Traffic
     seconds: float
 
@@ -38,10 +40,14 @@ class RoundSummary:
         return (
             f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
             f" ({'with' if self.took_part else 'without'} this one), {own},"
-            f" federation {self.mean_loss_before:.4f} -> {self.mean_loss_after:.4f},"
+            f" federation {_loss(self.mean_loss_before)} -> {_loss(self.mean_loss_after)},"
             f" {self.traffic.bytes_up / 1e6:.2f} MB up, {self.traffic.bytes_down / 1e6:.2f} MB down,"
             f" {self.seconds:.0f} s"
         )
+
+
+def _loss(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4f}"
 
 
 def summarize(
@@ -49,8 +55,7 @@ def summarize(
 ) -> RoundSummary:
     """Put a signed result and the own part in it together."""
     opened = [part for part in result.parts if part.opened]
-    contributions = sum(len(part.survivors) for part in opened)
-    before, after = (sum(part.sums[field] for part in opened) / contributions / LOSS_UNITS for field in (1, 2))
+    before, after = mean_losses(opened)
     survivors = {member for part in opened for member in part.survivors}
     return RoundSummary(
         run=result.run,
@@ -68,6 +73,16 @@ def summarize(
         traffic=traffic,
         seconds=seconds,
     )
+
+
+def mean_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
+    """Mean held-out loss of the institutions in the sums, before and after training; None if no sum holds losses."""
+    telling = [part for part in opened if reports_losses(part.part)]
+    units = sum(len(part.survivors) for part in telling) * LOSS_UNITS
+    if not units:
+        return None, None
+    before, after = (sum(part.sums[field] for part in telling) / units for field in (1, 2))
+    return before, after
 
 
 def append_summary(folder: Path, summary: RoundSummary) -> None:

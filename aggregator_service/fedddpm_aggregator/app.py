@@ -61,8 +61,8 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
+                sweeper.stop()
+                app.state.watch.stop()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 workers.close()
 

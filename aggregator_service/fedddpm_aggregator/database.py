@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -92,8 +91,8 @@ def insert_once(session: Session, table: type[Base], **values: object) -> bool:
     """Insert a row unless its key exists; True if it was inserted."""
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    outcome: Any = session.execute(insert(table).values(**values).on_conflict_do_nothing())
-    return bool(outcome.rowcount == 1)
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(literal(1))
+    return session.scalar(statement) is not None
 
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:

@@ -6,6 +6,7 @@ Replicas share the work by a lease: only its holder sweeps, and another takes ov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -29,17 +30,24 @@ _MOST_TICKS = 4  # a process that was stopped for longer does not count that tim
 
 
 class Sweeper:
-    """One tick after the other until cancelled."""
+    """One tick after the other until stopped."""
 
     def __init__(self, ctx: Context, workers: Workers, tick_s: float) -> None:
         self._ctx, self._workers, self._tick_s = ctx, workers, tick_s
         self._tidied_at = 0.0
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end after the tick it is in."""
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Tick until cancelled; an error costs one tick."""
+        """Tick until stopped; an error costs one tick."""
         last = time.monotonic()
-        while True:
-            await asyncio.sleep(self._tick_s)
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._tick_s)
+                return
             now = time.monotonic()
             try:
                 await run_in_threadpool(self.tick, min(now - last, _MOST_TICKS * self._tick_s))

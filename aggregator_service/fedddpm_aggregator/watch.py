@@ -26,11 +26,12 @@ class VersionWatch:
         self._news = asyncio.Event()
         self._kick = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until stopped."""
         self._loop = asyncio.get_running_loop()
-        while True:
+        while not self._stopped:
             try:
                 version = await run_in_threadpool(self._read_version)
             except Exception:
@@ -46,11 +47,17 @@ class VersionWatch:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._kick.set)
 
+    def stop(self) -> None:
+        """Let :meth:`run` end, and all who wait with it."""
+        self._stopped = True
+        self._kick.set()
+        self._news.set()
+
     async def beyond(self, version: int, timeout_s: float) -> None:
         """Return when the version is above ``version``, or after ``timeout_s`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._version <= version:
+                while self._version <= version and not self._stopped:
                     await self._news.wait()
 
     def _announce(self, version: int) -> None:

@@ -1,0 +1,127 @@
+"""A federation for tests: a root key, members with images, and a real aggregator process."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import torch
+from typer.testing import CliRunner
+
+from fedddpm import Client, NetworkOptions
+from fedddpm.identity import Identity
+from fedddpm.partition import flatten, save_model
+from fedddpm.sampling import newest_network
+from fedddpm.unet import UNet
+from fedddpm_aggregator.cli import app as operator
+
+AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator.cli"]
+SIZE = 8
+NETWORK = NetworkOptions(poll_s=2, patience_s=60)
+
+
+def make_network():
+    """theta_0 of every test."""
+    torch.manual_seed(1)
+    return UNet(SIZE, 1, "tiny")
+
+
+def aggregator(*arguments):
+    """An operator's command, in this process."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(operator, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+class Federation:
+    """A root key, members with images, and an aggregator process that can be started and killed."""
+
+    def __init__(self, folder, members, c_max=0):
+        self.folder, self.data, self.process, self.url = folder, folder / "aggregator", None, ""
+        self.members = [f"hospital-{name}" for name in members]
+        shown = aggregator("federation", "root-keygen", "--out", folder / "root.key")
+        self.root = re.search(r"[0-9a-f]{64}", shown).group()
+        shown = aggregator("init", "--data", self.data, "--root-key", self.root)
+        server_key = re.search(r"[0-9a-f]{64}", shown).group()
+        enrolled = []
+        for number, member in enumerate(self.members):
+            identity = Identity.generate(member)
+            identity.save(folder / f"{member}.key")
+            enrolled += ["--member", f"{member}={identity.public_key.hex()}"]
+            images = np.random.default_rng(number).integers(0, 256, (12 + number, SIZE, SIZE), dtype=np.uint8)
+            np.savez(folder / f"{member}.npz", images=images)
+        self.rooted, self.roster = ("--root", folder / "root.key"), folder / "roster.json"
+        names = ("--federation", "test", "--server-key", server_key, "--c-max", c_max, "--n-min", 3)
+        aggregator("federation", "roster", "create", self.roster, *self.rooted, *names, *enrolled)
+        self.install()
+
+    def install(self):
+        aggregator("federation", "install", self.roster, "--data", self.data)
+
+    def start_run(self, method, rounds=2, **settings):
+        save_model(self.folder / "theta0.safetensors", make_network())
+        options = {"batch_size": 8, "clip_norm": 2.0, "join_s": 60, "chunk_coordinates": 65536, **settings}
+        flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+        model = ("--initial-model", self.folder / "theta0.safetensors")
+        named = ("--name", f"run-{method.lower()}", "--method", method, "--rounds", rounds)
+        aggregator("federation", "start-run", "--data", self.data, *named, *model, *flags)
+
+    def serve(self, port=0):
+        command = [*AGGREGATOR, "serve", "--data", str(self.data), "--port", str(port)]
+        with (self.folder / "aggregator.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = self.process.stdout.readline()
+        self.url = re.search(r"http://\S+", line).group()
+
+    def kill(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+
+    def settings(self, member, **changes):
+        return {
+            "aggregator_url": self.url,
+            "identity": self.folder / f"{member}.key",
+            "federation_root": self.root,
+            "data": self.folder / f"{member}.npz",
+            "state_dir": self.folder / f"state-{member}",
+            "device": "cpu",
+            "network": NETWORK,
+            "progress": False,
+            **changes,
+        }
+
+    def client(self, member, **changes):
+        return Client(**self.settings(member, **changes))
+
+    def together(self, rounds=None, members=None, **changes):
+        """All members in threads; summaries by member."""
+        results, failures = {}, []
+
+        def take_part(member):
+            try:
+                results[member] = self.client(member, **changes).participate(rounds)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=take_part, args=(member,)) for member in members or self.members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        if failures:
+            raise failures[0]
+        return results
+
+    def rounds_of(self, member):
+        """What the member wrote down, one dict a round."""
+        path = self.folder / f"state-{member}" / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def shared_vector(self, member, method):
+        """The shared parts of the member's newest network."""
+        return flatten(newest_network(self.folder / f"state-{member}"), method.shared_parts)

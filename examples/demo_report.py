@@ -17,7 +17,7 @@ from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
 
 BYTES = 4  # of a float32 parameter
-SCALE, GAP, LABEL = 2, 8, 96  # pixels
+SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
 
 
 def rounds_table(console: Console, federation: LocalFederation, weight_cap: int) -> None:
@@ -95,7 +95,7 @@ def final_loss(federation: LocalFederation) -> float:
 
 def draw_grid(federation: LocalFederation, count: int, steps: int, path: Path) -> Path:
     """A PNG: a row for each institution, ``count`` of its real images left, ``count`` samples of its network right."""
-    side = 28 * SCALE
+    side = 28 * SCALE + BORDER
     width, height = LABEL + 2 * count * side + GAP, 20 + len(federation.members) * (side + GAP)
     sheet = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(sheet)
@@ -115,5 +115,5 @@ def draw_grid(federation: LocalFederation, count: int, steps: int, path: Path) -
 
 def _paste(sheet: Image.Image, images: torch.Tensor, left: int, top: int, side: int) -> None:
     for index, image in enumerate(images):
-        picture = Image.fromarray(image[0].numpy()).resize((side, side), Image.Resampling.NEAREST)
+        picture = Image.fromarray(image[0].numpy()).resize((side - BORDER, side - BORDER), Image.Resampling.NEAREST)
         sheet.paste(picture, (left + index * side, top))

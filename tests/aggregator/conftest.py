@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.aggregator.driver import Institution
-from tests.aggregator.federations import Federation, identity_of, served_here
+from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.sites import NewFederation, Site
 from tests.postgresql import new_postgresql_database
 
 __all__ = ["new_postgresql_database"]
-NewFederation = Callable[..., Federation]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -22,21 +20,6 @@ def new_federation(request: pytest.FixtureRequest, tmp_path: Path) -> NewFederat
         return Federation(tmp_path, url, **fields)  # type: ignore[arg-type]
 
     return create
-
-
-class Site:
-    """A served federation with its institutions."""
-
-    def __init__(self, federation: Federation, url: str) -> None:
-        self.federation, self.url = federation, url
-        self.institutions = {name: Institution(url, name, identity_of(name)) for name in federation.members}
-
-    def __getitem__(self, name: str) -> Institution:
-        return self.institutions[name]
-
-    def close(self) -> None:
-        for institution in self.institutions.values():
-            institution.close()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from fedddpm_protocol.spec import RoundSpec
 ORDER = [*Phase]
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A problem document as an exception."""
 
     def __init__(self, response: httpx.Response) -> None:
@@ -64,7 +64,7 @@ class Institution:
         return request
 
     def send(self, method: str, path: str, message: BaseModel | bytes | None = None) -> httpx.Response:
-        """A signed request; raises Problem for a refusal."""
+        """A signed request; raises ProblemError for a refusal."""
         json_body = isinstance(message, BaseModel)
         content = message.model_dump_json().encode() if isinstance(message, BaseModel) else message or b""
         kind = "application/json" if json_body else "application/octet-stream"
@@ -78,7 +78,7 @@ class Institution:
                     raise
                 time.sleep(0.02)
         if response.status_code >= 400:
-            raise Problem(response)
+            raise ProblemError(response)
         return response
 
     def state(self, after: int = 0, wait: float = 0.0) -> RunState:
@@ -106,7 +106,9 @@ class Seat:
             **participant,  # type: ignore[arg-type]
         )
         self.samples = 100 + seed
-        self.delta = np.random.default_rng(seed).normal(0, 0.1, self.part.values.coordinates).astype(np.float32)
+        size = self.part.values.coordinates
+        scale = min(0.1, 0.5 * spec.clip_norm / size**0.5)
+        self.delta = np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
         self.path = f"/v1/sessions/{spec.hash.hex()}/{part}"
         self.words: dict[str, list[np.ndarray]] = {}
         self.chunks: dict[tuple[str, int], bytes] = {}

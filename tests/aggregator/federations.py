@@ -28,7 +28,7 @@ from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.roster import Member, Roster, sign_roster
-from fedddpm_protocol.spec import Architecture, TensorSpec, coordinates
+from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
 
 ARCHITECTURE = Architecture("tiny", 8, 1, 8, (1, 2))
 MANIFESTS = {
@@ -53,6 +53,7 @@ class Federation:
     c_max: int = 1
     n_min: int = 3
     root: SigningKey = field(default_factory=SigningKey.generate)
+    manifests: dict[str, Manifest] = field(default_factory=lambda: MANIFESTS)
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Federation:
 
     def write_theta_0(self) -> Path:
         path = self.folder / "theta_0.safetensors"
-        path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, theta_0()))
+        path.write_bytes(to_safetensors(ARCHITECTURE, self.manifests, theta_0(self.manifests)))
         return path
 
     def start_run(self, method: str = "UDEC", rounds: int = 2, **changes: object) -> None:
@@ -97,8 +98,8 @@ class Federation:
         return self.roster
 
 
-def theta_0() -> np.ndarray:
-    size = sum(coordinates(manifest) for manifest in MANIFESTS.values())
+def theta_0(manifests: dict[str, Manifest] = MANIFESTS) -> np.ndarray:
+    size = sum(coordinates(manifest) for manifest in manifests.values())
     return np.linspace(-1, 1, size, dtype=np.float32)
 
 

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import pytest
+from tests.aggregator.driver import drive, expected_sum, spec_of, take_seats
+from tests.aggregator.federations import read_safetensors, theta_0
+from tests.aggregator.sites import NewFederation, Serve
+from tests.aggregator.watching import check_part, first_state, result_of
 
 from fedddpm_protocol import canonical
-from fedddpm_protocol.api import ResultsPage
 from fedddpm_protocol.encoding import next_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.spec import RoundResult, model_hash
-from tests.aggregator.conftest import NewFederation, Site
-from tests.aggregator.driver import RunState, Seat, drive, expected_sum, spec_of, take_seats
-from tests.aggregator.federations import Federation, read_safetensors, theta_0
-
-Serve = Callable[[Federation], Site]
-
-
-def first_state(site: Site, rounds_done: int = 0) -> RunState:
-    institution = next(iter(site.institutions.values()))
-    deadline = time.monotonic() + 20
-    state = institution.state()
-    while state.spec is None or state.results < rounds_done:
-        assert time.monotonic() < deadline, state
-        state = institution.state(state.version, 2.0)
-    return state
-
-
-def result_of(site: Site, round_index: int) -> RoundResult:
-    first_state(site, round_index + 1)
-    institution = next(iter(site.institutions.values()))
-    page = institution.send("GET", f"/v1/results?run=run-1&from={round_index}").content
-    return open_result(ResultsPage.model_validate_json(page).results[0], site.federation.roster)
-
-
-def opened_of(site: Site, round_index: int, part: str) -> np.ndarray:
-    institution = next(iter(site.institutions.values()))
-    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part}").content
-    return np.frombuffer(data, "<u4")
-
-
-def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
-    """The opened vector and sums are the survivors' integer sums, exactly."""
-    part = survivors[0].part
-    result = next(r for r in result_of(site, round_index).parts if r.part == part.name)
-    assert result.survivors == tuple(sorted(seat.name for seat in survivors))
-    np.testing.assert_array_equal(opened_of(site, round_index, part.name), expected_sum(survivors, part.values.name))
-    assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))
+from fedddpm_protocol.spec import model_hash
 
 
 @pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])
@@ -95,9 +57,7 @@ def test_first_base_is_cut_from_theta_0(new_federation: NewFederation, serve: Se
 
 
 @pytest.mark.parametrize("weighting", ["equal", "disclosed"])
-def test_usplit_sums_every_part_over_its_reporters(
-    new_federation: NewFederation, serve: Serve, weighting: str
-) -> None:
+def test_usplit_sums_every_part_over_its_reporters(new_federation: NewFederation, serve: Serve, weighting: str) -> None:
     federation = new_federation(members=tuple("abcdef"), c_max=0)
     federation.start_run(Method.USPLIT, rounds=1, weighting=weighting)
     site = serve(federation)

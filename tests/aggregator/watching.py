@@ -1,0 +1,45 @@
+"""What a test looks at from outside: state, results, opened vectors."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from tests.aggregator.driver import Seat, expected_sum
+from tests.aggregator.sites import Site
+
+from fedddpm_protocol.api import ResultsPage, RunState
+from fedddpm_protocol.policy import open_result
+from fedddpm_protocol.spec import RoundResult
+
+
+def first_state(site: Site, rounds_done: int = 0) -> RunState:
+    institution = next(iter(site.institutions.values()))
+    deadline = time.monotonic() + 20
+    state = institution.state()
+    while state.spec is None or state.results < rounds_done:
+        assert time.monotonic() < deadline, state
+        state = institution.state(state.version, 2.0)
+    return state
+
+
+def result_of(site: Site, round_index: int) -> RoundResult:
+    first_state(site, round_index + 1)
+    institution = next(iter(site.institutions.values()))
+    page = institution.send("GET", f"/v1/results?run=run-1&from={round_index}").content
+    return open_result(ResultsPage.model_validate_json(page).results[0], site.federation.roster)
+
+
+def opened_of(site: Site, round_index: int, part: str) -> np.ndarray:
+    institution = next(iter(site.institutions.values()))
+    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part}").content
+    return np.frombuffer(data, "<u4")
+
+
+def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
+    """The opened vector and sums are the survivors' integer sums, exactly."""
+    part = survivors[0].part
+    result = next(r for r in result_of(site, round_index).parts if r.part == part.name)
+    assert result.survivors == tuple(sorted(seat.name for seat in survivors))
+    np.testing.assert_array_equal(opened_of(site, round_index, part.name), expected_sum(survivors, part.values.name))
+    assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))

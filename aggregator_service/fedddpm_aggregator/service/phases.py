@@ -139,7 +139,8 @@ def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why
         sets = "; ".join(", ".join(ids) for ids in spent)
         reason += (
             f". This base model is spent on the sum of {sets}: these members go on only together. If one of them is "
-            "gone for good, the root can sign a roster that releases them (federation roster release)"
+            "gone for good, the root can sign a roster that releases them: federation roster release "
+            f"--base {live.plan.base_model_hash.hex()} --part {live.plan.part} --old {','.join(spent[0])} --new ..."
         )
     if live.session.reason != reason:
         live.session.reason = reason

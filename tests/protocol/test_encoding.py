@@ -276,7 +276,7 @@ def test_an_opened_vector_or_base_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ResultError):
         next_model(spec, np.resize(base, len(base) + (size or 5)), opened)
     with pytest.raises(ResultError):
-        next_model(spec, base.astype(np.float64), opened)  # type: ignore[arg-type]
+        next_model(spec, base.astype(np.float64), opened)
 
 
 def test_an_update_that_was_not_clipped_holds_the_round() -> None:

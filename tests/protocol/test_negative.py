@@ -98,7 +98,7 @@ def deliver(replay: Replay, change: Callable[[dict[str, Join]], list[Join]], err
 
 def other(replay: Replay) -> str:
     """A member that is neither the first nor the last, whom the tests above use as receivers."""
-    return sorted(replay.machines)[2]
+    return str(sorted(replay.machines)[2])
 
 
 # --- JOIN and cohort -------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class World:
             deliver(machine, {*view, member}, lie)
         except ProtocolError as error:
             self.refusals[error.code] += 1
-            if machine.state is not ClientState.ABORTED:
+            if self.machines[member].state is not ClientState.ABORTED:
                 raise AssertionError(f"{error!r} left the machine in state {machine.state}") from error
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from tests.aggregator.driver import Seat, expected_sum
@@ -43,3 +44,14 @@ def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
     assert result.survivors == tuple(sorted(seat.name for seat in survivors))
     np.testing.assert_array_equal(opened_of(site, round_index, part.name), expected_sum(survivors, part.values.name))
     assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))
+
+
+def until(site: Site, condition: Callable[[RunState], bool], timeout_s: float = 20.0) -> RunState:
+    """The first state that meets ``condition``."""
+    institution = next(iter(site.institutions.values()))
+    deadline = time.monotonic() + timeout_s
+    state = institution.state()
+    while not condition(state):
+        assert time.monotonic() < deadline, state
+        state = institution.state(state.version, 2.0)
+    return state

@@ -1,0 +1,138 @@
+"""Members who drop out in every phase: the sum is the survivors', or the next attempt begins."""
+
+from __future__ import annotations
+
+import pytest
+from tests.aggregator.driver import STEPS, ProblemError, drive, take_seats
+from tests.aggregator.sites import NewFederation, Serve, Site
+from tests.aggregator.watching import check_part, first_state, until
+
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.roster import Release
+from fedddpm_protocol.spent import usable_release
+
+SHORT_S = 1.5
+
+
+def seats_of(site: Site) -> list:
+    return take_seats(site.institutions.values(), site.federation.roster, first_state(site), "decoder")
+
+
+@pytest.mark.parametrize("silent_from", [1, 2, 3, 4], ids=STEPS[1:])
+def test_one_of_four_falls_silent(new_federation: NewFederation, serve: Serve, silent_from: int) -> None:
+    federation = new_federation()
+    short = {f"{phase}_s": SHORT_S for phase in ("shares", "masked", "confirm", "unmask")}
+    federation.start_run(rounds=1, **short)
+    site = serve(federation)
+    seats = seats_of(site)
+    for place, step in enumerate(STEPS):
+        drive(seats if place < silent_from else seats[:3], [step])
+    uploaded = seats if silent_from > STEPS.index("upload") else seats[:3]
+    check_part(site, 0, uploaded)
+
+
+def test_everybody_is_waited_for_until_the_duration_only(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, join_s=SHORT_S)
+    site = serve(federation)
+    seats = seats_of(site)[:3]
+    drive(seats)
+    check_part(site, 0, seats)
+
+
+def test_too_few_joins_wait_and_say_who_is_missing(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, join_s=0.2)
+    site = serve(federation)
+    seats = seats_of(site)
+    drive(seats[:2], ["join"])
+    state = until(site, lambda state: state.sessions["decoder"].reason is not None)
+    assert state.sessions["decoder"].phase is Phase.JOIN
+    assert "Not heard of: c, d" in (state.sessions["decoder"].reason or "")
+    drive(seats[2:3], ["join"])  # the third is enough, now that the duration is over
+    drive(seats[:3], STEPS[1:])
+    check_part(site, 0, seats[:3])
+
+
+def test_two_lost_uploads_end_the_attempt_and_the_next_one_works(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, masked_s=SHORT_S)
+    site = serve(federation)
+    drive(seats_of(site), ["join", "share"])
+    state = until(site, lambda state: state.attempt == 1)
+    assert state.round == 0
+    seats = seats_of(site)
+    drive(seats)
+    check_part(site, 0, seats)
+
+
+def test_a_member_that_joins_again_is_not_waited_for(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    seats = seats_of(site)
+    drive(seats, ["join", "share"])
+    drive(seats[:3], ["upload"])
+    (again,) = [seat for seat in seats_of(site) if seat.name == "d"]
+    with pytest.raises(ProblemError) as refusal:
+        again.join(seq=2)
+    assert (refusal.value.status, refusal.value.code) == (410, "phase-over")
+    drive(seats[:3], ["confirm", "unmask"])
+    check_part(site, 0, seats[:3])
+
+
+def spend_on_abc(site: Site) -> None:
+    """Attempt 0 over a, b, c dies in UNMASK: a and b have answered, c has not."""
+    seats = seats_of(site)
+    drive(seats, ["join", "share"])
+    drive(seats[:3], ["upload", "confirm"])
+    drive(seats[:2], ["unmask"])
+    until(site, lambda state: state.attempt == 1)
+
+
+def rejoin(site: Site, names: str, recorded: tuple[str, ...], spent: str = "ab") -> list:
+    """Seats of the current attempt; those in ``spent`` name the recorded survivors."""
+    state, roster = first_state(site), site.federation.roster
+    chosen = []
+    for name in names:
+        known = recorded if name in spent else ()
+        chosen += take_seats([site[name]], roster, state, "decoder", recorded_u3=known)
+    return chosen
+
+
+def test_spent_members_go_on_only_with_the_same_survivors(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, masked_s=SHORT_S, unmask_s=SHORT_S)
+    site = serve(federation)
+    spend_on_abc(site)
+    seats = rejoin(site, "abcd", ("a", "b", "c"))
+    drive(seats, ["join"])
+    drive(seats[:3], STEPS[1:])
+    check_part(site, 0, seats[:3])
+
+
+def test_a_spent_stall_is_named_and_released_by_the_root(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, join_s=SHORT_S, masked_s=SHORT_S, unmask_s=SHORT_S)
+    site = serve(federation)
+    spend_on_abc(site)
+    drive(rejoin(site, "abd", ("a", "b", "c")), ["join"])
+    state = until(site, lambda state: state.status == "stalled")
+    assert "a, b, c" in (state.reason or "")
+    assert "release" in (state.reason or "")
+    spec = bytes.fromhex(base_of(site))
+    release = Release(spec, "decoder", ("a", "b", "c"), ("a", "b", "d"))
+    roster = federation.install(releases=(release,))
+    until(site, lambda state: state.attempt == 2)
+    state = first_state(site)
+    seats = []
+    for name in "abd":
+        allowed = usable_release(("a", "b", "c"), roster, spec, "decoder", ()) if name in "ab" else None
+        seats += take_seats([site[name]], roster, state, "decoder", release=allowed)
+    drive(seats)
+    check_part(site, 0, seats)
+
+
+def base_of(site: Site) -> str:
+    (seat, *_) = seats_of(site)
+    return str(seat.spec.base_model_hash.hex())

@@ -1,0 +1,266 @@
+"""A small federation for the tests: institutions and aggregator are the installed commands, each a process of its own.
+
+The operator's short commands (keys, roster, start-run) run inside the test process, which saves seconds a test;
+``test_methods`` and ``test_examples`` start them as processes too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_federation import BIN, CommandError, LocalFederation, run
+from sqlalchemy import select
+from tests.e2e.proxy import Proxy
+from typer.testing import CliRunner
+
+from fedddpm import Client, NetworkOptions
+from fedddpm.cli import app as sdk_app
+from fedddpm.partition import flatten, manifest
+from fedddpm.sampling import newest_network
+from fedddpm.summary import RoundSummary
+from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.cli import app as aggregator_app
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.runs import SessionLine, overview
+from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.tables import ResultRow
+from fedddpm_protocol import canonical
+from fedddpm_protocol.encoding import loss_units
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.spec import RoundResult, model_hash
+
+SIZE = 8
+NETWORK = {"poll_s": 1.0, "patience_s": 60.0}
+TRAINING: dict[str, object] = {"batch_size": 8, "learning_rate": 1e-3, "chunk_coordinates": 16384}
+
+
+def blobs(path: Path, seed: int, count: int, size: int = SIZE) -> Path:
+    """Write ``count`` grey images of one soft spot each to an .npz."""
+    random = np.random.default_rng(seed)
+    centres = random.uniform(1, size - 1, (count, 2, 1, 1))
+    grid = np.mgrid[:size, :size]
+    distance = ((grid - centres) ** 2).sum(axis=1)
+    np.savez(path, images=(255 * np.exp(-distance / 4)).astype(np.uint8))
+    return path
+
+
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """Look again and again; AssertionError with ``what`` was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
+        time.sleep(0.03)
+
+
+class Federation(LocalFederation):
+    """A :class:`LocalFederation` with images, quick commands and looks into what came out."""
+
+    stack: ExitStack
+    proxies: dict[str, Proxy]
+    threads: dict[str, threading.Thread]
+    summaries: dict[str, list[RoundSummary]]
+    failures: dict[str, Exception]
+
+    @classmethod
+    def make(cls, folder: Path, members: str = "abc", **fields: Any) -> Federation:
+        """Enrolled institutions with 12, 13, 14... images, of which a few are held out."""
+        federation = cls(folder, [f"hospital-{name}" for name in members], **fields)
+        federation.stack, federation.proxies = ExitStack(), {}
+        federation.threads, federation.summaries, federation.failures = {}, {}, {}
+        federation.enrol()
+        for number, member in enumerate(federation.members):
+            blobs(federation.images(member), number, 12 + number)
+        return federation
+
+    def images(self, member: str) -> Path:
+        """The .npz of an institution."""
+        return self.folder / f"{member}.npz"
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def aggregator(self, *arguments: str | Path) -> str:
+        """A command of the aggregator, in this process; raises what the command raised."""
+        return _invoke(aggregator_app, arguments)
+
+    def fedddpm(self, *arguments: str | Path, timeout_s: float = 300) -> str:
+        """A command of the SDK, in this process."""
+        return _invoke(sdk_app, arguments)
+
+    def start(self, method: str = "UDEC", rounds: int = 1, **options: object) -> None:
+        """theta_0 and a run, and the aggregator's process."""
+        self.start_run("run-1", method, self.init_model(SIZE, 1, "tiny"), rounds=rounds, **{**TRAINING, **options})
+        self.serve()
+
+    def proxy(self, member: str) -> Proxy:
+        """The proxy between an institution and the aggregator; it uses it from its next start on."""
+        if member not in self.proxies:
+            self.proxies[member] = self.stack.enter_context(Proxy(self.url))
+        return self.proxies[member]
+
+    def join_in(self, *members: str, environment: Mapping[str, str] | None = None, **settings: object) -> None:
+        """Start the processes of institutions (all by default), or start them again with the same command."""
+        for member in members or tuple(self.members):
+            through = {"aggregator_url": self.proxies[member].url} if member in self.proxies else {}
+            network = NETWORK | dict(settings.get("network") or {})  # type: ignore[call-overload]
+            options = {"device": "cpu", **through, **settings, "network": network}
+            with _environment(environment or {}):
+                self.start_site(member, self.images(member), options)
+
+    def join_here(self, *members: str, rounds: int | None = None, **changes: Any) -> None:
+        """Let institutions (all by default) take part in threads of this process, which costs no start-up."""
+        for member in members or tuple(self.members):
+
+            def take_part(member: str = member) -> None:
+                try:
+                    self.summaries[member] = self.client(member, **changes).participate(rounds)
+                except Exception as error:
+                    self.failures[member] = error
+
+            self.threads[member] = threading.Thread(target=take_part, name=member, daemon=True)
+            self.threads[member].start()
+
+    def end(self, *members: str, timeout_s: float = 60) -> None:
+        """Wait until these institutions (all by default) ended well, and nobody showed a stack trace."""
+        deadline = time.monotonic() + timeout_s
+        for member in members or self.members:
+            left = max(0.1, deadline - time.monotonic())
+            if member in self.processes:
+                self.wait_for_sites([member], left)
+            else:
+                self.threads[member].join(left)
+                assert not self.threads[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
+                if member in self.failures:
+                    raise self.failures[member]
+        self.require_no_trace()
+
+    def failure_of(self, member: str, timeout_s: float = 30) -> Exception:
+        """The error with which an institution in a thread is expected to end."""
+        self.threads[member].join(timeout_s)
+        assert not self.threads[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
+        return self.failures[member]
+
+    def exit_of(self, member: str, timeout_s: float = 30) -> tuple[int, str]:
+        """Exit code and output of a process that is expected to end by itself, the output on one line."""
+        code = self.processes[member].wait(timeout_s)
+        self.require_no_trace()
+        return code, " ".join(self.log(member).split())
+
+    def require_no_trace(self) -> None:
+        """No process ever shows a user a stack trace."""
+        for path in (self.folder / "logs").glob("*.log"):
+            assert "Traceback" not in path.read_text(), f"{path.name}:\n{path.read_text()[-4000:]}"
+
+    def client(self, member: str, **changes: Any) -> Client:
+        """An institution inside this process."""
+        settings: dict[str, Any] = {
+            "aggregator_url": self.proxies[member].url if member in self.proxies else self.url,
+            "identity": self.site(member) / "identity.key",
+            "federation_root": self.root_public,
+            "data": self.images(member),
+            "state_dir": self.site(member) / "state",
+            "device": "cpu",
+            "network": NetworkOptions(**NETWORK),
+            "progress": False,
+            **changes,
+        }
+        return Client(**settings)
+
+    def stop(self) -> None:
+        """End processes, proxies and the look into the database."""
+        self.stack.close()
+        super().stop()
+
+    # --- what came out ------------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        """A look into the aggregator's database and folder beside the running server."""
+        if not hasattr(self, "_context"):
+            self._context = open_context(Settings(data=self.data, database_url=self.database_url))
+            self.stack.callback(self._context.database.close)
+        return self._context
+
+    def lines(self, round_: int | None = None) -> list[SessionLine]:
+        """Sessions so far, of one round or of all."""
+        return [line for line in overview(self.context) if round_ in (None, line.round)]
+
+    def wait_for(self, *phases: Phase, round_: int = 0, timeout_s: float = 30) -> SessionLine:
+        """Wait until the newest session of a round is in one of ``phases``."""
+        found: list[SessionLine] = []
+
+        def reached() -> bool:
+            found[:] = [line for line in self.lines(round_)[-1:] if line.phase in phases]
+            return bool(found)
+
+        wait_until(reached, f"round {round_} in {[str(phase) for phase in phases]}", timeout_s)
+        return found[0]
+
+    def results(self) -> list[RoundResult]:
+        """The signed results in order."""
+        with self.context.database.read() as db:
+            rows = db.scalars(select(ResultRow).order_by(ResultRow.run_id, ResultRow.round)).all()
+        return [canonical.decode(RoundResult, row.body) for row in rows]
+
+    def model_hash_of(self, member: str, method: str) -> bytes:
+        """Hash of the shared parts of an institution's newest network."""
+        model, parts = newest_network(self.site(member) / "state"), Method(method).shared_parts
+        return model_hash(manifest(model, parts), flatten(model, parts))
+
+    def check_models(self, method: str = "UDEC", members: Iterable[str] = ()) -> None:
+        """Every institution ends with exactly the shared parts that the aggregator published last."""
+        published = self.results()[-1].model_hash
+        for member in members or self.members:
+            assert self.model_hash_of(member, method) == published, member
+
+    def check_round(self, round_: int, survivors: Iterable[str], cap: int = 65535) -> SessionLine:
+        """A round was opened over exactly ``survivors``: the opened weights and losses are the sum of theirs."""
+        line = next(line for line in self.lines(round_) if line.phase == Phase.DONE)
+        assert set(line.survivors) == set(survivors)
+        own = [entry for member in line.survivors for entry in self.site_rounds(member) if entry["round"] == round_]
+        assert len(own) == len(line.survivors)
+        weights = [max(1, round(min(entry["samples"], cap) * 65535 / cap)) for entry in own]
+        before, after = (sum(loss_units(entry[name]) for entry in own) for name in ("loss_before", "loss_after"))
+        assert line.sums == (sum(weights), before, after)
+        return line
+
+
+def command_error(*command: str | Path) -> str:
+    """The output, on one line, of an installed command that must end with an error for users."""
+    with pytest.raises(CommandError) as caught:
+        run(BIN / command[0], *command[1:])
+    assert "Traceback" not in str(caught.value)
+    return " ".join(str(caught.value).split())
+
+
+def sitecustomize(folder: Path, code: str) -> dict[str, str]:
+    """Environment that lets a process run ``code`` before everything else."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Any:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _invoke(app: Any, arguments: Iterable[str | Path]) -> str:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise CommandError(result.output) from result.exception
+    return result.stdout

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
-from fedddpm_protocol.chunks import chunk_count
+from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
 from fedddpm_protocol.keys import SigningKey
@@ -158,6 +158,18 @@ class Seat:
             self.words[segment.name] = [words.copy() for words in plain]
             for index, words in enumerate(plain):
                 self.chunks[segment.name, index] = self.machine.mask_chunk(segment.name, index, words)
+
+    def encode_unchecked(self, values: np.ndarray) -> None:
+        """As :meth:`mask` for ring words that no honest encoder would give."""
+        self.wait_for(Phase.MASKED)
+        self.machine.receive_shares(ShareInbox.model_validate_json(self.get("shares")).items)
+        sums = sums_words(self.part, weight_units(self.samples, self.spec), 0.5, 0.25)
+        for segment, words in ((self.part.values, values), (self.part.weights, sums)):
+            for index in range(chunk_count(segment, self.spec.chunk_coordinates)):
+                start, count = chunk_span(segment, self.spec.chunk_coordinates, index)
+                self.chunks[segment.name, index] = self.machine.mask_chunk(
+                    segment.name, index, words[start : start + count].copy()
+                )
 
     def put(self, segment: str, index: int, data: bytes | None = None) -> None:
         content = self.chunks[segment, index] if data is None else data

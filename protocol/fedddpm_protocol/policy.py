@@ -11,6 +11,8 @@ from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec
 
+_SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
+
 
 @dataclass(frozen=True)
 class LocalPolicy:
@@ -18,7 +20,7 @@ class LocalPolicy:
 
     architecture_hash: bytes
     manifests: Mapping[str, Manifest] = field(default_factory=dict)  # by part; empty: not checked
-    min_cohort: int = 3  # smallest set of institutions whose sum may be opened
+    min_cohort: int = _SMALLEST_COHORT  # smallest set of institutions whose sum may be opened
     c_max: int = 0  # the roster must allow for at least so many conspirators
     max_epochs: int | None = None
     max_steps: int | None = None
@@ -28,8 +30,8 @@ class LocalPolicy:
 
     def floor(self, roster: Roster) -> int:
         """Smallest set of sharers or survivors this institution accepts."""
-        if roster.n_min == 2 and self.allow_two_party:
-            return 2
+        if roster.n_min == 2 and self.allow_two_party and self.min_cohort <= _SMALLEST_COHORT:
+            return 2  # the opt-in lowers the default, never a larger cohort that the institution asked for
         return max(self.min_cohort, roster.n_min)
 
     def check_roster(self, roster: Roster) -> None:

@@ -78,7 +78,8 @@ def inputs_for(member: str, segments: Iterable[SegmentSpec]) -> dict[str, ring.W
 
 
 def mask_all(participant: Participant, inputs: Mapping[str, ring.Words]) -> dict[str, list[bytes]]:
-    plan, uploads = participant.plan, {}
+    plan = participant.plan
+    uploads: dict[str, list[bytes]] = {}
     for segment in plan.segments:
         uploads[segment.name] = []
         for index in range(chunk_count(segment, plan.chunk_coordinates)):

@@ -174,9 +174,9 @@ def test_every_chunk_digest_is_in_the_upload_digest(replay: Replay) -> None:
             changed = {**manifest.chunks, segment: (*chunks[:index], flip(digest), *chunks[index + 1 :])}
             digests.add(replay.sharing.verify_manifest(name, UploadManifest(chunks=changed)))
     assert len(digests) == 1 + sum(len(chunks) for chunks in manifest.chunks.values())
-    segment = replay.plan.segments[0]
+    first = replay.plan.segments[0]
     with pytest.raises(MalformedError):
-        segment_digest(segment, 8, manifest.chunks[segment.name])  # cut at another size
+        segment_digest(first, 8, manifest.chunks[first.name])  # cut at another size
 
 
 def test_disclosed_counts_are_signed() -> None:
@@ -192,9 +192,9 @@ def test_disclosed_counts_are_signed() -> None:
     ):
         with pytest.raises(SignatureError):
             sharing.verify_manifest("site-0", manifest.model_copy(update=changes))
-    for changes in ({"samples": None}, {"samples_signature": None}):
+    for name in ("samples", "samples_signature"):
         with pytest.raises(MalformedError):
-            sharing.verify_manifest("site-0", manifest.model_copy(update=changes))
+            sharing.verify_manifest("site-0", manifest.model_copy(update={name: None}))
 
 
 def test_hidden_counts_are_not_accepted(replay: Replay) -> None:

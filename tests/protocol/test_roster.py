@@ -215,6 +215,14 @@ def test_two_parties_only_by_opt_in() -> None:
     assert check_spec(signed, roster, policy(allow_two_party=True)).roster_version == 1
 
 
+def test_the_two_party_opt_in_does_not_lower_a_cohort_that_was_asked_for() -> None:
+    roster = make_roster(5, 0, 2)
+    assert policy(allow_two_party=True).floor(roster) == 2
+    assert policy(allow_two_party=True, min_cohort=4).floor(roster) == 4
+    assert policy(allow_two_party=False).floor(roster) == 3
+    assert policy(allow_two_party=True).floor(make_roster(5, 1)) == 3
+
+
 BAD_SPECS: dict[str, dict[str, Any]] = {
     "protocol": {"protocol": "fedddpm/sa/2"},
     "method": {"method": "HALF"},

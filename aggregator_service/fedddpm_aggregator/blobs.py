@@ -94,8 +94,15 @@ class BlobStore:
         return self.path(name).exists()
 
     def remove_tree(self, name: str) -> None:
-        """Delete every blob below ``name``."""
-        shutil.rmtree(self.path(name), ignore_errors=True)
+        """Delete every blob below ``name``; OSError if one cannot be deleted."""
+        path = self.path(name)
+        if path.exists():
+            shutil.rmtree(path, onerror=_unless_gone)
+
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders directly below ``name``."""
+        path = self.path(name)
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.exists() else []
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of killed writers; only while no writer runs."""
@@ -132,6 +139,11 @@ def _full_disk_as_typed_error() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError from error
         raise
+
+
+def _unless_gone(_function: object, _path: str, failure: tuple[object, BaseException, object]) -> None:
+    if not isinstance(failure[1], FileNotFoundError):  # another replica may delete the same folder
+        raise failure[1]
 
 
 def _make_directories(root: Path, directory: Path) -> None:

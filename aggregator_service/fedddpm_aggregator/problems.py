@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from fedddpm_aggregator.blobs import StorageFullError
@@ -77,7 +78,7 @@ def problem_of(error: Exception) -> Response:
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, StorageFullError) or _is_full(error):
         return problem(507, "storage-full", str(StorageFullError()), {"Retry-After": "60"})
-    if isinstance(error, DBAPIError):
+    if isinstance(error, DBAPIError | PoolTimeoutError):
         log.error("database error", exc_info=error)
         return problem(503, "unavailable", "the database does not answer; try again later", {"Retry-After": "5"})
     log.error("internal error", exc_info=error)
@@ -97,6 +98,7 @@ def install(app: FastAPI) -> None:
         HTTPException,
         StorageFullError,
         DBAPIError,
+        PoolTimeoutError,
         OSError,
     ):
         app.add_exception_handler(kind, handle)

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     max_message_bytes: int = Field(default=2 * 2**20, gt=0, description="largest JSON request")
-    max_chunk_bytes: int = Field(default=16 * 2**20, gt=0, description="largest chunk of a masked vector")
+    max_chunk_bytes: int = Field(default=4 * 2**20, gt=0, description="largest chunk of a masked vector")
     signature_max_age_s: int = Field(default=300, gt=0, description="how old a signed request may be")
     signature_max_ahead_s: int = Field(default=60, ge=0, description="how far a client's clock may be ahead")
     tick_s: float = Field(default=0.5, gt=0, le=1, description="time between two looks at the deadlines")

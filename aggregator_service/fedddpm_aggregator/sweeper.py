@@ -18,7 +18,7 @@ from fedddpm_aggregator.service.attempts import settle, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import react_to_roster
 from fedddpm_aggregator.service.phases import advance
-from fedddpm_aggregator.service.publishing import scrub
+from fedddpm_aggregator.service.publishing import remove_strays, scrub
 from fedddpm_aggregator.service.sessions import live_of
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_aggregator.workers import Workers
@@ -104,3 +104,4 @@ class Sweeper:
         with self._ctx.database.write_relaxed() as db:
             store.forget_old_nonces(db, time.time())
         scrub(self._ctx)
+        remove_strays(self._ctx)

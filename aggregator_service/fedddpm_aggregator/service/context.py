@@ -28,7 +28,7 @@ MIB = 2**20
 class Limits:
     """Numbers that the use cases need from the settings."""
 
-    max_chunk_bytes: int = 16 * MIB
+    max_chunk_bytes: int = 4 * MIB
     signature_max_age_s: int = 300
     signature_max_ahead_s: int = 60
     lease_s: float = 3.0

@@ -12,7 +12,7 @@ from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.uploads import upload_folder
+from fedddpm_aggregator.service.uploads import UPLOADS, upload_folder
 from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.canonical import PROTOCOL
@@ -72,6 +72,15 @@ def scrub(ctx: Context) -> None:
         with ctx.transaction() as db:
             store.drop_shares(db, [row.id for row in store.sessions_of(db, attempt_id)])
             store.attempt_by_id(db, attempt_id, lock=True).scrubbed = True
+
+
+def remove_strays(ctx: Context) -> None:
+    """Delete chunks that were being written while their attempt was scrubbed."""
+    for spec_hash in ctx.blobs.folders(UPLOADS):
+        with ctx.database.read() as db:
+            attempt = store.attempt_by_spec(db, spec_hash)
+        if attempt is not None and attempt.scrubbed:
+            ctx.blobs.remove_tree(upload_folder(spec_hash))
 
 
 def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, hashed: str, size: int) -> None:

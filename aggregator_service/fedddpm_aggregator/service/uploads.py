@@ -26,10 +26,12 @@ from fedddpm_protocol.errors import ConflictError, MalformedError
 from fedddpm_protocol.messages import UploadManifest
 from fedddpm_protocol.phases import Phase
 
+UPLOADS = "uploads"
+
 
 def upload_folder(spec_hash: str) -> str:
     """Where the single uploads of an attempt lie until they are scrubbed."""
-    return f"uploads/{spec_hash}"
+    return f"{UPLOADS}/{spec_hash}"
 
 
 def chunk_blob(spec_hash: str, part: str, member: str, segment: str, index: int) -> str:

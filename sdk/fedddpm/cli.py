@@ -180,9 +180,8 @@ def participate(
             "patience_s": patience,
         },
     }
-    summaries = Client.from_config(config, settings, progress).participate(rounds)
-    for summary in summaries:
-        typer.echo(str(summary))
+    client = Client.from_config(config, settings, progress)
+    summaries = client.participate(rounds, on_round=lambda summary: typer.echo(str(summary)))
     typer.echo(f"{len(summaries)} rounds ended")
 
 

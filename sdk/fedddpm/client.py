@@ -13,7 +13,7 @@ Client(
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -134,8 +134,12 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._institution.member_id!r} at {self._institution.config.aggregator_url})"
 
-    def participate(self, rounds: int | None = None) -> list[RoundSummary]:
+    def participate(
+        self, rounds: int | None = None, on_round: Callable[[RoundSummary], None] | None = None
+    ) -> list[RoundSummary]:
         """Take part until ``rounds`` rounds have ended (None: until the run ends); one summary for each.
+
+        ``on_round`` is told as soon as a round has ended; without it the summary is shown beside the bars.
 
         May be killed at any moment and called again: it goes on where it was.
 
@@ -157,7 +161,8 @@ class Client:
             ) as connection,
         ):
             self._introduce(reporter)
-            return Participation(us, state, Transport(connection), reporter).run(rounds)
+            tell = on_round or (lambda summary: reporter.notice(str(summary)))
+            return Participation(us, state, Transport(connection), reporter, tell).run(rounds)
 
     def _introduce(self, reporter: Reporter) -> None:
         us = self._institution

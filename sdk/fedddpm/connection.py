@@ -7,7 +7,6 @@ is waited for with exponential backoff and jitter; anything it says on purpose b
 from __future__ import annotations
 
 import secrets
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,18 +20,18 @@ from pydantic import ValidationError
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import CheckpointError, ConfigError, TransportError
 from fedddpm.identity import Identity
-from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
+from fedddpm.problems import CLOCK_ADVICE, ProblemError, UnreachableError, problem_error, read_problem
 from fedddpm.signing import RequestSigner
+from fedddpm.tls import tls_context
 from fedddpm.traffic import Meter, Traffic
-from fedddpm_protocol.api import Problem
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
-CLOCK_WARNING_S = 30.0
 _WORTH_WAITING = frozenset({429, 502, 503, 504, 507})
 _REPLY = TypeVar("_REPLY", bound=Message)
+BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all
 _RANDOM = secrets.SystemRandom()
 
 
@@ -63,7 +62,9 @@ class Connection:
         on_warning: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.meter = Meter()
-        self._identity, self._member_id, self._options = identity, member_id, options
+        self.member_id = member_id
+        self._who = f"{member_id!r} with the key {identity.fingerprint}"
+        self._options = options
         self._on_outage, self._on_warning = on_outage, on_warning
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
@@ -93,13 +94,13 @@ class Connection:
         headers = {"Content-Type": "application/octet-stream"}
         self._patiently(lambda: self._send("PUT", path, content=data, headers=headers))
 
-    def download(self, path: str, target: Path, on_bytes: Callable[[int, int], None]) -> None:
-        """GET raw bytes into ``target``; continues a broken download where it stopped.
+    def download(self, path: str, target: Path, most_bytes: int, on_bytes: BytesSoFar) -> None:
+        """GET at most ``most_bytes`` raw bytes into ``target``; continues a broken download where it stopped.
 
         ``on_bytes`` gets bytes so far and bytes in all (0 when unknown). The caller checks the content's hash.
         """
         target.unlink(missing_ok=True)
-        self._patiently(lambda: self._download_rest(path, target, on_bytes))
+        self._patiently(lambda: self._download_rest(path, target, most_bytes, on_bytes))
 
     # --- one try -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Connection:
             raise self._problem(response)
         return response
 
-    def _download_rest(self, path: str, target: Path, on_bytes: Callable[[int, int], None]) -> httpx.Response:
+    def _download_rest(self, path: str, target: Path, most_bytes: int, on_bytes: BytesSoFar) -> httpx.Response:
         have = target.stat().st_size if target.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with self._http.stream("GET", path, headers=headers) as response:
@@ -129,7 +130,7 @@ class Connection:
                         target.unlink(missing_ok=True)
                     raise self._problem(response)
                 have = have if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
-                _write_stream(response, target, have, on_bytes)
+                _write_stream(response, target, have, most_bytes, on_bytes)
             finally:
                 self._count(response)
         return response
@@ -174,56 +175,15 @@ class Connection:
     # --- what went wrong ---------------------------------------------------------------------------------------------
 
     def _problem(self, response: httpx.Response) -> ProblemError:
-        try:
-            problem = Problem.model_validate_json(response.content)
-        except ValidationError:
-            return _with_retry_after(
-                ProblemError(
-                    f"{response.request.url} answered {response.status_code} without saying why",
-                    "Check that aggregator_url is the address of a fedddpm aggregator, not of a proxy's error page",
-                    status=response.status_code,
-                ),
-                response,
-            )
-        if problem.code in ("not-enrolled", "unauthenticated"):
-            return self._not_enrolled(problem)
-        if problem.code == "clock-skew":
-            return self._clock_problem(problem)
-        advice = "The aggregator's disk is full; its operator must free space" if problem.code == "storage-full" else ""
-        error = ProblemError(
-            f"the aggregator refused: {problem.detail or problem.title}",
-            advice,
-            status=problem.status,
-            code=problem.code,
-        )
-        return _with_retry_after(error, response)
-
-    def _not_enrolled(self, problem: Problem) -> NotEnrolledError:
-        return NotEnrolledError(
-            f"the aggregator does not know {self._member_id!r} with the key {self._identity.fingerprint}"
-            f" ({problem.detail or problem.title})",
-            "Call the federation's coordinator, read out this fingerprint and ask for a new signed roster;"
-            " if the id is another one, set member_id",
-            status=problem.status,
-            code=problem.code,
-        )
-
-    def _clock_problem(self, problem: Problem) -> ClockError:
-        advice = "Set this machine's clock (for instance: timedatectl set-ntp true)"
-        if problem.server_time is not None:
+        problem = read_problem(response.content)
+        if problem is not None and problem.code == "clock-skew" and problem.server_time is not None:
             offset = self._signer.correct_clock(problem.server_time)
-            self._on_warning(
-                f"this machine's clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}. {advice}"
-            )
-        return ClockError(
-            "the aggregator refuses this machine's clock", advice, status=problem.status, code="clock-skew"
-        )
-
-
-def _with_retry_after(error: ProblemError, response: httpx.Response) -> ProblemError:
-    seconds = response.headers.get("Retry-After", "")
-    error.retry_after_s = min(float(seconds), LONGEST_DELAY_S) if seconds.isdigit() else 0.0
-    return error
+            side = "behind" if offset > 0 else "ahead"
+            self._on_warning(f"this machine's clock is {abs(offset):.0f} s {side}. {CLOCK_ADVICE}")
+        error = problem_error(problem, str(response.request.url), response.status_code, self._who)
+        seconds = response.headers.get("Retry-After", "")
+        error.retry_after_s = min(float(seconds), LONGEST_DELAY_S) if seconds.isdigit() else 0.0
+        return error
 
 
 def _parse(reply: type[_REPLY], response: httpx.Response) -> _REPLY:
@@ -236,7 +196,7 @@ def _parse(reply: type[_REPLY], response: httpx.Response) -> _REPLY:
         ) from error
 
 
-def _write_stream(response: httpx.Response, target: Path, have: int, on_bytes: Callable[[int, int], None]) -> None:
+def _write_stream(response: httpx.Response, target: Path, have: int, most_bytes: int, on_bytes: BytesSoFar) -> None:
     total = have + int(response.headers.get("Content-Length", "0"))
     try:
         with target.open("r+b" if have else "wb") as file:
@@ -244,6 +204,11 @@ def _write_stream(response: httpx.Response, target: Path, have: int, on_bytes: C
             for piece in response.iter_raw():
                 file.write(piece)
                 have += len(piece)
+                if have > most_bytes:
+                    raise TransportError(
+                        f"{response.request.url} sends more than the {most_bytes} bytes it can have",
+                        "Stop, and call the federation's coordinator before you go on",
+                    )
                 on_bytes(have, total)
     except OSError as error:
         raise CheckpointError(
@@ -255,26 +220,10 @@ def _http_client(base_url: str, options: NetworkOptions, signer: RequestSigner) 
     timeout = httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s)
     try:
         return httpx.Client(
-            base_url=base_url, auth=signer, verify=_tls_context(options), proxy=options.proxy, timeout=timeout
+            base_url=base_url, auth=signer, verify=tls_context(options), proxy=options.proxy, timeout=timeout
         )
     except (ValueError, httpx.InvalidURL) as error:
         raise ConfigError(f"the proxy {options.proxy!r} cannot be used ({error})", "Use http://host:port") from error
-
-
-def _tls_context(options: NetworkOptions) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=None if options.ca_bundle is None else str(options.ca_bundle))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the CA bundle {options.ca_bundle} cannot be read ({error})", "Give a PEM file") from error
-    if options.client_certificate is not None:
-        try:
-            context.load_cert_chain(options.client_certificate, options.client_key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"the client certificate {options.client_certificate} cannot be used ({error})",
-                "Give a PEM certificate and its key",
-            ) from error
-    return context
 
 
 def _connection_reason(error: httpx.TransportError, base_url: str) -> str:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
-from fedddpm.partition import flatten, load_model_into, manifest, save_model, unflatten
+from fedddpm.partition import flatten, load_model_into, manifest, read_architecture, save_model, unflatten
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.unet import UNet
@@ -22,7 +22,7 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.encoding import next_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import Architecture, Manifest, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec, coordinates, model_hash
 
 Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
@@ -36,14 +36,15 @@ class ModelStore:
         self._state, self._transport, self._watch = state, transport, watch
         self._scratch = state.path / _DOWNLOAD
 
-    def load(self, position: RunPosition, architecture: Architecture, method: Method) -> UNet | None:
+    def load(self, position: RunPosition) -> UNet | None:
         """The network at ``position``; None when its file is missing or damaged."""
-        model = UNet.from_architecture(architecture)
+        path = self._state.path / position.model_file
         try:
-            load_model_into(self._state.path / position.model_file, model)
+            model = UNet.from_architecture(read_architecture(path))
+            load_model_into(path, model)
         except (CheckpointError, ModelError):
             return None
-        return model if self.base_hash(model, method) == position.base_model_hash else None
+        return model if self.base_hash(model, Method(position.method)) == position.base_model_hash else None
 
     @staticmethod
     def base_hash(model: UNet, method: Method) -> bytes:

@@ -8,6 +8,7 @@ state folder. What the aggregator says is checked by ``trust``; what is computed
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +53,16 @@ class Institution:
 class Participation:
     """The loop over rounds of one open state folder and one connection."""
 
-    def __init__(self, institution: Institution, state: StateDir, transport: Transport, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        institution: Institution,
+        state: StateDir,
+        transport: Transport,
+        reporter: Reporter,
+        on_round: Callable[[RoundSummary], None],
+    ) -> None:
         self._us, self._state, self._transport, self._reporter = institution, state, transport, reporter
+        self._on_round = on_round
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
         self._history = RunHistory(state, ModelStore(state, transport, reporter.transfer), transport, reporter)
@@ -131,7 +140,7 @@ class Participation:
             time.monotonic() - self._round_began,
         )
         append_summary(self._state.path, summary)
-        self._reporter.notice(str(summary))
+        self._on_round(summary)
         self._round_began = time.monotonic()
         return summary
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from fedddpm.errors import StateError, TransportError
+from fedddpm_protocol.api import Problem
+
+CLOCK_ADVICE = "Set this machine's clock (for instance: timedatectl set-ntp true)"
 
 
 class ProblemError(TransportError):
@@ -37,3 +42,34 @@ class UnreachableError(TransportError):
 
 class SecondClientError(StateError):
     """Somebody else takes part with this institution's identity."""
+
+
+def read_problem(content: bytes) -> Problem | None:
+    """The problem document in a reply's body; None if it is none."""
+    try:
+        return Problem.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def problem_error(problem: Problem | None, url: str, status: int, who: str) -> ProblemError:
+    """The error for a reply of ``status``; ``who`` names this institution and its key."""
+    if problem is None:
+        return ProblemError(
+            f"{url} answered {status} without saying why",
+            "Check that aggregator_url is the address of a fedddpm aggregator, not of a proxy's error page",
+            status=status,
+        )
+    detail, code = problem.detail or problem.title, problem.code
+    if code in ("not-enrolled", "unauthenticated"):
+        return NotEnrolledError(
+            f"the aggregator does not know {who} ({detail})",
+            "Call the federation's coordinator, read out this fingerprint and ask for a new signed roster;"
+            " if the id is another one, set member_id",
+            status=status,
+            code=code,
+        )
+    if code == "clock-skew":
+        return ClockError("the aggregator refuses this machine's clock", CLOCK_ADVICE, status=status, code=code)
+    advice = "The aggregator's disk is full; its operator must free space" if code == "storage-full" else ""
+    return ProblemError(f"the aggregator refused: {detail}", advice, status=status, code=code)

@@ -22,6 +22,9 @@ _LOG = logging.getLogger("fedddpm")
 class Reporter:
     """Tells nobody but the log; a context manager, and the base of what draws."""
 
+    def __init__(self) -> None:
+        self._away = False
+
     def __enter__(self) -> Self:
         return self
 
@@ -42,11 +45,14 @@ class Reporter:
         """Nothing to do until somebody else acts."""
 
     def outage(self, outage: Outage | None) -> None:
-        """The aggregator does not serve; None: it does again."""
+        """The aggregator does not serve; None: it does again. Each is said once, the seconds are shown meanwhile."""
+        if outage is None:
+            self.notice("the aggregator answers again")
+        elif not self._away:
+            self.warning(f"the aggregator does not serve ({outage.reason}); waiting for it, nothing is lost")
+        self._away = outage is not None
         if outage is not None:
-            self.waiting(
-                f"aggregator away for {outage.since_s:.0f} s ({outage.reason}), next try in {outage.retry_in_s:.0f} s"
-            )
+            self.waiting(f"aggregator away for {outage.since_s:.0f} s, next try in {outage.retry_in_s:.0f} s")
 
     def training(self, round_: int, progress: Training) -> None:
         """One or some local steps were done."""
@@ -59,6 +65,7 @@ class TerminalReporter(Reporter):
     """Draws one live line on the terminal, with finished lines above it."""
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             SpinnerColumn(),
@@ -69,6 +76,7 @@ class TerminalReporter(Reporter):
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # lines printed meanwhile go above the bar, but never out of a pipe
         )
         self._task: TaskID | None = None
         self._what = ""

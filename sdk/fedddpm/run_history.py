@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedddpm.errors import PolicyError, StateError
+from fedddpm.errors import PolicyError
 from fedddpm.local_update import LocalUpdate, local_parts
 from fedddpm.model_store import ModelStore, model_file, replace_parts
-from fedddpm.partition import flatten, manifest, read_architecture
+from fedddpm.partition import flatten, manifest
 from fedddpm.progress import Reporter
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
@@ -53,7 +53,7 @@ class RunHistory:
 
     def network(self, position: RunPosition, spec: RoundSpec) -> UNet:
         """The institution's network at the start of the round; fetched again where the file was lost."""
-        model = self._models.load(position, spec.architecture, Method(spec.method))
+        model = self._models.load(position)
         if model is None:
             self._reporter.warning("the stored network is missing or damaged and is fetched again")
             model = self._fetch(spec)
@@ -77,41 +77,35 @@ class RunHistory:
         if not results:
             return []
         last = results[-1]
-        spec = known.get(last.spec_hash) if len(results) == 1 else None
-        method, model = self._load(position, spec)
-        if spec is not None:
-            if last.base_model_hash != position.base_model_hash:
-                raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
-            vector = self._models.derive(spec, last, flatten(model, method.shared_parts))
-        else:
-            vector = self._models.fetch_base(manifest(model, method.shared_parts), last.model_hash)
-        replace_parts(model, method.shared_parts, vector)
-        if update is not None:
-            replace_parts(model, local_parts(method), update.local)
-        self._models.keep(
-            model,
-            replace(
-                position,
-                next_round=last.round + 1,
-                last_result=last.hash,
-                base_model_hash=last.model_hash,
-                model_file=model_file(position.run, last.round + 1),
-                finished=last.round + 1 >= rounds,
-            ),
+        reached = replace(
+            position,
+            next_round=last.round + 1,
+            last_result=last.hash,
+            base_model_hash=last.model_hash,
+            model_file=model_file(position.run, last.round + 1),
+            finished=last.round + 1 >= rounds,
         )
+        model = self._models.load(position)
+        if model is None:  # the next round fetches it whole
+            self._reporter.warning("the stored network is missing or damaged")
+            self._state.move_to(reached)
+            return results
+        self._follow(model, position, last, known.get(last.spec_hash) if len(results) == 1 else None)
+        if update is not None:
+            replace_parts(model, local_parts(Method(position.method)), update.local)
+        self._models.keep(model, reached)
         return results
 
-    def _load(self, position: RunPosition, spec: RoundSpec | None) -> tuple[Method, UNet]:
-        method = Method(position.method)
-        file = self._state.path / position.model_file
-        architecture = read_architecture(file) if spec is None else spec.architecture
-        model = self._models.load(position, architecture, method)
-        if model is None:
-            raise StateError(
-                f"the network {file} is damaged",
-                "Delete it and start again while a round is running: it is fetched then",
-            )
-        return method, model
+    def _follow(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> None:
+        """Put the base model of ``last`` into ``model``: derived where its ``spec`` is known, else downloaded."""
+        shared = Method(position.method).shared_parts
+        if spec is None:
+            vector = self._models.fetch_base(manifest(model, shared), last.model_hash)
+        elif last.base_model_hash != position.base_model_hash:
+            raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
+        else:
+            vector = self._models.derive(spec, last, flatten(model, shared))
+        replace_parts(model, shared, vector)
 
     def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         previous = b""

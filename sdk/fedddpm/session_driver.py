@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm.errors import TransportError
+from fedddpm.evidence import keep_evidence
 from fedddpm.identity import Identity
 from fedddpm.ledger import OwedUnmask, SpentLedger
 from fedddpm.local_update import LocalUpdate
@@ -19,8 +20,8 @@ from fedddpm.transport import SessionApi, Transport
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
-from fedddpm_protocol.errors import PeerProtocolError, SpentError
-from fedddpm_protocol.messages import Join
+from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, SpentError
+from fedddpm_protocol.messages import Join, Message
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import ClientState, Phase
@@ -70,6 +71,7 @@ class SessionDriver:
         losses = (update.loss_before, update.loss_after) if reports_losses(part) else (0.0, 0.0)
         self._sums = sums_words(self._part, weight, *losses)
         self._join: Join | None = None
+        self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
 
     @property
@@ -107,6 +109,8 @@ class SessionDriver:
                 raise
             self.leave(problem.happened)
         except (PeerProtocolError, SpentError) as error:
+            if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
+                keep_evidence(self._seat.state.path, self._spec.hash, self._part.name, error, self._received)
             self.leave(str(error))
         return None
 
@@ -159,7 +163,8 @@ class SessionDriver:
         self._api.join(self._join)
 
     def _send_shares(self) -> None:
-        joins = self._api.cohort().joins
+        self._received = reply = self._api.cohort()
+        joins = reply.joins
         own = [join for join in joins if join.parse().id == self._seat.member_id]
         if not own:
             return self.leave("the cohort closed without this institution")
@@ -173,7 +178,7 @@ class SessionDriver:
         return None
 
     def _upload(self) -> None:
-        inbox = self._api.share_inbox()
+        self._received = inbox = self._api.share_inbox()
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
@@ -214,14 +219,16 @@ class SessionDriver:
         return chunk_span(segment, self._spec.chunk_coordinates, index)[1] if segment == self._part.values else 0
 
     def _confirm(self) -> None:
-        survivors = self._api.survivors().survivors
+        self._received = reply = self._api.survivors()
+        survivors = reply.survivors
         if self._seat.member_id not in {survivor.id for survivor in survivors}:
             return self.leave("this institution's upload came too late")
         self._api.confirm(self._participant.receive_survivors(survivors))
         return None
 
     def _unmask(self) -> None:
-        confirmations = self._api.confirmations().confirmations
+        self._received = reply = self._api.confirmations()
+        confirmations = reply.confirmations
         spec_hash = self._spec.hash
         unmask = self._participant.receive_confirmations(
             confirmations, lambda record: self._seat.ledger.commit(spec_hash, record)

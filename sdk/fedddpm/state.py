@@ -8,56 +8,21 @@ the database names the file that counts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from fedddpm.errors import StateError
 from fedddpm.identity import root_id
+from fedddpm.state_files import lock_folder, open_database, unusable
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
 from fedddpm_protocol.messages import SignedDocument
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS runs (
-    run TEXT PRIMARY KEY,
-    method TEXT NOT NULL,
-    next_round INTEGER NOT NULL,
-    last_result BLOB NOT NULL,           -- hash of the newest accepted result, empty before the first
-    initial_model_hash BLOB NOT NULL,
-    base_model_hash BLOB NOT NULL,       -- shared parts in model_file
-    model_file TEXT NOT NULL,            -- the institution's whole network, inside the state folder
-    finished INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE IF NOT EXISTS spent (
-    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL,
-    u3 TEXT NOT NULL,                    -- JSON list of member ids
-    session_id BLOB NOT NULL,
-    spec_hash BLOB NOT NULL,             -- where the message goes
-    message BLOB NOT NULL,               -- the encoded UNMASK, resent until acknowledged
-    acknowledged INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (root, base_model_hash, part)
-) STRICT;
-CREATE TABLE IF NOT EXISTS releases_used (
-    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, old_u3 TEXT NOT NULL, new_u3 TEXT NOT NULL,
-    PRIMARY KEY (root, base_model_hash, part, old_u3, new_u3)
-) STRICT;
-CREATE TABLE IF NOT EXISTS bases_seen (base_model_hash BLOB PRIMARY KEY) STRICT;
-CREATE TABLE IF NOT EXISTS traffic (
-    run TEXT NOT NULL, round INTEGER NOT NULL,
-    parameters_up INTEGER NOT NULL, parameters_down INTEGER NOT NULL,
-    payload_up INTEGER NOT NULL, payload_down INTEGER NOT NULL,
-    bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
-    PRIMARY KEY (run, round)
-) STRICT;
-"""
 _COUNTERS = tuple(field.name for field in fields(Traffic))
 
 
@@ -85,9 +50,9 @@ class StateDir:
     def __init__(self, path: Path, root_public_key: bytes, member_id: str) -> None:
         self.path = path
         self.root = root_id(root_public_key)
-        self._lock = _lock(path)
+        self._lock = lock_folder(path)
         try:
-            self._db = _open_database(path / "state.sqlite")
+            self._db = open_database(path / "state.sqlite")
             self._pin("root", self.root, "another federation (another root key)")
             self._pin("member", member_id.encode(), "another institution")
         except BaseException:
@@ -121,7 +86,7 @@ class StateDir:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _unusable(self.path / "state.sqlite", error) from error
+            raise unusable(self.path / "state.sqlite", error) from error
 
     # --- facts -----------------------------------------------------------------------------------------------------
 
@@ -239,56 +204,6 @@ class StateDir:
 
 def _set_fact(db: sqlite3.Connection, name: str, value: bytes) -> None:
     db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-
-
-def _lock(folder: Path) -> IO[str]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise StateError(
-            f"the state folder {folder} cannot be used ({error.strerror})", "Choose a writable folder"
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise StateError(
-            f"another process (number {holder}) works with the state folder {folder}",
-            "Wait for it or stop it; two institutions on one machine need a state_dir each",
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def _open_database(path: Path) -> sqlite3.Connection:
-    try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=10)
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.executescript(_SCHEMA)
-    except sqlite3.Error as error:
-        db.close()
-        raise _unusable(path, error) from error
-    return db
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> StateError:
-    if "full" in str(error):
-        return StateError(
-            f"the disk is full: {path} cannot be written", "Free some space and start again; nothing is lost"
-        )
-    return StateError(
-        f"the state {path} is unusable ({error})",
-        "Restore the folder from a backup and start with --after-restore, or ask the coordinator for a new enrolment",
-    )
 
 
 def ids_to_json(ids: tuple[str, ...]) -> str:

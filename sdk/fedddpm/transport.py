@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from fedddpm.connection import Connection
+from fedddpm.connection import BytesSoFar, Connection
 from fedddpm.errors import TransportError
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
@@ -23,7 +22,7 @@ from fedddpm_protocol.messages import (
     UploadManifest,
 )
 
-BytesSoFar = Callable[[int, int], None]
+_FILE_OVERHEAD = 2**20  # names and shapes beside the numbers of a safetensors file
 
 
 def _ignore(have: int, total: int) -> None:
@@ -111,16 +110,17 @@ class Transport:
 
     def download_model(self, model_hash: bytes, target: Path, parameters: int, on_bytes: BytesSoFar = _ignore) -> None:
         """Fetch a model of ``parameters`` coordinates as safetensors; the caller checks its hash."""
-        self._download(f"/v1/models/{model_hash.hex()}", target, parameters, on_bytes)
+        most = 4 * parameters + _FILE_OVERHEAD
+        self._download(f"/v1/models/{model_hash.hex()}", target, parameters, most, on_bytes)
 
     def download_opened(
         self, run: str, round_: int, part: str, target: Path, parameters: int, on_bytes: BytesSoFar = _ignore
     ) -> None:
         """Fetch the opened ring vector of one part; the caller checks the model that follows from it."""
         path = f"/v1/results/{quote(run, safe='')}/{round_}/opened/{quote(part, safe='')}"
-        self._download(path, target, parameters, on_bytes)
+        self._download(path, target, parameters, 8 * parameters, on_bytes)
 
-    def _download(self, path: str, target: Path, parameters: int, on_bytes: BytesSoFar) -> None:
-        self.connection.download(path, target, on_bytes)
+    def _download(self, path: str, target: Path, parameters: int, most_bytes: int, on_bytes: BytesSoFar) -> None:
+        self.connection.download(path, target, most_bytes, on_bytes)
         size = target.stat().st_size
         self.connection.meter.add(Traffic(parameters_down=parameters, payload_down=size))

@@ -166,7 +166,7 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path):
     script, seen = Script("cut", "cut", "whole"), []
     with serve(script) as url, connect(url) as connection:
         transport = Transport(connection)
-        transport.download_model(b"m" * 32, tmp_path / "m", 1000, lambda have, total: seen.append((have, total)))
+        transport.download_model(b"m" * 32, tmp_path / "m", 300_000, lambda have, total: seen.append((have, total)))
         traffic = connection.meter.take()
     assert hashlib.sha256((tmp_path / "m").read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
     assert [headers.get("Range") for _, _, headers, _ in script.requests] == [
@@ -175,8 +175,15 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path):
         f"bytes={len(CONTENT) * 3 // 4}-",
     ]
     assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert (traffic.parameters_down, traffic.payload_down) == (1000, len(CONTENT))
+    assert (traffic.parameters_down, traffic.payload_down) == (300_000, len(CONTENT))
     assert len(CONTENT) < traffic.bytes_down < len(CONTENT) + 2000
+
+
+def test_a_download_that_never_ends_does_not_fill_the_disk(tmp_path):
+    too_much = pytest.raises(TransportError, match="more than the 80 bytes")
+    with serve(Script("whole")) as url, connect(url) as connection, too_much:
+        Transport(connection).download_opened("run-1", 0, "decoder", tmp_path / "m", 10)
+    assert (tmp_path / "m").stat().st_size < len(CONTENT)
 
 
 def test_uploaded_parameters_and_bytes_are_counted():

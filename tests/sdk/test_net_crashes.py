@@ -36,7 +36,7 @@ class Saboteur:
 
     def wrap(self, name, original):
         def call(api, *arguments):
-            victim = api._connection._member_id == VICTIM
+            victim = api._connection.member_id == VICTIM
             if victim:
                 self.crash(name, "before")
             if victim and name == "unmask":

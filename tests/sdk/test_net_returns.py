@@ -136,6 +136,19 @@ def test_a_lost_network_is_fetched_again(federation):
     assert same_models(fed, fed.members)
 
 
+def test_a_network_lost_while_rounds_went_by_is_fetched_again(federation):
+    fed = federation("abcd", c_max=1)
+    fed.start_run(Method.ULATDEC, 3, join_s=1.5)
+    fed.together(1)
+    (model,) = (fed.folder / f"state-{D}").glob("model-*.safetensors")
+    model.unlink()
+    fed.together(1, members=[A, B, C])
+    summaries = fed.together()
+    assert [summary.round for summary in summaries[D]] == [1, 2]
+    assert [summary.took_part for summary in summaries[D]] == [False, True]
+    assert same_models(fed, fed.members, Method.ULATDEC)
+
+
 def test_local_parts_stay_and_grow(federation):
     fed = federation("abc")
     fed.start_run(Method.UDEC, 1)

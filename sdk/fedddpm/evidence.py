@@ -1,0 +1,32 @@
+"""What others sent wrong, kept so that a federation can find out who it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from fedddpm_protocol.errors import PeerProtocolError
+from fedddpm_protocol.messages import Message
+
+FILE = "evidence.jsonl"
+_LOG = logging.getLogger("fedddpm")
+
+
+def keep_evidence(
+    folder: Path, spec_hash: bytes, part: str, error: PeerProtocolError, received: Message | None
+) -> None:
+    """Add the refusal, and the signed message it is about, to ``evidence.jsonl`` in the state folder."""
+    entry = {
+        "spec_hash": spec_hash.hex(),
+        "part": part,
+        "code": error.code,
+        "refused": str(error),
+        "blame": error.blame,
+        "received": None if received is None else received.model_dump(mode="json"),
+    }
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as problem:  # the refusal itself matters more than its record
+        _LOG.warning("evidence could not be kept: %s", problem)

@@ -1,0 +1,59 @@
+"""What the user sees: one line on a terminal, nothing but warnings elsewhere."""
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from fedddpm.connection import Outage
+from fedddpm.progress import Reporter, TerminalReporter, make_reporter
+from fedddpm.trainer import Progress
+
+
+def tell_everything(reporter):
+    with reporter:
+        reporter.notice("round 1: done")
+        reporter.warning("the clock is wrong")
+        reporter.waiting("waiting for the others")
+        for step in (1, 2, 3):
+            reporter.training(0, Progress(0, 1, step, 3, 0.25, 100.0))
+        reporter.transfer("uploading decoder", 1, 4)
+        reporter.transfer("downloading the first model", 500_000, 0)
+        reporter.outage(Outage("connection refused", 3.0, 1.0))
+        reporter.outage(Outage("connection refused", 9.0, 1.0))
+        reporter.outage(None)
+
+
+def test_a_terminal_shows_what_is_going_on():
+    screen = io.StringIO()
+    tell_everything(TerminalReporter(Console(file=screen, force_terminal=True, width=150)))
+    shown = screen.getvalue()
+    for text in (
+        "round 1: done",
+        "Warning: the clock is wrong",
+        "waiting for the others",
+        "round 1: training, epoch 1 of 1",
+        "loss 0.2500, 100 images/s",
+        "uploading decoder",
+        "0.5 MB",
+        "aggregator away for 9 s, next try in 1 s",
+        "the aggregator answers again",
+    ):
+        assert text in shown
+    assert shown.count("does not serve (connection refused)") == 1  # an outage is announced once
+
+
+def test_elsewhere_there_are_only_warnings(capsys, caplog):
+    with caplog.at_level(logging.WARNING, logger="fedddpm"):
+        tell_everything(Reporter())
+    assert [record.message for record in caplog.records] == [
+        "the clock is wrong",
+        "the aggregator does not serve (connection refused); waiting for it, nothing is lost",
+    ]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("show", "kind"), [(True, TerminalReporter), (False, Reporter), (None, Reporter)])
+def test_bars_are_drawn_on_a_terminal_or_when_asked_for(show, kind):
+    assert type(make_reporter(show)) is kind  # under pytest there is no terminal

@@ -67,7 +67,7 @@ def main() -> None:
         make_reporter(False) as reporter,
         Connection(config.aggregator_url, identity, identity.member_id, config.network) as connection,
     ):
-        participation = ReadyUpdates(us, state, Transport(connection), reporter)
+        participation = ReadyUpdates(us, state, Transport(connection), reporter, lambda summary: None)
         for _ in range(options.rounds):
             participation.run(1)
             print("done", flush=True)

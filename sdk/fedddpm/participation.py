@@ -178,7 +178,6 @@ class Participation:
             policy,
             self._state,
             self._ledger,
-            self._us.config.after_restore,
             self._reporter.transfer,
         )
         return Attempt(document, spec, seat, self._transport, update, self._reporter.notice)

@@ -43,7 +43,6 @@ class Seat:
     policy: LocalPolicy
     state: StateDir
     ledger: SpentLedger
-    after_restore: bool
     on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
 
 
@@ -148,19 +147,12 @@ class SessionDriver:
     def _send_join(self) -> None:
         self._join = self._participant.join(self._seat.state.next_seq())
         receipt = self._api.join(self._join)
-        if receipt.outcome != "stale":
-            return
-        if not self._seat.after_restore:
+        if receipt.outcome == "stale":
             raise SecondClientError(
                 f"the aggregator has a newer JOIN (number {receipt.newest_seq}) of {self._seat.member_id!r} than this"
                 " one: another process uses this identity, or this state folder is an old copy",
-                "Stop the other one; after a restore from a backup start once with --after-restore",
+                "Stop the other one; after a restore from a backup start with --after-restore",
             )
-        self._seat.state.raise_seq(receipt.newest_seq)
-        self._participant.abort()
-        self._participant = self._new_participant()
-        self._join = self._participant.join(self._seat.state.next_seq())
-        self._api.join(self._join)
 
     def _send_shares(self) -> None:
         self._received = reply = self._api.cohort()

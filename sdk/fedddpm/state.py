@@ -112,11 +112,6 @@ class StateDir:
             _set_fact(db, "seq", str(seq).encode())
         return seq
 
-    def raise_seq(self, at_least: int) -> None:
-        """Go on above ``at_least``: only after a restore from a backup, whose numbers are old."""
-        if at_least > int(self.fact("seq") or b"0"):
-            self.remember("seq", str(at_least).encode())
-
     @property
     def roster_version(self) -> int:
         """The highest roster version ever accepted; 0 before the first."""

@@ -5,15 +5,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import torch
 from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
+from fedddpm.connection import Connection
 from fedddpm.identity import Identity
 from fedddpm.partition import flatten, save_model
 from fedddpm.sampling import newest_network
+from fedddpm.transport import Transport
 from fedddpm.unet import UNet
 from fedddpm_aggregator.cli import app as operator
 
@@ -116,6 +119,18 @@ class Federation:
         if failures:
             raise failures[0]
         return results
+
+    def wait_for_join(self, round_):
+        """Until a member has joined this round, as the first member sees it."""
+        member = self.members[0]
+        identity = Identity.load(self.folder / f"{member}.key")
+        with Connection(self.url, identity, member, NETWORK) as connection:
+            for _ in range(600):
+                current = Transport(connection).state(0, 0)
+                if current.round == round_ and any(session.posted for session in current.sessions.values()):
+                    return
+                time.sleep(0.1)
+        raise AssertionError("nobody joined")
 
     def rounds_of(self, member):
         """What the member wrote down, one dict a round."""

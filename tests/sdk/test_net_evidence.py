@@ -22,7 +22,7 @@ def test_a_share_that_does_not_open_is_kept_and_the_next_attempt_goes_on(federat
 
     monkeypatch.setattr(SessionApi, "share_inbox", share_inbox)
     summaries = fed.together()
-    assert summaries["hospital-a"][0].attempt == 1
+    assert summaries["hospital-a"][0].attempt >= 1
     assert summaries["hospital-a"][0].took_part
     (line,) = (fed.folder / "state-hospital-a" / "evidence.jsonl").read_text().splitlines()
     entry = json.loads(line)

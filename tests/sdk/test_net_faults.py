@@ -146,11 +146,11 @@ def test_a_second_client_with_the_same_identity_is_told(fed):
 
     first = threading.Thread(target=take_part, args=("state-1",))
     first.start()
-    wait_for_join(fed, "b")
+    fed.wait_for_join(0)
     with pytest.raises(SecondClientError, match="another process uses this identity"):
         fed.client(A, state_dir=fed.folder / "state-2").participate()
     with StateDir(fed.folder / "state-3", bytes.fromhex(fed.root), A) as state:
-        state.raise_seq(10)
+        assert [state.next_seq() for _ in range(10)] == list(range(1, 11))
     third = threading.Thread(target=take_part, args=("state-3",))  # takes the place of the first
     third.start()
     while int(state_fact(fed, "state-3", "seq") or 0) < 11:
@@ -166,18 +166,6 @@ def state_fact(fed, state_dir, name):
     with contextlib.closing(sqlite3.connect(fed.folder / state_dir / "state.sqlite")) as db:
         row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return None if row is None else row[0]
-
-
-def wait_for_join(fed, asking, posted=1):
-    """Until ``posted`` members have joined, as another member sees it."""
-    identity = Identity.load(fed.folder / f"hospital-{asking}.key")
-    with Connection(fed.url, identity, identity.member_id, NETWORK) as connection:
-        for _ in range(200):
-            sessions = Transport(connection).state(0, 0).sessions
-            if sessions and all(session.posted >= posted for session in sessions.values()):
-                return
-            time.sleep(0.1)
-    raise AssertionError("nobody joined")
 
 
 def test_a_wrong_clock_is_corrected_by_the_real_aggregator(fed, monkeypatch):

@@ -14,7 +14,9 @@ import time
 import numpy as np
 import pytest
 from tests.sdk.federation import aggregator, make_network
+from typer.testing import CliRunner
 
+from fedddpm.cli import app
 from fedddpm.identity import Identity
 from fedddpm.partition import flatten
 from fedddpm.sampling import newest_network
@@ -71,6 +73,9 @@ def test_a_killed_process_goes_on_with_its_stored_update(federation):
     assert set(seen) == {written}  # not trained again
     assert "round 1: 3 of 3 institutions" in shown
     assert same_models(fed, fed.members)
+    status = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status", "--config", str(fed.folder / "site.toml")])
+    for text in ("run-udec (UDEC), finished", "roster version", "round 1 of 1, attempt 1", "phase of decoder", "done"):
+        assert text in status.stdout
 
 
 def test_nothing_of_an_institution_lies_open_in_its_state(federation):
@@ -143,9 +148,11 @@ def test_a_network_lost_while_rounds_went_by_is_fetched_again(federation):
     (model,) = (fed.folder / f"state-{D}").glob("model-*.safetensors")
     model.unlink()
     fed.together(1, members=[A, B, C])
-    summaries = fed.together()
-    assert [summary.round for summary in summaries[D]] == [1, 2]
-    assert [summary.took_part for summary in summaries[D]] == [False, True]
+    late = in_background(fed.together, members=[D])
+    fed.wait_for_join(2)
+    fed.together(members=[A, B, C])
+    late.join(60)
+    assert [line["took_part"] for line in fed.rounds_of(D)] == [True, False, True]
     assert same_models(fed, fed.members, Method.ULATDEC)
 
 
@@ -169,9 +176,12 @@ def test_after_a_restore_the_first_base_is_sat_out(federation):
     shutil.rmtree(fed.folder / f"state-{D}")
     backup.rename(fed.folder / f"state-{D}")
     restored = in_background(fed.together, members=[D], after_restore=True)
-    others = fed.together(members=[A, B, C])
-    restored.join(30)
-    assert [D in summary.survivors for summary in others[A]] == [False, True]
+    third = fed.together(1, members=[A, B, C])
+    fed.wait_for_join(3)  # now D takes part again
+    fourth = fed.together(members=[A, B, C])
+    restored.join(60)
+    assert D not in third[A][0].survivors
+    assert D in fourth[A][0].survivors
     assert same_models(fed, fed.members)
 
 

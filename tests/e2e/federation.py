@@ -66,7 +66,7 @@ class Federation(LocalFederation):
 
     stack: ExitStack
     proxies: dict[str, Proxy]
-    threads: dict[str, threading.Thread]
+    here: dict[str, threading.Thread]
     summaries: dict[str, list[RoundSummary]]
     failures: dict[str, Exception]
 
@@ -75,7 +75,7 @@ class Federation(LocalFederation):
         """Enrolled institutions with 12, 13, 14... images, of which a few are held out."""
         federation = cls(folder, [f"hospital-{name}" for name in members], **fields)
         federation.stack, federation.proxies = ExitStack(), {}
-        federation.threads, federation.summaries, federation.failures = {}, {}, {}
+        federation.here, federation.summaries, federation.failures = {}, {}, {}
         federation.enrol()
         for number, member in enumerate(federation.members):
             blobs(federation.images(member), number, 12 + number)
@@ -125,8 +125,8 @@ class Federation(LocalFederation):
                 except Exception as error:
                     self.failures[member] = error
 
-            self.threads[member] = threading.Thread(target=take_part, name=member, daemon=True)
-            self.threads[member].start()
+            self.here[member] = threading.Thread(target=take_part, name=member, daemon=True)
+            self.here[member].start()
 
     def end(self, *members: str, timeout_s: float = 60) -> None:
         """Wait until these institutions (all by default) ended well, and nobody showed a stack trace."""
@@ -136,16 +136,16 @@ class Federation(LocalFederation):
             if member in self.processes:
                 self.wait_for_sites([member], left)
             else:
-                self.threads[member].join(left)
-                assert not self.threads[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
+                self.here[member].join(left)
+                assert not self.here[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
                 if member in self.failures:
                     raise self.failures[member]
         self.require_no_trace()
 
     def failure_of(self, member: str, timeout_s: float = 30) -> Exception:
         """The error with which an institution in a thread is expected to end."""
-        self.threads[member].join(timeout_s)
-        assert not self.threads[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
+        self.here[member].join(timeout_s)
+        assert not self.here[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
         return self.failures[member]
 
     def exit_of(self, member: str, timeout_s: float = 30) -> tuple[int, str]:

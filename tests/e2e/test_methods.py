@@ -1,0 +1,121 @@
+"""Every method through the installed commands alone: exact sums, shared and local parts, counted traffic."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from local_federation import CommandError
+from tests.e2e.conftest import NewFederation
+from tests.e2e.federation import SIZE, TRAINING, Federation
+
+from fedddpm.partition import flatten, manifest
+from fedddpm.sampling import newest_network
+from fedddpm.traffic import plan_round
+from fedddpm.unet import UNet
+from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.spec import coordinates
+
+
+def check_traffic(fed: Federation, method: Method) -> None:
+    """``rounds.jsonl`` holds, parameter by parameter, what the planner says."""
+    network = UNet(SIZE, 1, "tiny")
+    sizes = {part: coordinates(manifest(network, (part,))) for part in MODEL_PARTS}
+    for result in fed.results():
+        plan = plan_round(method, sizes, result.spec_hash, fed.members, first=result.round == 0)
+        for member in fed.members:
+            moved = fed.site_rounds(member)[result.round]["traffic"]
+            assert moved["parameters_up"] == plan[member].up, member
+            assert moved["parameters_down"] == plan[member].first_contact + plan[member].result, member
+            assert moved["bytes_up"] > moved["payload_up"] >= 4 * moved["parameters_up"]
+            assert moved["bytes_down"] > moved["payload_down"] >= 4 * moved["parameters_down"]
+
+
+def check_parts(fed: Federation, method: Method) -> None:
+    """Shared parts are the published ones; parts that stay at home were trained and differ."""
+    fed.check_models(method)
+    networks = [newest_network(fed.site(member) / "state") for member in fed.members]
+    for part in MODEL_PARTS:
+        vectors = [flatten(network, (part,)) for network in networks]
+        for one, other in itertools.combinations(vectors, 2):
+            assert np.array_equal(one, other) == (part in method.shared_parts), part
+
+
+@pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])
+def test_two_rounds_of_three(new_federation: NewFederation, method: Method) -> None:
+    fed = new_federation("abc")
+    fed.start(method, rounds=2)
+    fed.join_in()
+    fed.end()
+    for round_ in (0, 1):
+        fed.check_round(round_, fed.members)
+    check_parts(fed, method)
+    check_traffic(fed, method)
+
+
+def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
+    fed = new_federation("abcdef")
+    fed.start(Method.USPLIT, rounds=2, weighting="equal")
+    fed.join_in()
+    fed.end(timeout_s=90)
+    results = fed.results()
+    assert [result.round for result in results] == [0, 1]
+    for result in results:
+        drawn = reporters_by_session(Method.USPLIT, result.spec_hash, fed.members)
+        for part in result.parts:
+            assert part.opened
+            assert part.survivors == drawn[part.part]
+            assert part.sums[0] == 65535 * len(part.survivors)
+    check_parts(fed, Method.USPLIT)
+    check_traffic(fed, Method.USPLIT)
+
+
+def test_disclosed_counts_give_the_same_weights(new_federation: NewFederation) -> None:
+    fed = new_federation("abc")
+    fed.start(Method.UDEC, weighting="disclosed", weight_cap=10)
+    fed.join_here()
+    fed.end()
+    fed.check_round(0, fed.members, cap=10)
+    fed.check_models()
+
+
+def start_run(fed: Federation, method: str, **options: object) -> str:
+    """``start-run`` as a process of its own, that must refuse; what it said, on one line."""
+    model = fed.init_model(SIZE, 1, "tiny")
+    command = super(Federation, fed).aggregator
+    words = [w for key, value in {**TRAINING, **options}.items() for w in (f"--{key.replace('_', '-')}", str(value))]
+    with pytest.raises(CommandError) as caught:
+        command(
+            *("federation", "start-run", "--data", fed.data, "--name", "run-1", "--method", method, "--rounds", "1"),
+            *("--initial-model", model, *words),
+        )
+    assert "Traceback" not in str(caught.value)
+    return " ".join(str(caught.value).split())
+
+
+def test_usplit_with_four_is_refused(new_federation: NewFederation) -> None:
+    said = start_run(new_federation("abcd"), "USPLIT", weighting="equal")
+    assert "ended with 1" in said
+    assert "2 reporters are too few to hide one update" in said
+    assert "Enrol at least 6 members, or use FULL, ULATDEC or UDEC" in said
+
+
+def test_usplit_with_hidden_counts_is_refused(new_federation: NewFederation) -> None:
+    fed = new_federation("abcdef")
+    said = start_run(fed, "USPLIT", weighting="hidden")
+    assert "ended with 1" in said
+    assert "USPLIT cannot hide sample counts" in said
+    assert "one member would reveal one count" in said
+
+
+def test_an_institution_refuses_usplit_below_its_own_floor(new_federation: NewFederation) -> None:
+    """What the aggregator allows by the roster may still be too little for one institution."""
+    fed = new_federation("abcdef")
+    fed.start(Method.USPLIT, weighting="equal")
+    fed.join_in(fed.members[0], policy={"min_cohort": 4})
+    code, said = fed.exit_of(fed.members[0])
+    assert code == 3
+    assert "too few to hide one update (4 are needed)" in said
+    assert all(line.phase == Phase.JOIN for line in fed.lines())

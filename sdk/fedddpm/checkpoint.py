@@ -52,7 +52,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         ) from error
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], mode: int = 0o644) -> None:
     """Write tensors and text metadata as one safetensors file, atomically.
 
     Raises:
@@ -60,7 +60,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     # safetensors wants row-major storage; weights kept as channels_last are copied into it.
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, safetensors.torch.save(plain, dict(metadata)))
+    write_atomic(path, safetensors.torch.save(plain, dict(metadata)), mode)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

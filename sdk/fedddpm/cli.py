@@ -6,6 +6,7 @@ it, 5 the state folder, the disk or the training, 130 stopped by hand.
 
 from __future__ import annotations
 
+import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,6 +181,7 @@ def participate(
             "patience_s": patience,
         },
     }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped container says so and ends at once
     client = Client.from_config(config, settings, progress)
     summaries = client.participate(rounds, on_round=lambda summary: typer.echo(str(summary)))
     typer.echo(f"{len(summaries)} rounds ended")

@@ -68,7 +68,7 @@ class NetworkOptions(_Options):
     client_key: Path | None = None
     connect_timeout_s: Seconds = 10.0
     read_timeout_s: Annotated[float, Field(gt=25)] = 60.0  # longer than a waiting poll
-    poll_s: Annotated[float, Field(ge=0, le=25)] = 20.0  # how long one poll waits for news
+    poll_s: Annotated[float, Field(ge=0.2, le=25)] = 20.0  # how long one poll waits for news
     patience_s: Annotated[float, Field(ge=0)] = 24 * 3600.0  # how long an outage may last
 
     @model_validator(mode="after")

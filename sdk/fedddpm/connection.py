@@ -29,7 +29,7 @@ from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
-_WORTH_WAITING = frozenset({429, 502, 503, 504, 507})
+_WORTH_WAITING = frozenset({429, 500, 502, 503, 504, 507})
 _REPLY = TypeVar("_REPLY", bound=Message)
 BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all
 _RANDOM = secrets.SystemRandom()
@@ -78,7 +78,7 @@ class Connection:
     ) -> None:
         self._http.close()
 
-    def get(self, reply: type[_REPLY], path: str, params: Mapping[str, str | int] | None = None) -> _REPLY:
+    def get(self, reply: type[_REPLY], path: str, params: Mapping[str, str | float] | None = None) -> _REPLY:
         """GET a JSON reply; TransportError if it is not what the interface promises."""
         response = self._patiently(lambda: self._send("GET", path, params=params))
         return _parse(reply, response)
@@ -109,7 +109,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, str | float] | None = None,
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:

@@ -29,6 +29,7 @@ from fedddpm_protocol.spec import RoundSpec
 
 Vector = npt.NDArray[np.float32]
 _KEY = "fedddpm.update"
+_PRIVATE = 0o600  # an update without its mask is what nobody else may see
 _FILE, _CHECKPOINT = "update.safetensors", "training.safetensors"
 
 
@@ -87,7 +88,7 @@ class UpdateStore:
             "seconds": update.seconds,
         }
         tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}
-        save_tensors(self._update, tensors, {_KEY: json.dumps(fields)})
+        save_tensors(self._update, tensors, {_KEY: json.dumps(fields)}, _PRIVATE)
         self.checkpoint.unlink(missing_ok=True)
 
     def clear(self) -> None:

@@ -53,12 +53,11 @@ class ModelStore:
 
     def keep(self, model: UNet, position: RunPosition) -> None:
         """Store the network and take the position, in this order: a crash between leaves the old position valid."""
-        target = self._state.path / position.model_file
-        save_model(target, model)
+        older = self._state.position(position.run)
+        save_model(self._state.path / position.model_file, model)
         self._state.move_to(position)
-        for older in self._state.path.glob(f"model-{position.run}-*.safetensors"):
-            if older != target:
-                older.unlink(missing_ok=True)
+        if older is not None and older.model_file != position.model_file:
+            (self._state.path / older.model_file).unlink(missing_ok=True)
 
     def fetch_initial(self, spec: RoundSpec) -> UNet:
         """theta_0, the whole network that everybody starts from.

@@ -57,7 +57,7 @@ def save_training(path: Path, name: str, parameters: Parameters, adam: torch.opt
         for part in _ADAM_KEYS:
             tensors[f"{part}/{key}"] = adam.state[parameter][part]
     where = {"training": name, "step": position.step, "seconds": position.seconds}
-    save_tensors(path, tensors, {CHECKPOINT_KEY: json.dumps(where)})
+    save_tensors(path, tensors, {CHECKPOINT_KEY: json.dumps(where)}, 0o600)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_the_real_process_ends_with_the_code_and_no_trace(site):
     arguments = [*PROGRAM, "participate", "--config", "site.toml", "--data", "nowhere"]
     result = subprocess.run(arguments, cwd=site, env=environment, capture_output=True, text=True, timeout=60)
     refused(result, 2, "does not exist")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_process_says_that_it_can_go_on(site, stop):
+    arguments = [*PROGRAM, "participate", "--config", "site.toml", "--patience", "60"]
+    with subprocess.Popen(arguments, cwd=site, stderr=subprocess.PIPE, text=True) as process:
+        assert "does not serve" in process.stderr.readline()
+        process.send_signal(stop)
+        assert "Stopped. The same command goes on" in process.stderr.read()
+    assert process.returncode == 130
 
 
 def test_mistakes_in_settings_exit_with_2(site):

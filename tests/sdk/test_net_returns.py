@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -74,8 +75,13 @@ def test_a_killed_process_goes_on_with_its_stored_update(federation):
     assert "round 1: 3 of 3 institutions" in shown
     assert same_models(fed, fed.members)
     status = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["status", "--config", str(fed.folder / "site.toml")])
-    for text in ("run-udec (UDEC), finished", "roster version", "round 1 of 1, attempt 1", "phase of decoder", "done"):
-        assert text in status.stdout
+    for text in (
+        r"run-udec \(UDEC\), finished",
+        "roster version",
+        r"round 1 of 1, attempt \d",
+        "phase of decoder.*done",
+    ):
+        assert re.search(text, status.stdout)
 
 
 def test_nothing_of_an_institution_lies_open_in_its_state(federation):

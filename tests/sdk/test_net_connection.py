@@ -98,6 +98,16 @@ def connect(url, patience_s=5.0, **callbacks):
     return Connection(url, identity, "hospital-a", NetworkOptions(patience_s=patience_s), **callbacks)
 
 
+def test_a_proxy_is_asked_instead():
+    script = Script(roster_reply())
+    with serve(script) as proxy:
+        options = NetworkOptions(proxy=proxy, patience_s=0)
+        identity = Identity.generate("hospital-a")
+        with Connection("http://aggregator.invalid", identity, "hospital-a", options) as connection:
+            assert Transport(connection).roster() == ROSTER
+    assert script.requests[0][1] == "http://aggregator.invalid/v1/roster"
+
+
 def test_every_request_is_signed_and_counted():
     script = Script(roster_reply())
     with serve(script) as url, connect(url) as connection:

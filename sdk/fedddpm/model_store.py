@@ -5,6 +5,7 @@ Whatever arrives is believed only when its hash is the one that the signed speci
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.unet import UNet
 from fedddpm_protocol import ring
+from fedddpm_protocol.chunks import segment_digest
 from fedddpm_protocol.encoding import next_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
 
 Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
@@ -69,10 +71,11 @@ class ModelStore:
         whole = manifest(model, MODEL_PARTS)
         try:
             self._download(spec.initial_model_hash, coordinates(whole), "first model")
-            load_model_into(self._scratch, model)
+            try:
+                load_model_into(self._scratch, model)
+            except CheckpointError as error:
+                raise _other_model() from error
             self._require(model_hash(whole, flatten(model, MODEL_PARTS)) == spec.initial_model_hash)
-        except CheckpointError as error:
-            raise _other_model() from error
         finally:
             self._scratch.unlink(missing_ok=True)
         return model
@@ -96,7 +99,7 @@ class ModelStore:
         opened: dict[str, tuple[ring.Words, tuple[int, ...], int]] = {}
         for part in result.parts:
             if part.opened:
-                opened[part.part] = (self._fetch_opened(spec, result, part.part), part.sums, len(part.survivors))
+                opened[part.part] = (self._fetch_opened(spec, result, part), part.sums, len(part.survivors))
         vector = next_model(spec, base, opened)
         if model_hash(spec.base_manifest, vector) != result.model_hash:
             raise ResultError(
@@ -105,15 +108,23 @@ class ModelStore:
             )
         return vector
 
-    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: str) -> ring.Words:
-        values = spec.part(part).values
+    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> ring.Words:
+        values = spec.part(part.part).values
         try:
             self._transport.download_opened(
-                result.run, result.round, part, self._scratch, values.coordinates, self._watcher("result")
+                result.run, result.round, part.part, self._scratch, values.coordinates, self._watcher("result")
             )
-            return ring.unpack(self._scratch.read_bytes(), values.bits, values.coordinates)
+            packed = self._scratch.read_bytes()
+            words = ring.unpack(packed, values.bits, values.coordinates)
+            chunk = ring.packed_bytes(spec.chunk_coordinates, values.bits)
+            digests = [hashlib.sha256(packed[start : start + chunk]).digest() for start in range(0, len(packed), chunk)]
+            if segment_digest(values, spec.chunk_coordinates, digests) != part.opened_digest:
+                raise ResultError(f"the opened sum of part {part.part!r} is not the one that was signed", "aggregator")
+            return words
         except MalformedError as error:
-            raise ResultError(f"the opened sum of part {part!r} has a wrong length: {error}", "aggregator") from error
+            raise ResultError(
+                f"the opened sum of part {part.part!r} has a wrong length: {error}", "aggregator"
+            ) from error
         finally:
             self._scratch.unlink(missing_ok=True)
 

@@ -29,14 +29,16 @@ from fedddpm.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli import app as aggregator_app
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.reading import run_state
 from fedddpm_aggregator.service.runs import SessionLine, overview
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import ResultRow
 from fedddpm_protocol import canonical
+from fedddpm_protocol.api import RunState
 from fedddpm_protocol.encoding import loss_units
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import RoundResult, model_hash
+from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
 
 SIZE = 8
 NETWORK = {"poll_s": 1.0, "patience_s": 60.0}
@@ -125,6 +127,7 @@ class Federation(LocalFederation):
                 except Exception as error:
                     self.failures[member] = error
 
+            self.failures.pop(member, None)
             self.here[member] = threading.Thread(target=take_part, name=member, daemon=True)
             self.here[member].start()
 
@@ -203,6 +206,16 @@ class Federation(LocalFederation):
 
         wait_until(reached, f"round {round_} in {[str(phase) for phase in phases]}", timeout_s)
         return found[0]
+
+    def state(self) -> RunState:
+        """The run as the aggregator tells it to institutions."""
+        return run_state(self.context)
+
+    def spec(self) -> RoundSpec:
+        """The specification of the newest attempt."""
+        document = self.state().spec
+        assert document is not None
+        return canonical.decode(RoundSpec, document.body)
 
     def results(self) -> list[RoundResult]:
         """The signed results in order."""

@@ -55,7 +55,7 @@ def new_postgresql_database() -> Iterator[NewDatabase]:
     user = _other_user(folder)
     data = folder / "data"
     quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
-    initdb = [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]
+    initdb: list[str | Path] = [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"]
     subprocess.run(initdb, check=True, **quiet)
     options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=120"]
     server = subprocess.Popen([programs / "postgres", "-D", data, "-k", folder, *options], **quiet)
@@ -67,7 +67,7 @@ def new_postgresql_database() -> Iterator[NewDatabase]:
             nonlocal count
             count += 1
             with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE fedddpm_{count}".encode())
+                connection.execute(f"CREATE DATABASE fedddpm_{count} ENCODING 'UTF8' TEMPLATE template0".encode())
             return f"postgresql://postgres@/fedddpm_{count}?host={folder}"
 
         yield create

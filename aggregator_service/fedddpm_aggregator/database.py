@@ -91,8 +91,8 @@ def insert_once(session: Session, table: type[Base], **values: object) -> bool:
     """Insert a row unless its key exists; True if it was inserted."""
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(table).values(**values).on_conflict_do_nothing().returning(literal(1))
-    return session.scalar(statement) is not None
+    statement = insert(Base.metadata.tables[table.__tablename__]).on_conflict_do_nothing().returning(literal(1))
+    return session.connection().execute(statement, values).first() is not None
 
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:

@@ -51,7 +51,9 @@ class Institution:
         keys = MappingKeyResolver(public_keys={}, private_keys={name: private})
         self.signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
 
-    def signed(self, method: str, path: str, content: bytes = b"", **headers: str) -> httpx.Request:
+    def signed(
+        self, method: str, path: str, content: bytes = b"", headers: dict[str, str] | None = None
+    ) -> httpx.Request:
         request = self.http.build_request(method, path, content=content, headers=headers)
         self.signer.sign(
             request,
@@ -71,7 +73,7 @@ class Institution:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                response = self.http.send(self.signed(method, path, content, **{"content-type": kind}))
+                response = self.http.send(self.signed(method, path, content, {"content-type": kind}))
                 break
             except httpx.TransportError:
                 if time.monotonic() > deadline:
@@ -112,8 +114,8 @@ class Seat:
         self.path = f"/v1/sessions/{spec.hash.hex()}/{part}"
         self.words: dict[str, list[np.ndarray]] = {}
         self.chunks: dict[tuple[str, int], bytes] = {}
-        self.join_message: Join | None = None
-        self.unmask_message: Unmask | None = None
+        self.join_message: Join
+        self.unmask_message: Unmask
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -83,9 +84,9 @@ class Federation:
         path.write_bytes(to_safetensors(ARCHITECTURE, self.manifests, theta_0(self.manifests)))
         return path
 
-    def start_run(self, method: str = "UDEC", rounds: int = 2, **changes: object) -> None:
-        fields: dict[str, object] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
-        settings = RunSettings(**{**fields, **QUICK, **changes})  # type: ignore[arg-type]
+    def start_run(self, method: str = "UDEC", rounds: int = 2, **changes: Any) -> None:
+        fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
+        settings = RunSettings(**{**fields, **QUICK, **changes})
         with self.context() as ctx:
             start_run(ctx, settings, self.write_theta_0())
 

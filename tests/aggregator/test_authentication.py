@@ -25,7 +25,7 @@ def answer(site: Site, request: httpx.Request) -> tuple[int, str]:
     return response.status_code, response.json().get("code", "none")
 
 
-def signed(site: Site, body: bytes = b"", path: str = "/v1/roster", **changes: object) -> httpx.Request:
+def signed(site: Site, body: bytes | None = b"", path: str = "/v1/roster", **changes: object) -> httpx.Request:
     a = site["a"]
     request = a.http.build_request("GET", path, content=body)
     fields: dict[str, object] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.aggregator.driver import STEPS, ProblemError, drive, take_seats
+from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, take_seats
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
@@ -14,14 +16,14 @@ from fedddpm_protocol.spent import usable_release
 SHORT_S = 1.5
 
 
-def seats_of(site: Site) -> list:
+def seats_of(site: Site) -> list[Seat]:
     return take_seats(site.institutions.values(), site.federation.roster, first_state(site), "decoder")
 
 
 @pytest.mark.parametrize("silent_from", [1, 2, 3, 4], ids=STEPS[1:])
 def test_one_of_four_falls_silent(new_federation: NewFederation, serve: Serve, silent_from: int) -> None:
     federation = new_federation()
-    short = {f"{phase}_s": SHORT_S for phase in ("shares", "masked", "confirm", "unmask")}
+    short: dict[str, Any] = {f"{phase}_s": SHORT_S for phase in ("shares", "masked", "confirm", "unmask")}
     federation.start_run(rounds=1, **short)
     site = serve(federation)
     seats = seats_of(site)
@@ -90,7 +92,7 @@ def spend_on_abc(site: Site) -> None:
     until(site, lambda state: state.attempt == 1)
 
 
-def rejoin(site: Site, names: str, recorded: tuple[str, ...], spent: str = "ab") -> list:
+def rejoin(site: Site, names: str, recorded: tuple[str, ...], spent: str = "ab") -> list[Seat]:
     """Seats of the current attempt; those in ``spent`` name the recorded survivors."""
     state, roster = first_state(site), site.federation.roster
     chosen = []

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -48,7 +49,7 @@ class Killable:
 @pytest.fixture
 def killable(new_federation: NewFederation, request: pytest.FixtureRequest) -> Iterator[Killable]:
     federation = new_federation(manifests=LONG) if "while_opening" in request.node.name else new_federation()
-    changes = {"chunk_coordinates": 2**17} if "while_opening" in request.node.name else {}
+    changes: dict[str, Any] = {"chunk_coordinates": 2**17} if "while_opening" in request.node.name else {}
     federation.start_run(rounds=1, **changes)
     running = Killable(federation)
     yield running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from sqlalchemy import func, select
@@ -73,7 +74,7 @@ def test_steps_before_their_time_are_refused(site: Site) -> None:
     seats = seated(site)
     drive(seats[:2], ["join"])
     for path in ("cohort", "shares", "survivors", "confirmations", "upload"):
-        assert problem_of(lambda path=path: seats[0].get(path)) == (409, "wrong-phase")
+        assert problem_of(partial(seats[0].get, path)) == (409, "wrong-phase")
     assert problem_of(lambda: seats[0].put("decoder", 0, b"x")) == (409, "wrong-phase")
 
 
@@ -196,7 +197,7 @@ def test_bodies_are_closed_to_unknown_and_large_content(site: Site) -> None:
     path = f"{seat.path}/joins"
 
     def post(content: bytes) -> tuple[int, str]:
-        request = site["a"].signed("POST", path, content, **{"content-type": "application/json"})
+        request = site["a"].signed("POST", path, content, {"content-type": "application/json"})
         document = site["a"].http.send(request).json()
         return document["status"], document["code"]
 
@@ -212,7 +213,7 @@ def test_models_have_an_etag_and_ranges(site: Site) -> None:
     path = f"/v1/models/{seat.spec.initial_model_hash.hex()}"
     whole = site["a"].send("GET", path)
     assert whole.headers["etag"] == f'"{seat.spec.initial_model_hash.hex()}"'
-    part = site["a"].http.send(site["a"].signed("GET", path, range="bytes=10-19"))
+    part = site["a"].http.send(site["a"].signed("GET", path, headers={"range": "bytes=10-19"}))
     assert (part.status_code, part.content) == (206, whole.content[10:20])
-    again = site["a"].http.send(site["a"].signed("GET", path, **{"if-none-match": whole.headers["etag"]}))
+    again = site["a"].http.send(site["a"].signed("GET", path, headers={"if-none-match": whole.headers["etag"]}))
     assert again.status_code == 304

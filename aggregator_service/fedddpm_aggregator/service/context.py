@@ -46,6 +46,7 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     on_change: Callable[[], None] = lambda: None  # institutions have something new to see
     on_work: Callable[[int], None] = lambda _attempt: None  # an attempt has something to open or publish
+    _rosters: dict[int, Roster] = field(default_factory=dict)  # a version in force never changes
     holder: str = field(default_factory=lambda: secrets.token_hex(8))  # name of this process in leases
 
     @contextmanager
@@ -67,10 +68,13 @@ class Context:
 
     def roster(self, db: Session, version: int) -> Roster:
         """An installed roster (already verified when it was installed)."""
+        known = self._rosters.get(version)
+        if known is not None:
+            return known
         row = db.get(RosterRow, version)
         if row is None:
             raise UnavailableError("no roster is installed yet; the coordinator must install the root-signed roster")
-        return decode_roster(row.body)
+        return self._rosters.setdefault(version, decode_roster(row.body))
 
     def newest_roster(self, db: Session) -> Roster:
         """The newest roster; UnavailableError before the first."""

@@ -1,0 +1,49 @@
+"""Two server processes over one PostgreSQL and one data directory: one sweeps, both serve, the sum is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.aggregator.driver import STEPS, Institution, drive, take_seats
+from tests.aggregator.federations import Federation, ServerProcess, identity_of
+from tests.aggregator.sites import NewFederation, Site
+from tests.aggregator.watching import check_part, first_state
+
+
+@pytest.fixture
+def federation(new_federation: NewFederation, request: pytest.FixtureRequest) -> Federation:
+    if "sqlite" in request.node.name:
+        pytest.skip("replicas need PostgreSQL")
+    return new_federation()
+
+
+@pytest.fixture
+def two(federation: Federation) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    servers = ServerProcess(federation), ServerProcess(federation)
+    for server in servers:
+        server.start()
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+def test_a_round_over_two_replicas_of_which_one_dies(two: tuple[ServerProcess, ServerProcess]) -> None:
+    one, other = two
+    federation = one.federation
+    federation.start_run(rounds=2)
+    site = Site(federation, one.url)
+    for name in "cd":
+        site.institutions[name].close()
+        site.institutions[name] = Institution(other.url, name, identity_of(name))
+    seats = take_seats(site.institutions.values(), federation.roster, first_state(site), "decoder")
+    drive(seats)
+    check_part(site, 0, seats)
+    one.kill()  # it was first and held the sweeper's lease
+    for name in "ab":
+        site.institutions[name].close()
+        site.institutions[name] = Institution(other.url, name, identity_of(name))
+    seats = take_seats(site.institutions.values(), federation.roster, first_state(site, 1), "decoder")
+    drive(seats, STEPS)
+    check_part(site, 1, seats)
+    site.close()

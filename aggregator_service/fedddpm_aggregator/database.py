@@ -15,13 +15,16 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
+from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
+MIGRATION_LOCK = 0x66656464  # any number, the same in all replicas
 
 
 class Database:
@@ -66,11 +69,17 @@ class Database:
         return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
     def migrate(self) -> None:
-        """Bring the schema to this version's."""
+        """Bring the schema to this version's; OperatorError if a newer version wrote it."""
         with self.engine.connect() as connection:
             connection.execution_options(fedddpm_write=True)
             with connection.begin():
-                command.upgrade(alembic_config(connection), "head")
+                if not self.is_sqlite:  # two replicas that start together migrate one after the other
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                try:
+                    command.upgrade(alembic_config(connection), "head")
+                except CommandError as error:
+                    message = f"the database does not belong to this version of fedddpm-aggregator: {error}"
+                    raise OperatorError(message) from error
 
     def close(self) -> None:
         """Close all connections."""

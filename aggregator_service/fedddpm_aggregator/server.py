@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -36,8 +38,15 @@ def serve_forever(settings: Settings, ctx: Context) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
     with _bind(settings.host, settings.port) as listener:
         _Server(config).run(sockets=[listener])
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """The HTTP server has shut down and raises the signal again: go out through the open contexts."""
+    raise SystemExit(0)
 
 
 def _bind(host: str, port: int) -> socket.socket:

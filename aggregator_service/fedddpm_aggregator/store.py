@@ -31,6 +31,7 @@ from fedddpm_aggregator.tables import (
 
 T = TypeVar("T")
 SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
+MOST_EVIDENCE = 3  # messages kept per member and step, besides the accepted one
 CHANGED, WORK, REFUSAL = "fedddpm_changed", "fedddpm_work", "fedddpm_refusal"  # notes on an open transaction
 
 
@@ -161,7 +162,10 @@ def chunks_of(db: Session, session_id: int, member: str) -> Sequence[ChunkRow]:
 
 
 def keep_evidence(db: Session, session_id: int, member: str, step: str, sha256: str, body: str | None) -> None:
-    """Keep a second, different message beside the first; once."""
+    """Keep a second, different message beside the first; a few of them, so that nobody can fill the disk."""
+    mine = (EvidenceRow.session_id == session_id, EvidenceRow.member == member, EvidenceRow.step == step)
+    if (db.scalar(select(func.count()).where(*mine)) or 0) >= MOST_EVIDENCE:
+        return
     insert_once(
         db,
         EvidenceRow,

@@ -9,6 +9,7 @@ from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, take_seats
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
+from fedddpm_protocol.messages import Confirmations, RevealedShare, Unmask, UnmaskBody
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Release
 from fedddpm_protocol.spent import usable_release
@@ -138,3 +139,38 @@ def test_a_spent_stall_is_named_and_released_by_the_root(new_federation: NewFede
 def base_of(site: Site) -> str:
     (seat, *_) = seats_of(site)
     return str(seat.spec.base_model_hash.hex())
+
+
+def lie(seat: Seat) -> None:
+    """An UNMASK, properly signed, whose shares are wrong."""
+    seat.wait_for(Phase.UNMASK)
+    confirmations = Confirmations.model_validate_json(seat.get("confirmations"))
+    honest = seat.machine.receive_confirmations(confirmations.confirmations, lambda record: None)
+    body = honest.parse()
+    wrong = {member: RevealedShare(share.kind, bytes(32)) for member, share in body.revealed.items()}
+    forged = UnmaskBody(body.session_id, body.hu3, wrong).encode()
+    seat.post("unmask", Unmask(id=seat.name, body=forged, signature=seat.institution.key.sign("unmask", forged)))
+
+
+def test_wrong_shares_are_corrected_while_enough_are_right(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation(members=tuple("abcde"), c_max=0)  # t = 3 of 5: one wrong share is corrected
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    seats = seats_of(site)
+    drive(seats, STEPS[:4])
+    lie(seats[0])
+    drive(seats[1:], ["unmask"])
+    check_part(site, 0, seats)
+
+
+def test_too_few_right_shares_end_the_attempt_without_a_sum(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    seats = seats_of(site)
+    drive(seats, STEPS[:4])
+    lie(seats[0])
+    lie(seats[1])
+    drive(seats[2:], ["unmask"])
+    state = until(site, lambda state: state.attempt == 1)
+    assert state.results == 0

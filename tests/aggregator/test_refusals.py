@@ -217,3 +217,13 @@ def test_models_have_an_etag_and_ranges(site: Site) -> None:
     assert (part.status_code, part.content) == (206, whole.content[10:20])
     again = site["a"].http.send(site["a"].signed("GET", path, headers={"if-none-match": whole.headers["etag"]}))
     assert again.status_code == 304
+
+
+def test_the_interface_is_described_with_examples(site: Site) -> None:
+    document = site["a"].http.get("/openapi.json").json()
+    posts = [methods["post"] for methods in document["paths"].values() if "post" in methods]
+    assert len(posts) == 5
+    for post in posts:
+        content = post["requestBody"]["content"]["application/json"]
+        assert content["schema"].get("examples") or content.get("examples"), post["summary"]
+        assert {"401", "403", "409", "410", "413", "422", "507"} <= set(post["responses"])

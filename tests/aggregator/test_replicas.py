@@ -12,9 +12,7 @@ from tests.aggregator.watching import check_part, first_state
 
 
 @pytest.fixture
-def federation(new_federation: NewFederation, request: pytest.FixtureRequest) -> Federation:
-    if "sqlite" in request.node.name:
-        pytest.skip("replicas need PostgreSQL")
+def federation(new_federation: NewFederation) -> Federation:
     return new_federation()
 
 
@@ -28,6 +26,7 @@ def two(federation: Federation) -> Iterator[tuple[ServerProcess, ServerProcess]]
         server.kill()
 
 
+@pytest.mark.parametrize("new_federation", ["postgresql"], indirect=True)  # replicas need one
 def test_a_round_over_two_replicas_of_which_one_dies(two: tuple[ServerProcess, ServerProcess]) -> None:
     one, other = two
     federation = one.federation

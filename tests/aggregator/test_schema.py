@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from tests.aggregator.sites import NewFederation
 
 from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.tables import Base
 
 
@@ -26,6 +28,14 @@ def test_migrating_twice_changes_nothing(new_federation: NewFederation) -> None:
     names = set(inspect(database.engine).get_table_names())
     database.close()
     assert names == set(Base.metadata.tables) | {"alembic_version"}
+
+
+def test_a_database_of_a_newer_version_is_told(new_federation: NewFederation) -> None:
+    with new_federation().context() as ctx:
+        with ctx.database.write() as db:
+            db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(OperatorError, match="does not belong to this version"):
+            ctx.database.migrate()
 
 
 def test_sqlite_is_durable(tmp_path: Path) -> None:

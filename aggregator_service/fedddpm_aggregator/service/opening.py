@@ -65,12 +65,12 @@ def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
         result = _reduce(ctx, job)
     except (ResultError, DamagedUploadError) as error:
         with ctx.transaction() as db:
-            live = _locked(ctx, db, attempt_id, session_id)
+            live = _loaded(ctx, db, attempt_id, session_id, lock=True)
             if live.phase is Phase.OPENING:
                 fail(ctx, db, live, str(error), held=isinstance(error, ResultError))
         return
     with ctx.transaction() as db:
-        live = _locked(ctx, db, attempt_id, session_id)
+        live = _loaded(ctx, db, attempt_id, session_id, lock=True)
         if live.phase is Phase.OPENING and live.attempt.status == "active":
             live.session.result = canonical.encode(result)
             live.session.opened_digest = result.opened_digest.hex()
@@ -79,28 +79,44 @@ def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
 
 
 def _prepare(ctx: Context, attempt_id: int, session_id: int) -> _Job | None:
-    """Recover the masks and enter OPENING; None when the sum cannot be opened yet or ever."""
-    with ctx.transaction() as db:
-        live = _locked(ctx, db, attempt_id, session_id)
+    """Recover the masks and enter OPENING; None when the sum cannot be opened yet or ever.
+
+    U3 is fixed and answers are only ever added, so the secrets may be rebuilt without holding the attempt's lock.
+    """
+    with ctx.database.read() as db:
+        live = _loaded(ctx, db, attempt_id, session_id)
         if live.phase not in (Phase.UNMASK, Phase.OPENING) or live.attempt.status != "active":
             return None
-        unmasks = [Unmask.model_validate_json(row.body) for row in store.messages_of(db, session_id, store.UNMASK)]
-        try:
-            masks = recover(survivors_of(db, live), unmasks)
-        except CommitmentError as error:
-            if live.phase is Phase.UNMASK and no_answer_can_come(view_of(ctx, db, live)):
-                fail(ctx, db, live, f"the sum cannot be opened: {error}")
-            return None
-        if live.phase is Phase.UNMASK:
+        survivors = survivors_of(db, live)
+        answers = store.messages_of(db, session_id, store.UNMASK)
+        uploads = store.messages_of(db, session_id, store.UPLOAD)
+    try:
+        masks = recover(survivors, [Unmask.model_validate_json(row.body) for row in answers])
+    except CommitmentError as error:
+        _give_up_if_over(ctx, attempt_id, session_id, len(answers), str(error))
+        return None
+    with ctx.transaction() as db:
+        live = _loaded(ctx, db, attempt_id, session_id, lock=True)
+        if live.phase is Phase.UNMASK and live.attempt.status == "active":
             enter(db, live, Phase.OPENING)
-        rows = store.messages_of(db, session_id, store.UPLOAD)
-        uploads = {row.member: UploadManifest.model_validate_json(row.body) for row in rows}
-        spec = ctx.spec_of(live.attempt)
-        return _Job(session_id, spec, live.attempt.spec_hash, live.session.part, masks, uploads)
+    manifests = {row.member: UploadManifest.model_validate_json(row.body) for row in uploads}
+    spec = ctx.spec_of(live.attempt)
+    return _Job(session_id, spec, live.attempt.spec_hash, live.session.part, masks, manifests)
 
 
-def _locked(ctx: Context, db: Session, attempt_id: int, session_id: int) -> Live:
-    attempt = store.attempt_by_id(db, attempt_id, lock=True)
+def _give_up_if_over(ctx: Context, attempt_id: int, session_id: int, answers: int, why: str) -> None:
+    """Fail the session if no further answer can come after the ``answers`` that were not enough."""
+    with ctx.transaction() as db:
+        live = _loaded(ctx, db, attempt_id, session_id, lock=True)
+        if live.phase is not Phase.UNMASK:
+            return
+        view = view_of(ctx, db, live)
+        if len(view.done) == answers and no_answer_can_come(view):
+            fail(ctx, db, live, f"the sum cannot be opened: {why}")
+
+
+def _loaded(ctx: Context, db: Session, attempt_id: int, session_id: int, *, lock: bool = False) -> Live:
+    attempt = store.attempt_by_id(db, attempt_id, lock=lock)
     row = next(row for row in store.sessions_of(db, attempt_id) if row.id == session_id)
     return live_of(ctx, db, attempt, row)
 

@@ -28,7 +28,7 @@ from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 60.0
+LONGEST_DELAY_S = 20.0  # well within a phase, so that whoever waits out an outage is not late for the session
 _WORTH_WAITING = frozenset({429, 500, 502, 503, 504, 507})
 _REPLY = TypeVar("_REPLY", bound=Message)
 BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all

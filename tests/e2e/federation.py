@@ -99,8 +99,12 @@ class Federation(LocalFederation):
 
     def start(self, method: str = "UDEC", rounds: int = 1, **options: object) -> None:
         """theta_0 and a run, and the aggregator's process."""
-        self.start_run("run-1", method, self.init_model(SIZE, 1, "tiny"), rounds=rounds, **{**TRAINING, **options})
+        self.begin(method, rounds, **options)
         self.serve()
+
+    def begin(self, method: str = "UDEC", rounds: int = 1, **options: object) -> None:
+        """theta_0 and a run."""
+        self.start_run("run-1", method, self.init_model(SIZE, 1, "tiny"), rounds=rounds, **{**TRAINING, **options})
 
     def proxy(self, member: str) -> Proxy:
         """The proxy between an institution and the aggregator; it uses it from its next start on."""
@@ -197,11 +201,11 @@ class Federation(LocalFederation):
         return [line for line in overview(self.context) if round_ in (None, line.round)]
 
     def wait_for(self, *phases: Phase, round_: int = 0, timeout_s: float = 30) -> SessionLine:
-        """Wait until the newest session of a round is in one of ``phases``."""
+        """Wait until a session of a round, whichever attempt, is in one of ``phases``."""
         found: list[SessionLine] = []
 
         def reached() -> bool:
-            found[:] = [line for line in self.lines(round_)[-1:] if line.phase in phases]
+            found[:] = [line for line in self.lines(round_) if line.phase in phases]
             return bool(found)
 
         wait_until(reached, f"round {round_} in {[str(phase) for phase in phases]}", timeout_s)

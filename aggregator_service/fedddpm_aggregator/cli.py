@@ -90,7 +90,7 @@ def rounds(
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     else:
-        Console().print(_table(lines))
+        Console().print(rounds_table(lines))
 
 
 def main() -> None:
@@ -123,7 +123,8 @@ def _public_key(text: str) -> bytes:
     return key
 
 
-def _table(lines: list[SessionLine]) -> Table:
+def rounds_table(lines: list[SessionLine]) -> Table:
+    """What ``rounds`` prints; losses are means over the survivors."""
     title = f"run {lines[0].run} ({lines[0].method})" if lines else "no round yet"
     table = Table(title=title)
     for heading in (
@@ -140,26 +141,19 @@ def _table(lines: list[SessionLine]) -> Table:
     ):
         table.add_column(heading)
     for line in lines:
-        weight, before, after = ("", "", "")
-        if line.sums:
-            count = len(line.survivors)
-            weight = f"{line.sums[0] / WEIGHT_UNITS:.3f}"
-            if reports_losses(line.part):
-                before, after = (f"{total / LOSS_UNITS / count:.4f}" for total in line.sums[1:])
-        cohort = f"{len(line.cohort)}" if line.cohort else f"({len(line.joined)} joined)"
-        table.add_row(
-            str(line.round),
-            str(line.attempt),
-            line.part,
-            line.phase,
-            cohort,
-            ", ".join(line.survivors),
-            weight,
-            before,
-            after,
-            line.reason or "",
-        )
+        table.add_row(*_cells(line))
     return table
+
+
+def _cells(line: SessionLine) -> tuple[str, ...]:
+    sums = ("", "", "")
+    if line.sums:
+        losses = [f"{total / LOSS_UNITS / len(line.survivors):.4f}" for total in line.sums[1:]]
+        before, after = losses if reports_losses(line.part) else ("", "")
+        sums = (f"{line.sums[0] / WEIGHT_UNITS:.3f}", before, after)
+    cohort = str(len(line.cohort)) if line.cohort else f"({len(line.joined)} joined)"
+    names = ", ".join(line.survivors)
+    return (str(line.round), str(line.attempt), line.part, line.phase, cohort, names, *sums, line.reason or "")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.aggregator.driver import STEPS, Seat, drive, take_seats
 from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, Federation, identity_of, theta_0
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
+from fedddpm_aggregator.cli import rounds_table
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
@@ -223,3 +225,19 @@ def test_rosters_that_must_not_come_into_force(new_federation: NewFederation) ->
         install_roster(ctx, sign_roster(federation.roster, federation.root))  # the same again
         with pytest.raises(OperatorError, match="never changes its root key"):
             initialise(ctx, SigningKey.generate().public_key)
+
+
+def test_the_table_of_rounds_shows_what_was_opened(
+    new_federation: NewFederation, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    drive(seats_of(site))
+    until(site, lambda state: state.status == "finished")
+    with federation.context() as ctx:
+        Console(width=200).print(rounds_table(overview(ctx)))
+    shown = capsys.readouterr().out
+    assert "a, b, c, d" in shown
+    assert "0.5000" in shown  # the driver's loss before
+    assert "0.2500" in shown

@@ -70,16 +70,21 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     spec = round_spec(
         run, roster, round_index, number, result.model if result else run.first_base, result.hash if result else None
     )
-    signed = sign_spec(spec, ctx.key)
+    _insert(db, run, spec, sign_spec(spec, ctx.key).signature)
+    store.bump_version(db)
+    log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
+
+
+def _insert(db: Session, run: RunRow, spec: RoundSpec, signature: bytes) -> None:
     row = AttemptRow(
         run_id=run.id,
-        round=round_index,
-        attempt=number,
+        round=spec.round,
+        attempt=spec.attempt,
         status="active",
         spec_hash=spec.hash.hex(),
-        spec=signed.body,
-        signature=signed.signature,
-        roster_version=roster.version,
+        spec=canonical.encode(spec),
+        signature=signature,
+        roster_version=spec.roster_version,
         scrubbed=False,
         created_at=time.time(),
     )
@@ -88,8 +93,6 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     for part in spec.parts:
         db.add(SessionRow(attempt_id=row.id, part=part.name, phase=Phase.JOIN, elapsed_s=0.0, held=False))
     db.flush()
-    store.bump_version(db)
-    log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
 
 
 def round_spec(

@@ -44,7 +44,7 @@ class ProblemError(Exception):
 class Institution:
     """A member's connection. Requests are tried again while the server is away."""
 
-    def __init__(self, url: str, name: str, key: SigningKey, patience_s: float = 10.0) -> None:
+    def __init__(self, url: str, name: str, key: SigningKey, patience_s: float = 60.0) -> None:
         self.name, self.key, self._patience_s = name, key, patience_s
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
         private = Ed25519PrivateKey.from_private_bytes(key.seed)
@@ -121,7 +121,7 @@ class Seat:
     def name(self) -> str:
         return self.institution.name
 
-    def wait_for(self, phase: Phase, timeout_s: float = 20.0) -> None:
+    def wait_for(self, phase: Phase, timeout_s: float = 60.0) -> None:
         """Until the session is in ``phase`` or past it; AssertionError if it failed."""
         deadline = time.monotonic() + timeout_s
         version = 0

@@ -14,7 +14,7 @@ from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Release
 from fedddpm_protocol.spent import usable_release
 
-SHORT_S = 1.5
+SHORT_S = 2.0
 
 
 def seats_of(site: Site) -> list[Seat]:

@@ -36,7 +36,7 @@ def test_a_run_started_beside_the_server_begins_within_a_second(new_federation: 
     before = site["a"].state()
     assert (before.status, before.run, before.spec) == ("waiting", None, None)
     federation.start_run(rounds=1)
-    state = until(site, lambda state: state.spec is not None, timeout_s=5)
+    state = until(site, lambda state: state.spec is not None)
     assert (state.status, state.run, state.round, state.rounds) == ("running", "run-1", 0, 1)
     assert state.version > before.version
 

@@ -16,7 +16,7 @@ from fedddpm_protocol.spec import RoundResult
 
 def first_state(site: Site, rounds_done: int = 0) -> RunState:
     institution = next(iter(site.institutions.values()))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     state = institution.state()
     while state.spec is None or state.results < rounds_done:
         assert time.monotonic() < deadline, state
@@ -46,7 +46,7 @@ def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
     assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))
 
 
-def until(site: Site, condition: Callable[[RunState], bool], timeout_s: float = 20.0) -> RunState:
+def until(site: Site, condition: Callable[[RunState], bool], timeout_s: float = 60.0) -> RunState:
     """The first state that meets ``condition``."""
     institution = next(iter(site.institutions.values()))
     deadline = time.monotonic() + timeout_s

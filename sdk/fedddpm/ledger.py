@@ -10,12 +10,14 @@ import sqlite3
 from dataclasses import dataclass
 
 from fedddpm.state import StateDir, ids_from_json, ids_to_json
-from fedddpm_protocol.errors import ConflictError
+from fedddpm_protocol.errors import ConflictError, SpentError
 from fedddpm_protocol.messages import Unmask
+from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Release, Roster
 from fedddpm_protocol.spent import SpentRecord, check_spent, usable_release
 
 _KEY = "root = ? AND base_model_hash = ? AND part = ?"
+_CARRIES = {session: frozenset(parts) for method in Method for session, parts in method.sessions.items()}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class SpentLedger:
         self._state = state
 
     def recorded(self, base_model_hash: bytes, part: str) -> tuple[str, ...]:
-        """Survivors this base model and part were spent on; empty if unspent."""
+        """Survivors this base model and part were spent on; empty if unspent.
+
+        A sum of another method over the same tensors counts too: FULL's sum holds those of USPLIT's three parts.
+        SpentError if there were several, over different survivors.
+        """
         with self._state.transaction() as db:
             return self._recorded(db, base_model_hash, part)
 
@@ -92,7 +98,17 @@ class SpentLedger:
 
     def _recorded(self, db: sqlite3.Connection, base: bytes, part: str) -> tuple[str, ...]:
         row = self._row(db, base, part)
-        return () if row is None else ids_from_json(row[2])
+        if row is not None:
+            return ids_from_json(row[2])
+        query = "SELECT part, u3 FROM spent WHERE root = ? AND base_model_hash = ?"
+        rows = db.execute(query, (self._state.root, base)).fetchall()
+        spent = {u3 for other, u3 in rows if _CARRIES.get(part, frozenset()) & _CARRIES.get(other, frozenset())}
+        if len(spent) > 1:
+            raise SpentError(
+                f"part {part!r} of this base model already took part in sums over other survivors by another method;"
+                " start the run from another first model"
+            )
+        return ids_from_json(spent.pop()) if spent else ()
 
     def _used(self, db: sqlite3.Connection, base: bytes, part: str) -> set[Release]:
         query = f"SELECT old_u3, new_u3 FROM releases_used WHERE {_KEY}"  # noqa: S608 - a constant

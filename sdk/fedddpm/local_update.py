@@ -164,6 +164,9 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions) -> TrainSettings:
 
 
 def _round_seed(seed: int, spec: RoundSpec) -> int:
-    """The same for every attempt at a round, another for every round."""
-    digest = hashlib.sha256(f"{seed}/{spec.run}/{spec.round}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    """The same for every attempt at a round, another for every round, method and base model.
+
+    All 256 bits: an aggregator that found two run names with one seed could have one update sent twice.
+    """
+    what = f"{seed}/{spec.run}/{spec.round}/{spec.method}/{spec.base_model_hash.hex()}"
+    return int.from_bytes(hashlib.sha256(what.encode()).digest(), "big")

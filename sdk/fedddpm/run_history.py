@@ -42,6 +42,8 @@ class RunHistory:
                 f" round {position.next_round}",
                 "It was perhaps restored from an old backup: its operator must start a new run; rounds never go back",
             )
+        if spec.method != position.method:  # the same update in sums of other parts: their difference would tell
+            raise SpecError(f"run {spec.run} was {position.method} and is now {spec.method}", "aggregator")
         claimed = (spec.round, spec.previous_result, spec.base_model_hash, spec.initial_model_hash)
         known = (position.next_round, position.last_result, position.base_model_hash, position.initial_model_hash)
         if claimed != known:

@@ -1,0 +1,77 @@
+"""Sums that could be subtracted: one update under two methods, or sent twice because two trainings share a seed."""
+
+from dataclasses import replace
+
+import pytest
+from tests.protocol.sessions import make_roster
+from tests.protocol.specs import make_spec
+
+from fedddpm.ledger import SpentLedger
+from fedddpm.local_update import _round_seed
+from fedddpm.run_history import RunHistory
+from fedddpm.state import RunPosition, StateDir
+from fedddpm_protocol.errors import SpecError, SpentError
+from fedddpm_protocol.messages import Unmask
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spent import SpentRecord
+
+BASE, ALL, SOME = b"b" * 32, ("a", "b", "c", "d", "e", "f"), ("a", "c", "e")
+
+
+def record(part, u3, session):
+    return SpentRecord(BASE, part, u3, session * 32, Unmask(id="a", body=b"unmask", signature=bytes(64)))
+
+
+@pytest.fixture
+def state(tmp_path):
+    with StateDir(tmp_path / "state", b"r" * 32, "a") as opened:
+        yield opened
+
+
+def test_a_sum_of_the_whole_network_spends_each_of_its_parts(state):
+    ledger = SpentLedger(state)
+    ledger.commit(b"s" * 32, record("full", ALL, b"1"))
+    for part in Method.USPLIT.sessions:
+        assert ledger.recorded(BASE, part) == ALL
+        with pytest.raises(SpentError):
+            ledger.commit(b"t" * 32, record(part, SOME, b"2"))
+    assert ledger.recorded(b"c" * 32, "decoder") == ()
+
+
+def test_sums_of_parts_spend_the_whole_network_but_not_each_other(state):
+    ledger = SpentLedger(state)
+    ledger.commit(b"s" * 32, record("decoder", SOME, b"1"))
+    assert ledger.recorded(BASE, "encoder") == ()
+    assert ledger.recorded(BASE, "full") == SOME
+    ledger.commit(b"s" * 32, record("bottleneck", ALL, b"2"))
+    with pytest.raises(SpentError, match="another first model"):
+        ledger.recorded(BASE, "full")
+    with pytest.raises(SpentError):
+        ledger.commit(b"t" * 32, record("full", ALL, b"3"))
+
+
+def test_a_run_keeps_its_method(state):
+    roster = make_roster(6)
+    whole, parts = (make_spec(roster, method) for method in (Method.FULL, Method.USPLIT))
+    assert whole.base_manifest == parts.base_manifest
+    names = (whole.previous_result, whole.initial_model_hash, whole.base_model_hash)
+    state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors"))
+    history = RunHistory(state, None, None, None)
+    assert history.arrive(whole, roster).method == "FULL"
+    with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
+        history.arrive(parts, roster)
+
+
+def test_every_training_has_its_own_seed_of_256_bits():
+    spec = make_spec()
+    changed = [
+        spec,
+        replace(spec, run="run-2"),
+        replace(spec, round=2),
+        replace(spec, base_model_hash=BASE),
+        make_spec(scheme=Method.UDEC),
+    ]
+    seeds = {_round_seed(0, one) for one in changed} | {_round_seed(1, spec)}
+    assert len(seeds) == 6
+    assert max(seeds) > 2**248
+    assert _round_seed(0, replace(spec, attempt=1)) == _round_seed(0, spec)

@@ -29,7 +29,9 @@ from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0  # well within a phase, so that whoever waits out an outage is not late for the session
+MOST_REPLY_BYTES = 32 * 2**20  # a page of results of 128 institutions has 8
 _WORTH_WAITING = frozenset({429, 500, 502, 503, 504, 507})
+_END_OF_TIME = 2.0**33  # Unix seconds, in the year 2242
 _REPLY = TypeVar("_REPLY", bound=Message)
 BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all
 _RANDOM = secrets.SystemRandom()
@@ -113,8 +115,12 @@ class Connection:
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        response = self._http.request(method, path, params=params, content=content, headers=headers)
-        self._count(response)
+        everything = {"Accept-Encoding": "identity", **(headers or {})}
+        with self._http.stream(method, path, params=params, content=content, headers=everything) as stream:
+            try:
+                response = _read_reply(stream)
+            finally:
+                self._count(stream)
         if response.is_error or response.is_redirect:
             raise self._problem(response)
         return response
@@ -125,10 +131,10 @@ class Connection:
         with self._http.stream("GET", path, headers=headers) as response:
             try:
                 if response.is_error or response.is_redirect:
-                    response.read()
+                    refusal = _read_reply(response)
                     if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                         target.unlink(missing_ok=True)
-                    raise self._problem(response)
+                    raise self._problem(refusal)
                 have = have if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
                 _write_stream(response, target, have, most_bytes, on_bytes)
             finally:
@@ -176,13 +182,13 @@ class Connection:
 
     def _problem(self, response: httpx.Response) -> ProblemError:
         problem = read_problem(response.content)
-        if problem is not None and problem.code == "clock-skew" and problem.server_time is not None:
-            offset = self._signer.correct_clock(problem.server_time)
+        if problem is not None and problem.code == "clock-skew" and 0 < (problem.server_time or 0) < _END_OF_TIME:
+            offset = self._signer.correct_clock(problem.server_time or 0.0)
             side = "behind" if offset > 0 else "ahead"
             self._on_warning(f"this machine's clock is {abs(offset):.0f} s {side}. {CLOCK_ADVICE}")
         error = problem_error(problem, str(response.request.url), response.status_code, self._who)
         seconds = response.headers.get("Retry-After", "")
-        error.retry_after_s = min(float(seconds), LONGEST_DELAY_S) if seconds.isdigit() else 0.0
+        error.retry_after_s = min(float(seconds), LONGEST_DELAY_S) if seconds.isdecimal() else 0.0
         return error
 
 
@@ -194,6 +200,23 @@ def _parse(reply: type[_REPLY], response: httpx.Response) -> _REPLY:
             f"{response.request.url.copy_with(query=None)} did not answer with a {reply.__name__}",
             "Check that aggregator_url is the address of a fedddpm aggregator of the same version",
         ) from error
+
+
+def _read_reply(stream: httpx.Response) -> httpx.Response:
+    """The whole reply as it came: never unpacked, and not more than memory can take."""
+    content, packed = bytearray(), stream.headers.get("Content-Encoding", "identity") != "identity"
+    for piece in stream.iter_raw():
+        content += piece
+        if packed or len(content) > MOST_REPLY_BYTES:
+            if stream.is_error:  # a proxy's page perhaps; its status says enough
+                content.clear()
+                break
+            raise TransportError(
+                f"{stream.request.url.path} sends a packed reply, or more than {MOST_REPLY_BYTES} bytes",
+                "Check that aggregator_url is the address of a fedddpm aggregator, and what proxies do on the way",
+            )
+    headers = [(name, value) for name, value in stream.headers.multi_items() if name != "content-encoding"]
+    return httpx.Response(stream.status_code, headers=headers, content=bytes(content), request=stream.request)
 
 
 def _write_stream(response: httpx.Response, target: Path, have: int, most_bytes: int, on_bytes: BytesSoFar) -> None:

@@ -1,6 +1,7 @@
 """Patience, problem documents, resumed downloads and counted bytes, against a real server that misbehaves by script."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import threading
@@ -215,3 +216,29 @@ def test_uploaded_parameters_and_bytes_are_counted():
 def test_a_way_that_cannot_be_taken_is_refused_at_once(options):
     with pytest.raises(ConfigError):
         Connection("https://a.example", Identity.generate("a"), "a", NetworkOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"), [({"Content-Encoding": "gzip"}, gzip.compress(bytes(10**6))), ({}, b" " * 2000)]
+)
+def test_a_reply_that_would_fill_the_memory_is_refused(monkeypatch, headers, body):
+    monkeypatch.setattr(connection_module, "MOST_REPLY_BYTES", 1000)
+    script = Script((200, headers, body))
+    with serve(script) as url, connect(url) as connection, pytest.raises(TransportError, match="more than 1000 bytes"):
+        Transport(connection).roster()
+    assert script.requests[0][2]["Accept-Encoding"] == "identity"
+    with serve(Script((503, headers, body), roster_reply())) as url, connect(url) as connection:
+        assert Transport(connection).roster() == ROSTER  # a proxy's error page is waited out
+
+
+@pytest.mark.parametrize("server_time", [1e300, -1.0, float("nan"), float("inf")])
+def test_a_senseless_time_is_no_correction(server_time):
+    script = Script(problem(401, "clock-skew", server_time=server_time))
+    with serve(script) as url, connect(url) as connection, pytest.raises(ClockError):
+        Transport(connection).roster()
+
+
+def test_a_redirect_is_not_followed():
+    script = Script((307, {"Location": "http://127.0.0.1:9/v1/roster"}, b""))
+    with serve(script) as url, connect(url) as connection, pytest.raises(ProblemError, match="answered 307"):
+        Transport(connection).roster()

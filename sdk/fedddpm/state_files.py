@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -50,6 +51,7 @@ def lock_folder(folder: Path) -> IO[str]:
     """Make the folder if need be and lock it until the file is closed; StateError if another process has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close_to_others(folder)
         file = (folder / "lock").open("a+")
     except OSError as error:
         raise StateError(
@@ -69,6 +71,14 @@ def lock_folder(folder: Path) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take a new or own folder away from other users: it holds counts, losses and trained weights that never leave."""
+    ours = (folder / "lock").exists() or not any(folder.iterdir())
+    if ours and folder.stat().st_mode & 0o077:
+        with contextlib.suppress(PermissionError):  # a mounted folder of somebody else
+            folder.chmod(0o700)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

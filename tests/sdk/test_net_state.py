@@ -169,3 +169,16 @@ def test_the_state_holds_no_secret(folder, tmp_path):
             content = file.read_bytes()
             assert identity.key.seed not in content
             assert identity.key.seed.hex().encode() not in content
+
+
+def test_an_empty_or_own_folder_is_closed_to_others(tmp_path):
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    for folder in (own, foreign):
+        folder.mkdir()
+        folder.chmod(0o755)
+    (foreign / "notes.txt").write_text("of somebody else")
+    open_state(own).close()
+    open_state(foreign).close()
+    assert (own.stat().st_mode & 0o777, foreign.stat().st_mode & 0o777) == (0o700, 0o755)
+    open_state(foreign).close()  # by now it is a state folder
+    assert foreign.stat().st_mode & 0o777 == 0o700

@@ -24,6 +24,7 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
+# Engines hide parameters: they are the messages of institutions, and errors of the database go to the log.
 MIGRATION_LOCK = 0x66656464  # any number, the same in all replicas
 
 
@@ -105,7 +106,9 @@ def insert_once(session: Session, table: type[Base], **values: object) -> bool:
 
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=8, max_overflow=32)
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=8, max_overflow=32, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
@@ -122,4 +125,4 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=16, pool_recycle=1800)
+    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=16, pool_recycle=1800, hide_parameters=True)

@@ -1,6 +1,6 @@
 """HTTP Message Signatures (RFC 9421) with a Content-Digest (RFC 9530) on every request, as an ``httpx.Auth``.
 
-Covered: method, authority, path, query and digest of the body, so a proxy can neither redirect nor change a request.
+Covered: method, authority, path, query and digest of the body, so nobody on the way can change a request.
 ``created`` and a fresh nonce let the aggregator refuse replays; the clock can be corrected once by its time.
 """
 

@@ -55,7 +55,7 @@ def blobs(path: Path, seed: int, count: int, size: int = SIZE) -> Path:
     return path
 
 
-def wait_until(true: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = 90.0) -> None:
     """Look again and again; AssertionError with ``what`` was waited for."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -135,7 +135,7 @@ class Federation(LocalFederation):
             self.here[member] = threading.Thread(target=take_part, name=member, daemon=True)
             self.here[member].start()
 
-    def end(self, *members: str, timeout_s: float = 60) -> None:
+    def end(self, *members: str, timeout_s: float = 120) -> None:
         """Wait until these institutions (all by default) ended well, and nobody showed a stack trace."""
         deadline = time.monotonic() + timeout_s
         for member in members or self.members:
@@ -149,13 +149,13 @@ class Federation(LocalFederation):
                     raise self.failures[member]
         self.require_no_trace()
 
-    def failure_of(self, member: str, timeout_s: float = 30) -> Exception:
+    def failure_of(self, member: str, timeout_s: float = 90) -> Exception:
         """The error with which an institution in a thread is expected to end."""
         self.here[member].join(timeout_s)
         assert not self.here[member].is_alive(), f"{member} is still there: {self.lines()[-1]}"
         return self.failures[member]
 
-    def exit_of(self, member: str, timeout_s: float = 30) -> tuple[int, str]:
+    def exit_of(self, member: str, timeout_s: float = 90) -> tuple[int, str]:
         """Exit code and output of a process that is expected to end by itself, the output on one line."""
         code = self.processes[member].wait(timeout_s)
         self.require_no_trace()
@@ -200,7 +200,7 @@ class Federation(LocalFederation):
         """Sessions so far, of one round or of all."""
         return [line for line in overview(self.context) if round_ in (None, line.round)]
 
-    def wait_for(self, *phases: Phase, round_: int = 0, timeout_s: float = 30) -> SessionLine:
+    def wait_for(self, *phases: Phase, round_: int = 0, timeout_s: float = 90) -> SessionLine:
         """Wait until a session of a round, whichever attempt, is in one of ``phases``."""
         found: list[SessionLine] = []
 

@@ -37,6 +37,10 @@ class Hold:
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
+    def wait(self, timeout_s: float = 90) -> None:
+        """Until an exchange waits here."""
+        assert self.reached.wait(timeout_s), f"waited {timeout_s:.0f} s in vain for {self.pattern.pattern}"
+
 
 class Proxy:
     """Forwards everything unchanged, Host header included, so that signatures hold; a context manager."""
@@ -101,7 +105,7 @@ class Proxy:
                 hold.skip -= 1
                 if hold.skip < 0:
                     hold.reached.set()
-                    hold.go_on.wait(60)
+                    hold.go_on.wait(120)
 
     def _altered(self, name: str, body: bytes) -> bytes:
         for pattern, change in self._changes:

@@ -31,7 +31,7 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
 def test_while_institutions_train(new_federation: NewFederation, database_url: str | None) -> None:
     """Training goes on without the aggregator; what is ready waits with its JOIN."""
     fed = new_federation("abc", database_url=database_url)
-    fed.start(rounds=2, epochs=20)
+    fed.start(rounds=2, epochs=10)
     checkpoint = fed.site(fed.members[0]) / "state" / "model-run-1-0.safetensors"
     fed.join_in(fed.members[0])
     fed.join_here(*fed.members[1:])
@@ -53,7 +53,7 @@ def test_in_the_middle_of_a_session(new_federation: NewFederation, moment: str) 
     slow, *others = fed.members
     hold = fed.proxy(slow).hold(MOMENTS[moment])
     fed.join_here(slow, *others)
-    assert hold.reached.wait(30)
+    hold.wait()
     fed.kill("aggregator")
     hold.go_on.set()
     time.sleep(AWAY_S)

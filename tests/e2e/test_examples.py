@@ -65,7 +65,7 @@ def test_examples_together(federation: LocalFederation, tmp_path: Path) -> None:
         site = ("--identity", fed.site(member) / "identity.key", "--state", fed.site(member) / "state")
         common = ("--url", fed.url, "--root", root.group(1), *site)
         fed._start(member, sys.executable, EXAMPLES / script, *common, *options)
-    fed.wait_for_sites(fed.members, 60)
+    fed.wait_for_sites(fed.members, 120)
     assert "round 1: loss" in fed.log("folder")
     assert "1 files could not be read and are left out" in fed.log("folder")
     assert "round 1: 3 institutions in the sum" in fed.log("npz")

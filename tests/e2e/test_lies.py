@@ -144,13 +144,12 @@ def test_an_older_roster(new_federation: NewFederation) -> None:
 
 def test_a_cohort_without_one_member(new_federation: NewFederation) -> None:
     fed = new_federation("abcd", c_max=1)
-    fed.start(rounds=2, shares_s=4)
+    fed.start(rounds=2)
     victim, hidden = fed.members[0], fed.members[3]
     fed.proxy(victim).alter("GET .*/cohort", without("joins", hidden))
     fed.join_here()
     error = fed.failure_of(victim)
     assert isinstance(error, TransportError)
-    fed.wait_for("done")
     honest_again(fed, victim)
     fed.end()
     fed.check_round(0, fed.members[1:])
@@ -161,7 +160,7 @@ def test_a_cohort_without_one_member(new_federation: NewFederation) -> None:
 def test_survivors_without_one_member(new_federation: NewFederation) -> None:
     """The victim signs another set than the others; its confirmation helps nobody, and the true sum is opened."""
     fed = new_federation("abcd", c_max=1)
-    fed.start(confirm_s=4)
+    fed.start()
     victim, hidden = fed.members[0], fed.members[3]
     fed.proxy(victim).alter("GET .*/survivors", without("survivors", hidden))
     fed.join_here()

@@ -59,7 +59,7 @@ def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
     fed = new_federation("abcdef")
     fed.start(Method.USPLIT, rounds=2, weighting="equal")
     fed.join_in()
-    fed.end(timeout_s=90)
+    fed.end()
     results = fed.results()
     assert [result.round for result in results] == [0, 1]
     for result in results:

@@ -117,7 +117,7 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
     hold = fed.proxy(apart).hold("POST .*/unmask")
     fed.join_here(*here)
     fed.join_in(apart)
-    assert hold.reached.wait(30)
+    hold.wait()
     check_keys(fed)
     deltas = [UpdateStore(fed.site(member) / "state") for member in fed.members]
     spec = fed.spec()
@@ -140,7 +140,7 @@ def test_folders_are_closed_to_others(new_federation: NewFederation) -> None:
     fed.start()
     hold = fed.proxy(fed.members[0]).hold("POST .*/upload")
     fed.join_here()
-    assert hold.reached.wait(30)
+    hold.wait()
     for folder in (fed.data, *(fed.site(member) / "state" for member in fed.members)):
         assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0, folder
     hold.go_on.set()

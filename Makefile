@@ -22,7 +22,9 @@ demo: $(VENV)/.installed  ## four institutions train one model on this machine, 
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/protocol --ignore tests/aggregator $(TEST_ARGS)
+	$(BIN)/python -m pytest -q -s tests/packaging/test_server_environment.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/protocol --ignore tests/aggregator \
+		--ignore tests/packaging/test_server_environment.py $(TEST_ARGS)
 
 check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	BIN=$(BIN) scripts/check

@@ -1,6 +1,6 @@
 """A round of three institutions whose SDK lives in another Python environment; prints what came of it.
 
-Run by test_fresh_environments.py: the aggregator runs in this environment, each institution is a process of
+Run by test_wheels.py: the aggregator runs in this environment, each institution is a process of
 ``--python`` that calls ``Client(...).participate()``.
 """
 

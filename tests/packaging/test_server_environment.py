@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.packaging.environments import ROOT, Environment, run
 
 SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "httpx", "http-message-signatures")

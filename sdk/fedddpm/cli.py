@@ -53,7 +53,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except FedDDPMError as error:
-            Console(stderr=True).print(f"Error: {error}", style="bold red", markup=False, highlight=False)
+            Console(stderr=True, soft_wrap=True).print(
+                f"Error: {error}", style="bold red", markup=False, highlight=False
+            )
             code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
             raise typer.Exit(code) from None
         except KeyboardInterrupt:

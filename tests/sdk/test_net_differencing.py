@@ -8,10 +8,13 @@ from tests.protocol.specs import make_spec
 
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import _round_seed
+from fedddpm.participation import Participation
+from fedddpm.progress import Reporter
 from fedddpm.run_history import RunHistory
 from fedddpm.state import RunPosition, StateDir
+from fedddpm_protocol.api import RunState
 from fedddpm_protocol.errors import SpecError, SpentError
-from fedddpm_protocol.messages import Unmask
+from fedddpm_protocol.messages import SignedDocument, Unmask
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spent import SpentRecord
 
@@ -75,3 +78,58 @@ def test_every_training_has_its_own_seed_of_256_bits():
     assert len(seeds) == 6
     assert max(seeds) > 2**248
     assert _round_seed(0, replace(spec, attempt=1)) == _round_seed(0, spec)
+
+
+def test_one_session_at_a_time(monkeypatch):
+    """A newer specification is only begun after the older attempt, with its secrets, was given up."""
+    events = []
+
+    class Recorded:
+        def __init__(self, document):
+            self.document = document
+
+        def leave(self, reason):
+            events.append(("leave", self.document))
+
+        def advance(self, sessions):
+            events.append(("advance", self.document))
+
+    participation = Participation.__new__(Participation)
+    participation._attempt = participation._sat_out = None
+    participation._reporter = Reporter()
+
+    def begin(document):
+        events.append(("begin", document))
+        return Recorded(document)
+
+    monkeypatch.setattr(participation, "_begin", begin)
+    monkeypatch.setattr(participation, "_say_what_we_wait_for", lambda current: None)
+    first, second = (SignedDocument(body=bytes([number]), signature=bytes(64)) for number in (1, 2))
+    for document in (first, first, second):
+        participation._contribute(run_state(document))
+    assert events == [
+        ("begin", first),
+        ("advance", first),
+        ("advance", first),
+        ("leave", first),
+        ("begin", second),
+        ("advance", second),
+    ]
+
+
+def run_state(document):
+    return RunState(
+        version=1,
+        roster_version=1,
+        run="r",
+        method="UDEC",
+        status="running",
+        round=0,
+        rounds=1,
+        attempt=0,
+        spec=document,
+        sessions={},
+        results=0,
+        last_result=None,
+        server_time=0.0,
+    )

@@ -76,9 +76,7 @@ def test_examples_together(federation: LocalFederation, tmp_path: Path) -> None:
     assert session["sums"][0] == sum(fed.site_rounds(member)[0]["samples"] for member in fed.members)
 
 
-@pytest.mark.parametrize(
-    "script", [path.name for path in sorted(EXAMPLES.glob("*.py")) if "ArgumentParser" in path.read_text()]
-)
-def test_every_script_explains_itself(script: str) -> None:
+@pytest.mark.parametrize("script", ["demo.py", "get_fashion_mnist.py"])
+def test_the_other_scripts_start(script: str) -> None:
     done = subprocess.run([sys.executable, EXAMPLES / script, "--help"], capture_output=True, text=True, check=True)
     assert script in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def step_of(checkpoint: Path) -> int:
         return 0
 
 
-def exact(fed: Federation, round_: int, survivors: list[str]) -> None:
+def exact(fed: Federation, round_: int, survivors: Sequence[str]) -> None:
     """The round holds exactly these institutions, and everybody has the same published model."""
     fed.check_round(round_, survivors)
     fed.check_models()

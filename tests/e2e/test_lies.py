@@ -7,6 +7,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from fedddpm.problems import NotEnrolledError
 from fedddpm_protocol import canonical
 from fedddpm_protocol.encoding import ValuesEncoder
 from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.policy import sign_result, sign_spec
 from fedddpm_protocol.spec import RoundResult, RoundSpec
 
@@ -85,7 +87,7 @@ def honest_again(fed: Federation, member: str) -> None:
 # --- before training --------------------------------------------------------------------------------------------------
 
 
-def refused_alone(fed: Federation, **changes: object) -> Exception:
+def refused_alone(fed: Federation, **changes: Any) -> Exception:
     """The error of the first institution, which asks the lying aggregator alone; it sent no JOIN."""
     member = fed.members[0]
     fed.join_here(member, **changes)
@@ -234,7 +236,7 @@ def test_a_magnified_update_is_held(new_federation: NewFederation, monkeypatch: 
 
     monkeypatch.setattr(fedddpm.session_driver, "ValuesEncoder", encoder)
     fed.join_here()
-    line = fed.wait_for("failed")
+    line = fed.wait_for(Phase.FAILED)
     assert "an institution did not clip its update" in str(line.reason)
     assert "The round is held and the model stays as it is" in str(line.reason)
     assert fed.results() == []

@@ -10,11 +10,12 @@ from tests.e2e.federation import Federation, blobs, command_error, wait_until
 from fedddpm.identity import Identity
 from fedddpm.problems import NotEnrolledError
 from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.phases import Phase
 
 
-def first_round(fed: Federation, **options: object) -> None:
+def first_round(fed: Federation) -> None:
     """Start a run and let everybody finish its first round."""
-    fed.start(rounds=2, **options)
+    fed.start(rounds=2)
     fed.join_here(rounds=1)
     fed.end()
 
@@ -164,7 +165,7 @@ def spent_by_four(fed: Federation) -> str:
     never.wait()
     slowly.wait()
     fed.kill(gone)
-    line = fed.wait_for("failed")
+    line = fed.wait_for(Phase.FAILED)
     assert "2 of 3 needed UNMASK answers came" in str(line.reason)
     slowly.go_on.set()
     never.go_on.set()

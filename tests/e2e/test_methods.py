@@ -88,8 +88,8 @@ def start_run(fed: Federation, method: str, **options: object) -> str:
     words = [w for key, value in {**TRAINING, **options}.items() for w in (f"--{key.replace('_', '-')}", str(value))]
     with pytest.raises(CommandError) as caught:
         command(
-            *("federation", "start-run", "--data", fed.data, "--name", "run-1", "--method", method, "--rounds", "1"),
-            *("--initial-model", model, *words),
+            *("federation", "start-run", "--name", "run-1", "--method", method, "--rounds", "1", *words),
+            *("--data", str(fed.data), "--initial-model", str(model)),
         )
     assert "Traceback" not in str(caught.value)
     return " ".join(str(caught.value).split())

@@ -44,23 +44,24 @@ class LocalPolicy:
         if roster.c_max < self.c_max:
             raise PolicyError(
                 f"the roster allows for {roster.c_max} conspirators, your policy wants at least {self.c_max}; "
-                "ask the federation's root for a stricter roster or lower c_max"
+                "ask the federation's root for a stricter roster or lower your c_max"
             )
         if len(roster.members) < self.floor(roster):
             raise PolicyError(
                 f"the roster has {len(roster.members)} members, your smallest cohort is {self.floor(roster)}"
+                f" (your min_cohort is {self.min_cohort}, the roster's n_min {roster.n_min})"
             )
 
     def check_spec(self, spec: RoundSpec) -> None:
         """PolicyError for the first field of ``spec`` outside the limits, with both values."""
         limits = (
-            ("epochs", spec.epochs, self.max_epochs),
-            ("local steps", spec.max_steps or None, self.max_steps),
-            ("the clip norm", spec.clip_norm, self.max_clip_norm),
+            ("epochs", "max_epochs", spec.epochs, self.max_epochs),
+            ("local steps", "max_steps", spec.max_steps or None, self.max_steps),
+            ("the clip norm", "max_clip_norm", spec.clip_norm, self.max_clip_norm),
         )
-        for what, wanted, limit in limits:
+        for what, setting, wanted, limit in limits:
             if limit is not None and wanted is not None and wanted > limit:
-                raise PolicyError(f"the round wants {wanted} as {what}, your policy allows {limit}")
+                raise PolicyError(f"the round wants {wanted} as {what}, your policy allows {limit} ({setting})")
         if spec.architecture.hash != self.architecture_hash:
             raise PolicyError(
                 f"the round trains {spec.architecture}, which is not the network you configured; "

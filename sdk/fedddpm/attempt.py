@@ -55,7 +55,10 @@ class Attempt:
         """Take every step that the phases of the sessions allow; raises as ``SessionDriver.advance``."""
         for part, driver in self._drivers.items():
             if part in sessions and not driver.done:
+                joined = driver.joined
                 driver.advance(sessions[part].phase)
+                if driver.joined and not joined:
+                    self._notice(f"round {self.spec.round + 1}, part {part}: joined")
                 if driver.left is not None:
                     reason = sessions[part].reason or driver.left
                     self._notice(f"round {self.spec.round + 1}, part {part}: out of this attempt ({reason})")
@@ -85,5 +88,6 @@ def require_enough_reporters(spec: RoundSpec, roster: Roster, floor: int) -> Non
             raise PolicyError(
                 f"{spec.method} gives part {part.name!r} only {len(reporters)} of {len(roster.members)} institutions,"
                 f" too few to hide one update ({floor} are needed)",
-                f"Use FULL, ULATDEC or UDEC, or enrol at least {2 * floor} institutions for USPLIT",
+                "Call the federation's coordinator: the run needs FULL, ULATDEC or UDEC, or at least"
+                f" {2 * floor} institutions for USPLIT, unless the min_cohort of your policy is above the roster's",
             )

@@ -6,19 +6,27 @@ it, 5 the state folder, the disk or the training, 130 stopped by hand.
 
 from __future__ import annotations
 
+import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from fedddpm import errors
 from fedddpm.errors import FedDDPMError
 
+if TYPE_CHECKING:
+    from fedddpm.summary import RoundSummary
+    from fedddpm_protocol.api import RunState
+
+_LOG = logging.getLogger("fedddpm")
+_NAME_WIDTH = 29  # of the longest name that status shows
 _EXIT_CODES: tuple[tuple[type[FedDDPMError], int], ...] = (
     (errors.ConfigError, 2),
     (errors.DataError, 2),
@@ -104,6 +112,8 @@ def init_model(
     from fedddpm.partition import save_model
     from fedddpm.unet import UNet
 
+    if out.exists():
+        raise errors.ConfigError(f"{out} exists and is not overwritten", "Choose another --out, or remove it first")
     torch.manual_seed(seed)
     model = UNet(image_size, channels, preset.value)
     save_model(out, model)
@@ -149,6 +159,7 @@ def participate(
     """Take part in rounds until told to stop or until the run ends."""
     from fedddpm.client import Client
     from fedddpm.config import Setting
+    from fedddpm.progress import draws_bars
 
     settings: dict[str, Setting] = {
         "aggregator_url": aggregator_url,
@@ -184,9 +195,10 @@ def participate(
         },
     }
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped container says so and ends at once
-    client = Client.from_config(config, settings, progress)
-    summaries = client.participate(rounds, on_round=lambda summary: typer.echo(str(summary)))
-    typer.echo(f"{len(summaries)} rounds ended")
+    with _log_on_stderr(bars=draws_bars(progress)):
+        client = Client.from_config(config, settings, progress)
+        ended = len(client.participate(rounds, on_round=_tell_round))
+    typer.echo(f"{ended or 'no'} {'round' if ended == 1 else 'rounds'} ended since this start")
 
 
 @app.command()
@@ -211,7 +223,7 @@ def status(
     config: Annotated[Path | None, typer.Option(help="TOML file: ask the aggregator too")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="the institution's state folder")] = None,
 ) -> None:
-    """Show roster, run, round, phase and own traffic."""
+    """Show roster, run, round, phase and own traffic; exit code 4 if the aggregator does not answer."""
     from fedddpm.config import load_config
     from fedddpm.status import ask_aggregator, status_rows
 
@@ -219,11 +231,35 @@ def status(
     folder = state_dir if settings is None else settings.state_dir
     if folder is None:
         raise errors.ConfigError("neither --config nor --state-dir is given", "Give one of them")
-    remote = None if settings is None else ask_aggregator(settings)
-    table = Table(show_header=False)
+    remote: RunState | str | None = None
+    try:
+        remote = None if settings is None else ask_aggregator(settings)
+    except errors.TransportError as error:
+        remote = f"not reachable ({error})"
     for name, value in status_rows(folder, remote):
-        table.add_row(name, value)
-    Console().print(table)
+        typer.echo(f"{name + ':':<{_NAME_WIDTH}} {value}")  # no table: commands and hashes must not be cut or broken
+    if isinstance(remote, str):
+        raise typer.Exit(4)
+
+
+@contextmanager
+def _log_on_stderr(*, bars: bool) -> Iterator[None]:
+    """Where no bars are drawn, every event is a line with the time: a log file shows how far it is."""
+    handler = logging.NullHandler() if bars else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = _LOG.level
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _LOG.setLevel(level)
+        _LOG.removeHandler(handler)
+
+
+def _tell_round(summary: RoundSummary) -> None:
+    _LOG.info(f"round {summary.round + 1}: ended")
+    typer.echo(str(summary))
 
 
 def main() -> None:

@@ -31,8 +31,10 @@ from fedddpm.state import StateDir
 from fedddpm.summary import RoundSummary
 from fedddpm.transport import Transport
 from fedddpm_protocol.errors import LocalProtocolError, ProtocolError
+from fedddpm_protocol.errors import PolicyError as RefusedByPolicy
 
 _CALL = "Nothing was sent that could harm you. If it happens again, call the federation's coordinator"
+_DISAGREE = "Nothing was sent. Call the federation's coordinator; if you agree to it, change your [policy]"
 
 
 class Client:
@@ -182,6 +184,8 @@ def _explained() -> Iterator[None]:
     """Turn refusals of the protocol into errors for users."""
     try:
         yield
+    except RefusedByPolicy as error:
+        raise errors.PolicyError(str(error), _DISAGREE) from error
     except LocalProtocolError as error:
         raise errors.PolicyError(str(error), "Nothing was sent") from error
     except ProtocolError as error:

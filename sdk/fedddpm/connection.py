@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import CheckpointError, ConfigError, TransportError
 from fedddpm.identity import Identity
+from fedddpm.no_answer import why_no_answer
 from fedddpm.problems import CLOCK_ADVICE, ProblemError, UnreachableError, problem_error, read_problem
 from fedddpm.signing import RequestSigner
 from fedddpm.tls import tls_context
@@ -70,6 +71,7 @@ class Connection:
         self._on_outage, self._on_warning = on_outage, on_warning
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
+        self._answered = False  # whether anything ever came from there
         self._http = _http_client(base_url, options, self._signer)
 
     def __enter__(self) -> Self:
@@ -155,8 +157,10 @@ class Connection:
             try:
                 response = attempt()
             except httpx.TransportError as error:
-                reason, advised = _connection_reason(error, self._base_url), 0.0
+                untested = not self._answered and self._options.proxy is None
+                reason, advised = why_no_answer(error, self._base_url, may_be_other_scheme=untested), 0.0
             except ProblemError as problem:
+                self._answered = True
                 if problem.code in ("clock-skew", "replayed") and not corrected:
                     corrected = True
                     continue
@@ -164,6 +168,7 @@ class Connection:
                     raise
                 reason, advised = problem.happened, problem.retry_after_s
             else:
+                self._answered = True
                 if delay > FIRST_DELAY_S:
                     self._on_outage(None)
                 return response
@@ -247,18 +252,6 @@ def _http_client(base_url: str, options: NetworkOptions, signer: RequestSigner) 
         )
     except (ValueError, httpx.InvalidURL) as error:
         raise ConfigError(f"the proxy {options.proxy!r} cannot be used ({error})", "Use http://host:port") from error
-
-
-def _connection_reason(error: httpx.TransportError, base_url: str) -> str:
-    """Why there was no answer; raises where waiting cannot help."""
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        raise TransportError(f"{base_url} cannot be asked ({error})", "Check aggregator_url") from error
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        raise TransportError(
-            f"the certificate of {base_url} is not trusted ({error})",
-            "Give the authority that signed it as network.ca_bundle; never switch the check off",
-        ) from error
-    return str(error) or type(error).__name__
 
 
 def _header_bytes(headers: httpx.Headers) -> int:

@@ -70,6 +70,7 @@ class Participation:
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
         self._sat_out: SignedDocument | None = None  # a specification that is not for us
+        self._stalled = ""  # why, as far as it was said
         self._version = 0
         self._round_began = time.monotonic()
 
@@ -81,6 +82,7 @@ class Participation:
             self._send_owed()
             summaries += self._take_results(current)
             if current.run is not None and current.status == "finished":
+                self._say_where_the_model_is(current.run)
                 break
             if rounds is not None and len(summaries) >= rounds:
                 break
@@ -106,6 +108,7 @@ class Participation:
         document = self._transport.roster()
         self._roster = accept_roster(document, self._us.root_public_key, self._state)
         require_enrolled(self._roster, self._us.identity, self._us.member_id)
+        self._state.bind_member()
         if self._attempt is not None:
             self._attempt.check_newer_roster(self._roster)
 
@@ -210,6 +213,7 @@ class Participation:
             return stored
         model = self._history.network(position, spec)
         self._count(spec)
+        self._reporter.waiting(f"round {spec.round + 1}: training started")
         update = train_update(
             model,
             spec,
@@ -230,9 +234,23 @@ class Participation:
             raise ResultError("no roster was accepted yet")
         return self._roster
 
+    def _say_where_the_model_is(self, run: str) -> None:
+        position = self._state.position(run)
+        if position is None:
+            return self._reporter.notice(f"run {run} is finished; this institution took no part in it")
+        model = self._state.path / position.model_file
+        return self._reporter.notice(
+            f"run {run} is finished after {position.next_round} rounds; the model is {model}, pictures of it:"
+            f" fedddpm sample --state-dir {self._state.path} --out samples.png"
+        )
+
     def _say_what_we_wait_for(self, current: RunState) -> None:
         if current.status == "stalled":
-            return self._reporter.waiting(f"the federation stands still: {current.reason or 'no reason given'}")
+            reason = current.reason or "no reason given"
+            if reason != self._stalled:
+                self._reporter.warning(f"the federation stands still: {reason}")
+            self._stalled = reason
+            return self._reporter.waiting("the federation stands still")
         phases = ", ".join(sorted({session.phase.value for session in current.sessions.values()}))
         joined = max((session.posted for session in current.sessions.values()), default=0)
         return self._reporter.waiting(

@@ -71,5 +71,12 @@ def problem_error(problem: Problem | None, url: str, status: int, who: str) -> P
         )
     if code == "clock-skew":
         return ClockError("the aggregator refuses this machine's clock", CLOCK_ADVICE, status=status, code=code)
+    if status == 404 and detail == "Not Found":  # no endpoint at all; what an endpoint misses it calls by name
+        return ProblemError(
+            f"{url} is no address of the aggregator",
+            "Check aggregator_url: it ends with the host and port, or with the path that a proxy puts before /v1",
+            status=status,
+            code=code,
+        )
     advice = "The aggregator's disk is full; its operator must free space" if code == "storage-full" else ""
     return ProblemError(f"the aggregator refused: {detail}", advice, status=status, code=code)

@@ -1,12 +1,14 @@
 """What the user sees: one line for training, upload, download or waiting, and a line for each finished round.
 
-On a terminal these are rich bars; elsewhere nothing is drawn and the notices go to the log ``fedddpm`` only.
+On a terminal these are rich bars; elsewhere nothing is drawn and every event is one line of the log ``fedddpm``. As
+any library, this package leaves it to the program where the log goes; the command writes it to stderr.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +19,8 @@ from fedddpm.connection import Outage
 from fedddpm.trainer import Progress as Training
 
 _LOG = logging.getLogger("fedddpm")
+_LOG.addHandler(logging.NullHandler())  # without it Python prints warnings itself, a second time beside the bars
+_TELL_EVERY_S = 30.0  # of training
 
 
 class Reporter:
@@ -24,6 +28,8 @@ class Reporter:
 
     def __init__(self) -> None:
         self._away = False
+        self._waits_for = ""
+        self._trains, self._told_at = -1, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +48,13 @@ class Reporter:
         _LOG.warning(text)
 
     def waiting(self, text: str) -> None:
-        """Nothing to do until somebody else acts."""
+        """Nothing to do until somebody else acts, or until a long step ends; said once for each text."""
+        if text != self._waits_for:
+            _LOG.info(text)
+        self._waits_for = text
+
+    def countdown(self, text: str) -> None:
+        """How long the aggregator is away by now: for a screen, too much for a log."""
 
     def outage(self, outage: Outage | None) -> None:
         """The aggregator does not serve; None: it does again. Each is said once, the seconds are shown meanwhile."""
@@ -52,10 +64,16 @@ class Reporter:
             self.warning(f"the aggregator does not serve ({outage.reason}); waiting for it, nothing is lost")
         self._away = outage is not None
         if outage is not None:
-            self.waiting(f"aggregator away for {outage.since_s:.0f} s, next try in {outage.retry_in_s:.0f} s")
+            self.countdown(f"aggregator away for {outage.since_s:.0f} s, next try in {outage.retry_in_s:.0f} s")
 
     def training(self, round_: int, progress: Training) -> None:
-        """One or some local steps were done."""
+        """One or some local steps were done; said every half a minute."""
+        now = time.monotonic()
+        if round_ != self._trains:
+            self._trains, self._told_at = round_, now
+        if now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            _LOG.info(f"{_epoch(round_, progress)}, step {progress.step} of {progress.steps_total}, {_speed(progress)}")
 
     def transfer(self, what: str, done: int, total: int) -> None:
         """Bytes of an upload or download."""
@@ -93,22 +111,25 @@ class TerminalReporter(Reporter):
     def notice(self, text: str) -> None:
         """Print a line above the bar."""
         super().notice(text)
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warning(self, text: str) -> None:
         """Print a yellow line above the bar."""
         super().warning(text)
-        self._console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False)
+        self._console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def waiting(self, text: str) -> None:
         """Show a bar without an end."""
         self._show(text, None, None, "")
 
+    def countdown(self, text: str) -> None:
+        """Show a bar without an end."""
+        self._show(text, None, None, "")
+
     def training(self, round_: int, progress: Training) -> None:
         """Show epochs and steps."""
-        what = f"round {round_ + 1}: training, epoch {progress.epoch + 1} of {progress.epochs}"
-        detail = f"loss {progress.loss:.4f}, {progress.images_per_s:.0f} images/s"
-        self._show(what, progress.step, progress.steps_total, detail, same_bar=f"training {round_}")
+        what, bar = _epoch(round_, progress), f"training {round_}"
+        self._show(what, progress.step, progress.steps_total, _speed(progress), same_bar=bar)
 
     def transfer(self, what: str, done: int, total: int) -> None:
         """Show megabytes."""
@@ -123,6 +144,19 @@ class TerminalReporter(Reporter):
         self._bars.update(self._task, description=text, completed=done, total=total, detail=detail)
 
 
+def draws_bars(show: bool | None) -> bool:
+    """What ``show`` comes to; None decides by whether a terminal is there."""
+    return sys.stderr.isatty() if show is None else show
+
+
 def make_reporter(show: bool | None) -> Reporter:
     """Bars when ``show``, none when not; None decides by whether a terminal is there."""
-    return TerminalReporter() if (sys.stderr.isatty() if show is None else show) else Reporter()
+    return TerminalReporter() if draws_bars(show) else Reporter()
+
+
+def _epoch(round_: int, progress: Training) -> str:
+    return f"round {round_ + 1}: training, epoch {progress.epoch + 1} of {progress.epochs}"
+
+
+def _speed(progress: Training) -> str:
+    return f"loss {progress.loss:.4f}, {progress.images_per_s:.0f} images/s"

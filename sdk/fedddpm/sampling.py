@@ -61,6 +61,8 @@ def save_grid(images: torch.Tensor, path: Path) -> None:
 def sample_from_state(
     state_dir: Path, path: Path, *, count: int, sampler: Sampler, steps: int, seed: int, device: str
 ) -> None:
-    """Draw images from the institution's newest network into a PNG grid."""
+    """Draw images from the institution's newest network into a PNG grid; CheckpointError if there is no such folder."""
+    if not path.parent.is_dir():
+        raise CheckpointError(f"there is no folder {path.parent} for {path.name}", f"Run: mkdir -p {path.parent}")
     model = newest_network(state_dir)
     save_grid(sample_images(model, count, sampler=sampler, steps=steps, seed=seed, device=pick_device(device)), path)

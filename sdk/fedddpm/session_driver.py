@@ -78,6 +78,11 @@ class SessionDriver:
         """Whether nothing is left to do in this session."""
         return self.left is not None or self._participant.state is ClientState.DONE
 
+    @property
+    def joined(self) -> bool:
+        """Whether this institution has offered itself for the cohort."""
+        return self._join is not None
+
     def advance(self, phase: Phase) -> None:
         """Take every step that ``phase`` allows.
 

@@ -214,7 +214,9 @@ def read_npz(path: Path, split: str) -> ImageSet:
             label_name = names[0].replace("images", "labels")
             labels = arrays.get(label_name)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error})", "Save plain arrays with numpy.savez") from error
+        raise DataError(
+            f"{path} cannot be read ({_npz_trouble(error)})", "Save plain arrays with numpy.savez"
+        ) from error
     return ImageSet(torch.from_numpy(_channels_first(path, images)), _class_labels(labels, len(images)))
 
 
@@ -223,6 +225,13 @@ def _load_npz(file: IO[bytes]) -> NpzFile:
     if not isinstance(loaded, NpzFile):
         raise ValueError("it holds one bare array, as .npy files do")
     return loaded
+
+
+def _npz_trouble(error: Exception) -> str:
+    """In own words where numpy would advise to unpickle, which may run a stranger's code."""
+    if "pickle" not in str(error):
+        return str(error)
+    return "it holds Python objects" if "Object arrays" in str(error) else "it is no .npz file, or is damaged"
 
 
 def _channels_first(path: Path, images: npt.NDArray[np.generic]) -> Bytes:

@@ -49,12 +49,12 @@ class StateDir:
 
     def __init__(self, path: Path, root_public_key: bytes, member_id: str) -> None:
         self.path = path
-        self.root = root_id(root_public_key)
+        self.root, self._member = root_id(root_public_key), member_id.encode()
         self._lock = lock_folder(path)
         try:
             self._db = open_database(path / "state.sqlite")
-            self._pin("root", self.root, "another federation (another root key)")
-            self._pin("member", member_id.encode(), "another institution")
+            self._refuse_other("root", self.root, "another federation (another root key)")
+            self._refuse_other("member", self._member, "another institution")
         except BaseException:
             self.close()
             raise
@@ -118,16 +118,25 @@ class StateDir:
         return int(self.fact("roster-version") or b"0")
 
     def accept_roster(self, version: int, roster_hash: bytes, document: SignedDocument) -> None:
-        """Remember a verified roster; OlderRosterError or RosterError if it goes back or differs at one version."""
+        """Remember a verified roster; OlderRosterError or RosterError if it goes back or differs at one version.
+
+        The first one binds the folder to the root key: before it, the key may still be a typing mistake.
+        """
         with self.transaction() as db:
             newest = self.roster_version
             if version < newest:
                 raise OlderRosterError(f"roster version {version} is older than version {newest}, already seen")
             if version == newest and self.fact("roster-hash") != roster_hash:
                 raise RosterError(f"two different rosters carry version {version}")
+            _set_fact(db, "root", self.root)
             _set_fact(db, "roster-version", str(version).encode())
             _set_fact(db, "roster-hash", roster_hash)
             _set_fact(db, "roster", document.model_dump_json().encode())
+
+    def bind_member(self) -> None:
+        """Bind the folder to the member id, once an accepted roster holds it."""
+        if self.fact("member") is None:
+            self.remember("member", self._member)
 
     @property
     def roster_document(self) -> SignedDocument | None:
@@ -186,11 +195,8 @@ class StateDir:
         query = f"SELECT {sums} FROM traffic WHERE run = ? AND (? IS NULL OR round = ?)"  # noqa: S608 - own names
         return Traffic(*self._db.execute(query, (run, round_, round_)).fetchone())
 
-    def _pin(self, name: str, value: bytes, owner: str) -> None:
-        held = self.fact(name)
-        if held is None:
-            self.remember(name, value)
-        elif held != value:
+    def _refuse_other(self, name: str, value: bytes, owner: str) -> None:
+        if self.fact(name) not in (None, value):
             raise StateError(
                 f"the state folder {self.path} belongs to {owner}",
                 "Use another state_dir for every institution and federation; check the root key and the identity",

@@ -23,10 +23,13 @@ def ask_aggregator(config: ClientConfig) -> RunState:
         return Transport(connection).state(0, 0)
 
 
-def status_rows(state_dir: Path, remote: RunState | None) -> list[tuple[str, str]]:
-    """Name and value of each line."""
+def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[str, str]]:
+    """Name and value of each line; ``remote``: the aggregator's view, or why there is none, or nobody asked."""
     report = read_state(state_dir)
-    rows = [("institution", report.member_id), ("roster version", str(report.roster_version))]
+    rows = [
+        ("institution", report.member_id or "not known before a roster holds it"),
+        ("roster version", str(report.roster_version)),
+    ]
     for run in report.runs:
         end = "finished" if run.finished else f"at round {run.next_round + 1}"
         rows += [
@@ -39,7 +42,9 @@ def status_rows(state_dir: Path, remote: RunState | None) -> list[tuple[str, str
         rows.append(("run", "none yet"))
     if report.unacknowledged:
         rows.append(("answers not yet acknowledged", str(report.unacknowledged)))
-    if remote is not None:
+    if isinstance(remote, str):
+        rows.append(("aggregator", remote))
+    elif remote is not None:
         rows += _remote_rows(remote)
     return rows
 
@@ -50,7 +55,6 @@ def _remote_rows(remote: RunState) -> list[tuple[str, str]]:
         where = f"round {remote.round + 1} of {remote.rounds}, attempt {remote.attempt + 1}"
         rows.append(("its run", f"{remote.run} ({remote.method}), {where}"))
     for part, session in remote.sessions.items():
-        rows.append(
-            (f"phase of {part}", f"{session.phase.value}, {session.posted} of {session.cohort_size or '?'} done")
-        )
+        done = f"{session.posted} of {session.cohort_size} done" if session.cohort_size else f"{session.posted} so far"
+        rows.append((f"phase of {part}", f"{session.phase.value}, {done}"))
     return rows

@@ -65,7 +65,7 @@ def expected_network(asked: Architecture, options: LocalPolicyOptions) -> UNet:
     if options.preset not in (None, asked.preset):
         raise PolicyError(
             f"the round trains the network {asked.preset!r}, this institution allows {options.preset!r}",
-            "Compare preset, image size and channels with the coordinator's",
+            f"Call the federation's coordinator; if you agree to {asked.preset!r}, set the policy's preset to it",
         )
     with torch.device("meta"):
         own = UNet(asked.image_size, asked.channels, asked.preset)

@@ -20,6 +20,7 @@ from fedddpm.checkpoint import load_tensors
 from fedddpm.cli import app
 from fedddpm.partition import read_architecture
 from fedddpm.state import RunPosition, StateDir
+from fedddpm_protocol.messages import SignedDocument
 
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
 
@@ -86,6 +87,7 @@ def test_init_model_is_decided_by_its_seed(tmp_path):
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not all(torch.equal(one[name], two[name]) for name in one)
     assert read_architecture(tmp_path / "one.safetensors").preset == "tiny"
+    refused(fedddpm("init-model", "--out", "one.safetensors", cwd=tmp_path), 2, "not overwritten")
 
 
 def test_the_real_process_ends_with_the_code_and_no_trace(site):
@@ -99,6 +101,7 @@ def test_the_real_process_ends_with_the_code_and_no_trace(site):
 def test_a_stopped_process_says_that_it_can_go_on(site, stop):
     arguments = [*PROGRAM, "participate", "--config", "site.toml", "--patience", "60"]
     with subprocess.Popen(arguments, cwd=site, stderr=subprocess.PIPE, text=True) as process:
+        assert re.match(r"[-0-9]{10} [:0-9]{8} hospital-a .* images to train on", process.stderr.readline())
         assert "does not serve" in process.stderr.readline()
         process.send_signal(stop)
         assert "Stopped. The same command goes on" in process.stderr.read()
@@ -118,11 +121,14 @@ def test_mistakes_in_settings_exit_with_2(site):
 
 def test_an_unreachable_aggregator_exits_with_4(site):
     refused(fedddpm("participate", "--config", "site.toml", cwd=site), 4, "127.0.0.1:9.*nothing is lost")
-    refused(fedddpm("status", "--config", "site.toml", cwd=site), 4, "127.0.0.1:9")
+    shown = fedddpm("status", "--config", "site.toml", cwd=site)
+    assert shown.returncode == 4
+    assert re.search(r"run: +none yet\naggregator: +not reachable \(.*127.0.0.1:9", shown.stdout)
 
 
 def test_a_state_folder_in_use_exits_with_5(site):
-    with StateDir(site / "state", b"r" * 32, "hospital-a"):
+    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+        state.accept_roster(1, b"hash", SignedDocument(body=b"roster", signature=bytes(64)))
         refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, f"number {os.getpid()}")
     refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, "another federation")
 
@@ -135,6 +141,7 @@ def test_an_empty_folder_of_images_exits_with_2(site):
 def test_status_and_sample_read_a_folder_in_use(site):
     arguments = ("--image-size", 8, "--preset", "tiny", "--out", "state/model-run-1-2.safetensors")
     with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+        state.bind_member()
         refused(fedddpm("sample", "--state-dir", "state", "--out", "g.png", cwd=site), 5, "no network yet")
         assert fedddpm("init-model", *arguments, cwd=site).returncode == 0
         state.move_to(RunPosition("run-1", "UDEC", 2, b"", b"i" * 32, b"b" * 32, "model-run-1-2.safetensors"))
@@ -147,3 +154,29 @@ def test_status_and_sample_read_a_folder_in_use(site):
     assert Path(drawn.stdout.strip()) == Path("g.png")
     assert (site / "g.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     refused(fedddpm("status", "--state-dir", "nowhere", cwd=site), 5, "no state")
+    refused(fedddpm("sample", "--state-dir", "state", "--out", "no/g.png", cwd=site), 5, "mkdir -p no")
+
+
+def test_a_mistyped_root_key_can_be_corrected(site):
+    with StateDir(site / "state", b"t" * 32, "hospital-b"):
+        pass  # nothing was accepted under it
+    with StateDir(site / "state", b"r" * 32, "hospital-a"):
+        pass
+
+
+def test_status_breaks_no_line(site):
+    long = "command " * 40
+    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+        state.move_to(RunPosition("run-1", "UDEC", 2, b"", b"i" * 32, b"b" * 32, long))
+    with contextlib.chdir(site):
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["status", "--state-dir", "state"])
+    assert long in shown.stdout
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_every_warning_is_said_once(site, bars):
+    arguments = [*PROGRAM, "participate", "--config", "site.toml", "--patience", "0.3"]
+    arguments.append("--progress" if bars else "--no-progress")
+    result = subprocess.run(arguments, cwd=site, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 4
+    assert result.stderr.count("does not serve (") == 1

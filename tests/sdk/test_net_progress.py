@@ -1,4 +1,4 @@
-"""What the user sees: one line on a terminal, nothing but warnings elsewhere."""
+"""What the user sees: one live line on a terminal, a line of the log for each event elsewhere."""
 
 import io
 import logging
@@ -6,6 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
+from fedddpm import progress as progress_module
 from fedddpm.connection import Outage
 from fedddpm.progress import Reporter, TerminalReporter, make_reporter
 from fedddpm.trainer import Progress
@@ -44,14 +45,34 @@ def test_a_terminal_shows_what_is_going_on():
     assert shown.count("does not serve (connection refused)") == 1  # an outage is announced once
 
 
-def test_elsewhere_there_are_only_warnings(capsys, caplog):
-    with caplog.at_level(logging.WARNING, logger="fedddpm"):
-        tell_everything(Reporter())
+def test_elsewhere_every_event_is_a_line_of_the_log(capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="fedddpm"):
+        reporter = Reporter()
+        tell_everything(reporter)
+        for text in ("waiting for the others", "waiting for the result", "waiting for the result"):
+            reporter.waiting(text)
     assert [record.message for record in caplog.records] == [
+        "round 1: done",
         "the clock is wrong",
+        "waiting for the others",
         "the aggregator does not serve (connection refused); waiting for it, nothing is lost",
+        "the aggregator answers again",
+        "waiting for the result",
     ]
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_training_is_heard_of_every_half_a_minute(caplog, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    reporter = Reporter()
+    with caplog.at_level(logging.INFO, logger="fedddpm"):
+        for step in range(1, 9):
+            reporter.training(2, Progress(0, 4, step, 8, 0.25, 100.0))
+            now[0] += 10
+    assert [record.message for record in caplog.records] == [
+        f"round 3: training, epoch 1 of 4, step {step} of 8, loss 0.2500, 100 images/s" for step in (4, 7)
+    ]
 
 
 @pytest.mark.parametrize(("show", "kind"), [(True, TerminalReporter), (False, Reporter), (None, Reporter)])

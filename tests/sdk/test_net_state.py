@@ -63,8 +63,14 @@ def test_the_lock_of_a_killed_process_is_free(folder):
 
 
 def test_the_folder_belongs_to_one_federation_and_one_member(folder):
-    with open_state(folder):
+    with open_state(folder, root=bytes(32), member="b"):
+        pass  # perhaps a typing mistake: no roster was accepted under it
+    with open_state(folder) as state:
+        state.accept_roster(1, b"one", DOCUMENT)
+    with open_state(folder, member="typing-mistake"):
         pass
+    with open_state(folder) as state:
+        state.bind_member()
     with pytest.raises(StateError, match="another federation"):
         open_state(folder, root=bytes(32))
     with pytest.raises(StateError, match="another institution"):

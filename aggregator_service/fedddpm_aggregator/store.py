@@ -117,6 +117,26 @@ def last_result(db: Session, run_id: int) -> ResultRow | None:
     return db.scalar(select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1))
 
 
+def run_based_on(db: Session, model: str) -> str | None:
+    """The name of a run with an attempt over this base model (hex); None if no attempt ever used it."""
+    first = select(RunRow.name).join(AttemptRow, AttemptRow.run_id == RunRow.id).where(RunRow.first_base == model)
+    next_round = (AttemptRow.run_id == ResultRow.run_id) & (AttemptRow.round == ResultRow.round + 1)
+    later = select(RunRow.name).join(ResultRow, ResultRow.run_id == RunRow.id).join(AttemptRow, next_round)
+    return db.scalar(first.limit(1)) or db.scalar(later.where(ResultRow.model == model).limit(1))
+
+
+def answers_may_exist(db: Session, attempt: AttemptRow) -> bool:
+    """Whether an earlier attempt at the same round came so far that members may have answered for a sum."""
+    earlier = (
+        AttemptRow.run_id == attempt.run_id,
+        AttemptRow.round == attempt.round,
+        AttemptRow.attempt < attempt.attempt,
+        MessageRow.step == CONFIRMATION,
+    )
+    query = select(MessageRow.session_id).join(SessionRow, SessionRow.id == MessageRow.session_id)
+    return db.scalar(query.join(AttemptRow, AttemptRow.id == SessionRow.attempt_id).where(*earlier).limit(1)) is not None
+
+
 def unscrubbed_attempts(db: Session) -> Sequence[AttemptRow]:
     """Attempts that are over but whose single uploads are still on disk."""
     over = AttemptRow.status != "active"

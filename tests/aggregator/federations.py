@@ -79,16 +79,18 @@ class Federation:
         finally:
             ctx.database.close()
 
-    def write_theta_0(self) -> Path:
+    def write_theta_0(self, scale: float = 1.0) -> Path:
+        """The first model; another ``scale`` gives another one."""
         path = self.folder / "theta_0.safetensors"
-        path.write_bytes(to_safetensors(ARCHITECTURE, self.manifests, theta_0(self.manifests)))
+        values = theta_0(self.manifests) * np.float32(scale)
+        path.write_bytes(to_safetensors(ARCHITECTURE, self.manifests, values))
         return path
 
-    def start_run(self, method: str = "UDEC", rounds: int = 2, **changes: Any) -> None:
+    def start_run(self, method: str = "UDEC", rounds: int = 2, scale: float = 1.0, **changes: Any) -> None:
         fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
         settings = RunSettings(**{**fields, **QUICK, **changes})
         with self.context() as ctx:
-            start_run(ctx, settings, self.write_theta_0())
+            start_run(ctx, settings, self.write_theta_0(scale))
 
     def install(self, **changes: object) -> Roster:
         """Sign and install the next roster version."""

@@ -136,6 +136,17 @@ def test_a_spent_stall_is_named_and_released_by_the_root(new_federation: NewFede
     check_part(site, 0, seats)
 
 
+def test_a_stall_by_a_first_model_that_is_not_new_says_so(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, join_s=SHORT_S)
+    site = serve(federation)
+    drive(rejoin(site, "abd", ("a", "b", "c")), ["join"])
+    state = until(site, lambda state: state.status == "stalled")
+    assert "spent on the sum of a, b, c in an earlier run" in (state.reason or "")
+    assert "fedddpm init-model --seed" in (state.reason or "")
+    assert "release" not in (state.reason or "")
+
+
 def base_of(site: Site) -> str:
     (seat, *_) = seats_of(site)
     return str(seat.spec.base_model_hash.hex())

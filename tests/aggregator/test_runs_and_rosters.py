@@ -14,8 +14,9 @@ from tests.aggregator.watching import check_part, first_state, until
 
 from fedddpm_aggregator.cli import rounds_table
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.models import read_vector, to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
+from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.runs import RunSettings, end_run, overview, start_run
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.phases import Phase
@@ -147,7 +148,7 @@ def test_an_ended_run_stops_in_the_middle_of_a_round(new_federation: NewFederati
             end_run(ctx)
     state = until(site, lambda state: state.status == "finished")
     assert state.sessions["decoder"].phase is Phase.FAILED
-    federation.start_run(name="run-2")
+    federation.start_run(name="run-2", scale=2)
     assert until(site, lambda state: state.run == "run-2" and state.spec is not None).status == "running"
 
 
@@ -196,6 +197,50 @@ def test_runs_that_cannot_be_started_say_why(new_federation: NewFederation, tmp_
     refused(federation, "three parts", model=tmp_path / "partial")
     federation.start_run()
     refused(federation, "'run-1' goes on", name="run-2")
+
+
+def test_a_base_is_used_by_one_run_only(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=2)
+    with federation.context() as ctx:
+        end_run(ctx)  # before any attempt: nobody saw the model
+    federation.start_run(name="run-2", rounds=2)
+    site = serve(federation)
+    drive(seats_of(site))
+    until(site, lambda state: state.round == 1)
+    with federation.context() as ctx:
+        first, second = overview(ctx)
+        end_run(ctx)
+    refused(federation, "run 'run-2' has used.*fedddpm init-model --seed", name="run-3")
+    refused(federation, "run 'run-2' has used", name="run-3", model=continued(federation, str(first.model)))
+    assert second.base_model == first.model
+    assert second.model is None
+    federation.start_run(name="run-3", method="FULL")  # other parts are another base
+    until(site, lambda state: state.run == "run-3" and state.spec is not None)
+
+
+def continued(federation: Federation, model: str) -> Path:
+    """theta_0 with the decoder of a published model."""
+    values = theta_0()
+    with federation.context() as ctx:
+        shared = read_vector(ctx.blobs.path(model_blob(model)), MANIFESTS["decoder"])
+    values[-shared.size :] = shared
+    path = federation.folder / "continued.safetensors"
+    path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, values))
+    return path
+
+
+def test_the_last_model_of_a_run_may_begin_another(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    drive(seats_of(site))
+    until(site, lambda state: state.status == "finished")
+    with federation.context() as ctx:
+        (line,) = overview(ctx)
+        path = continued(federation, str(line.model))
+        start_run(ctx, RunSettings(name="run-2", method="UDEC", rounds=1, chunk_coordinates=16), path)
+    assert until(site, lambda state: state.run == "run-2" and state.spec is not None).status == "running"
 
 
 def test_usplit_wants_disclosed_or_equal_counts(new_federation: NewFederation) -> None:

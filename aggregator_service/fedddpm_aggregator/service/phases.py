@@ -7,6 +7,7 @@ of the sweeper (for deadlines).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
@@ -136,16 +137,27 @@ def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why
         }
     )
     if spent:
-        sets = "; ".join(", ".join(ids) for ids in spent)
-        reason += (
-            f". This base model is spent on the sum of {sets}: these members go on only together. If one of them is "
-            "gone for good, the root can sign a roster that releases them: federation roster release "
-            f"--base {live.plan.base_model_hash.hex()} --part {live.plan.part} --old {','.join(spent[0])} --new ..."
-        )
+        reason += f". {_spent_on(db, live, spent)}"
     if live.session.reason != reason:
         live.session.reason = reason
         db.flush()
         store.bump_version(db)
+
+
+def _spent_on(db: Session, live: Live, spent: Sequence[tuple[str, ...]]) -> str:
+    """What a spent base means here, and the way out."""
+    sets = "; ".join(", ".join(ids) for ids in spent)
+    fact = f"This base model is spent on the sum of {sets}"
+    if live.attempt.round == 0 and not store.answers_may_exist(db, live.attempt):
+        return (
+            f"{fact} in an earlier run that this aggregator does not know: the first model is not new. End the run "
+            "(federation end-run) and start one from another first model (fedddpm init-model --seed ...)"
+        )
+    return (
+        f"{fact}: these members go on only together. If one of them is gone for good, the root can sign a roster that "
+        f"releases them: federation roster release --base {live.plan.base_model_hash.hex()} --part {live.plan.part} "
+        f"--old {','.join(spent[0])} --new ..."
+    )
 
 
 def _advance_unmask(ctx: Context, db: Session, live: Live) -> None:

@@ -20,10 +20,10 @@ from fedddpm_aggregator.service.attempts import VALUE_BITS, cannot_run, close_at
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.publishing import store_model
 from fedddpm_aggregator.service.sessions import join_message
-from fedddpm_aggregator.tables import AttemptRow, ModelRow, RunRow
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import PartResult, require_name
+from fedddpm_protocol.spec import PartResult, RoundSpec, require_name
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def start_run(ctx: Context, settings: RunSettings, initial_model: Path) -> None:
     with ctx.transaction() as db:
         store.federation(db, lock=True)  # two coordinators at once: one sees the other's run
         _check(ctx, db, row)
+        _require_new_base(db, row, initial_model)
         for hashed, size in ((row.initial_model, whole), (row.first_base, shared)):
             insert_once(db, ModelRow, hash=hashed, size=size, created_at=time.time())
         db.add(row)
@@ -102,6 +103,8 @@ class SessionLine:
     survivors: tuple[str, ...]
     sums: tuple[int, ...]  # opened: weight, loss before, loss after in protocol units
     reason: str | None
+    base_model: str  # hex
+    model: str | None  # hex of the model that the attempt published
 
 
 def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
@@ -117,6 +120,8 @@ def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
 
 def _lines(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
     lines = []
+    published = db.get(ResultRow, (run.id, attempt.round)) if attempt.status == "done" else None
+    base_model = canonical.decode(RoundSpec, attempt.spec).base_model_hash.hex()
     for row in store.sessions_of(db, attempt.id):
         result = canonical.decode(PartResult, row.result) if row.result is not None else None
         joins = store.joins_of(db, row.id)
@@ -133,6 +138,8 @@ def _lines(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
             survivors=result.survivors if result else uploads,
             sums=result.sums if result else (),
             reason=row.reason,
+            base_model=base_model,
+            model=published.model if published is not None else None,
         )
         lines.append(line)
     return lines
@@ -169,6 +176,16 @@ def _row(settings: RunSettings, network: Network) -> RunRow:
         unmask_s=settings.unmask_s,
         created_at=time.time(),
     )
+
+
+def _require_new_base(db: Session, row: RunRow, initial_model: Path) -> None:
+    """Members may have answered for a sum over a used base: others could never meet over it again."""
+    earlier = store.run_based_on(db, row.first_base)
+    if earlier is not None:
+        raise OperatorError(
+            f"run {earlier!r} has used the shared parts of {initial_model} as a base, and a base is used by one run "
+            "only; make a new one with: fedddpm init-model --seed ... (another seed)"
+        )
 
 
 def _check(ctx: Context, db: Session, row: RunRow) -> None:

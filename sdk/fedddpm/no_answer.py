@@ -35,7 +35,7 @@ def _refuse_other_scheme(error: httpx.TransportError, url: httpx.URL) -> None:
             f"{url} does not speak TLS: there is a server, but not for https",
             f"Ask the coordinator for the address; if it is {url.copy_with(scheme='http')}, set that as aggregator_url",
         ) from error
-    if url.scheme == "http" and isinstance(error, httpx.RemoteProtocolError) and _speaks_tls(url):
+    if url.scheme == "http" and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError) and _speaks_tls(url):
         raise TransportError(
             f"{url} speaks https only", f"Set aggregator_url to {url.copy_with(scheme='https')}"
         ) from error

@@ -240,7 +240,7 @@ class Participation:
             return self._reporter.notice(f"run {run} is finished; this institution took no part in it")
         model = self._state.path / position.model_file
         return self._reporter.notice(
-            f"run {run} is finished after {position.next_round} rounds; the model is {model}, pictures of it:"
+            f"run {run} is finished; the model after round {position.next_round} is {model}, pictures of it:"
             f" fedddpm sample --state-dir {self._state.path} --out samples.png"
         )
 

@@ -148,6 +148,8 @@ def test_patience_ends_and_says_so():
         (problem(403, "not-enrolled"), NotEnrolledError, "read out this fingerprint"),
         (problem(409, "conflicting-message"), ProblemError, "because of conflicting-message"),
         ((404, {}, b"<html>no</html>"), ProblemError, "aggregator_url"),
+        (problem(404, "not-found", detail="Not Found"), ProblemError, "is no address of.*Check aggregator_url"),
+        (problem(404, "not-found"), ProblemError, "refused: because of not-found"),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), ProblemError, "302"),
         ((200, {}, b"<html>welcome</html>"), TransportError, "did not answer with a SignedDocument"),
     ],
@@ -235,6 +237,12 @@ def test_a_reply_that_would_fill_the_memory_is_refused(monkeypatch, headers, bod
 def test_a_senseless_time_is_no_correction(server_time):
     script = Script(problem(401, "clock-skew", server_time=server_time))
     with serve(script) as url, connect(url) as connection, pytest.raises(ClockError):
+        Transport(connection).roster()
+
+
+def test_https_where_only_http_is_served_is_said_at_once():
+    told = pytest.raises(TransportError, match="does not speak TLS.*http://127.0.0.1")
+    with serve(Script(roster_reply())) as url, connect(url.replace("http", "https")) as connection, told:
         Transport(connection).roster()
 
 

@@ -64,10 +64,16 @@ def test_who_is_not_enrolled_is_told_whom_to_call(fed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": LocalPolicyOptions(preset="paper")}, "trains the network 'tiny'.*allows 'paper'"),
-        ({"policy": LocalPolicyOptions(c_max=1)}, "allows for 0 conspirators"),
-        ({"policy": LocalPolicyOptions(min_cohort=4)}, "3 members, your smallest cohort is 4"),
-        ({"policy": LocalPolicyOptions(max_clip_norm=0.5)}, "2.0 as the clip norm, your policy allows 0.5"),
+        ({"policy": LocalPolicyOptions(preset="paper")}, "trains the network 'tiny'.*allows 'paper'.*policy's preset"),
+        ({"policy": LocalPolicyOptions(c_max=1)}, "allows for 0 conspirators.*lower your c_max"),
+        (
+            {"policy": LocalPolicyOptions(min_cohort=4)},
+            "3 members, your smallest cohort is 4 .your min_cohort is 4.*coordinator",
+        ),
+        (
+            {"policy": LocalPolicyOptions(max_clip_norm=0.5)},
+            "2.0 as the clip norm, your policy allows 0.5 .max_clip_norm.*coordinator",
+        ),
     ],
 )
 def test_the_own_policy_stands_above_the_aggregator(fed, changes, message):

@@ -1,5 +1,7 @@
 """Whole rounds: real institutions, a real aggregator process, every method, every counter."""
 
+import logging
+
 import numpy as np
 import pytest
 from tests.sdk.federation import make_network
@@ -47,3 +49,19 @@ def test_two_rounds_end_with_one_model_everywhere(federation, method, members, w
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
     assert not np.array_equal(vectors[0], flatten(make_network(), method.shared_parts))
     check_traffic(fed, method, summaries)
+
+
+def test_a_log_tells_how_far_a_round_is_and_when_the_run_is_over(federation, caplog):
+    fed = federation()
+    fed.start_run(Method.UDEC, rounds=1)
+    with caplog.at_level(logging.INFO, logger="fedddpm"):
+        fed.together()
+        said = caplog.messages
+        assert said.count("round 1: training started") == len(fed.members)
+        assert said.count("round 1, part decoder: joined") == len(fed.members)
+        assert any("waiting for the others (join" in text for text in said)
+        caplog.clear()
+        assert fed.client(fed.members[0]).participate() == []
+    model = fed.folder / f"state-{fed.members[0]}" / "model-run-udec-1.safetensors"
+    assert model.exists()
+    assert f"run run-udec is finished; the model after round 1 is {model}" in caplog.text

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from fedddpm_aggregator.blobs import BlobStore
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard
-from fedddpm_aggregator.keyfile import read_key
+from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key
 from fedddpm_aggregator.service.context import Context, Limits
+from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.watch import VersionWatch
@@ -26,11 +28,35 @@ from fedddpm_aggregator.workers import Workers
 from fedddpm_protocol.keys import fingerprint
 
 log = logging.getLogger(__name__)
-KEY_FILE, KEY_PURPOSE = "server.key", "fedddpm-aggregator"
+KEY_FILE, KEY_PURPOSE = "server.key", SERVER_PURPOSE
+
+
+def prepare_directory(data: Path) -> None:
+    """Make the data directory, readable by its owner only; OperatorError.
+
+    An existing one is tightened if it is this user's and empty or already a data directory. A folder that holds
+    something else stays as it is: others may have reasons to read it.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = data.stat()
+        ours = (data / KEY_FILE).exists() or not any(data.iterdir())
+        if ours and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            data.chmod(stat.S_IMODE(status.st_mode) & ~0o077)
+    except OSError as error:
+        raise OperatorError(f"{data} cannot be the data directory: {error.strerror}") from error
+
+
+def _require_initialised(data: Path) -> None:
+    if not data.is_dir():
+        raise OperatorError(f"{data} is no data directory; run: fedddpm-aggregator init --data {data}")
+    if not (data / KEY_FILE).exists():
+        raise OperatorError(f"{data} holds no {KEY_FILE}; run: fedddpm-aggregator init --data {data}")
 
 
 def open_context(settings: Settings) -> Context:
-    """Open the data directory and its database, schema up to date; KeyFileError before ``init``."""
+    """Open the data directory and its database, schema up to date; OperatorError before ``init``."""
+    _require_initialised(settings.data)
     key = read_key(settings.data / KEY_FILE, KEY_PURPOSE)
     database = Database(settings.resolved_database_url)
     database.migrate()
@@ -58,6 +84,9 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             sweeper = Sweeper(ctx, workers, settings.tick_s)
             tasks = [asyncio.create_task(app.state.watch.run()), asyncio.create_task(sweeper.run())]
             log.info("serving", extra={"fields": {"key": fingerprint(ctx.key.public_key)}})
+            hint = next_step(ctx)
+            if hint is not None:
+                log.warning(hint)
             try:
                 yield
             finally:
@@ -85,6 +114,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
 @contextlib.contextmanager
 def data_directory(settings: Settings) -> Iterator[Context]:
     """The context of a server: alone on a SQLite database, beside replicas on PostgreSQL."""
+    _require_initialised(settings.data)
     with _directory_lock(settings.data) as alone:
         ctx = open_context(settings)
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from cryptography.exceptions import InvalidSignature as CryptographicMismatch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_message_signatures import (
     HTTPMessageSignaturesException,
@@ -44,14 +45,17 @@ class SignedRequest:
 class _RosterKeys(HTTPSignatureKeyResolver):
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
+        self.resolved: str | None = None  # the member whose key was used last
 
     def resolve_public_key(self, key_id: str) -> Ed25519PublicKey:
         try:
-            return Ed25519PublicKey.from_public_bytes(self._roster.public_key(key_id))
+            key = Ed25519PublicKey.from_public_bytes(self._roster.public_key(key_id))
         except UnknownMemberError:
             raise NotEnrolledError(
                 f"{key_id!r} is not in roster version {self._roster.version}; ask the federation's root to enrol it"
             ) from None
+        self.resolved = key_id
+        return key
 
 
 class _Verifier(HTTPMessageVerifier):
@@ -86,7 +90,8 @@ def authenticate(ctx: Context, request: SignedRequest) -> str:
 
 
 def _verify(ctx: Context, roster: Roster, request: SignedRequest) -> tuple[str, str]:
-    verifier = _Verifier(signature_algorithm=ED25519, key_resolver=_RosterKeys(roster))
+    keys = _RosterKeys(roster)
+    verifier = _Verifier(signature_algorithm=ED25519, key_resolver=keys)
     verifier.max_clock_skew = timedelta(seconds=ctx.limits.signature_max_ahead_s)
     try:
         results = verifier.verify(
@@ -98,10 +103,20 @@ def _verify(ctx: Context, roster: Roster, request: SignedRequest) -> tuple[str, 
     except InvalidSignature as error:
         if isinstance(error.__cause__, NotEnrolledError):
             raise error.__cause__ from None
-        raise AuthenticationError(f"the request's signature does not hold: {error}") from error
+        raise AuthenticationError(f"the request's signature does not hold: {_why(error, keys, roster)}") from error
     except HTTPMessageSignaturesException as error:
         raise AuthenticationError(f"the request's signature cannot be read: {error}") from error
     parameters, nonce = results[0].parameters, results[0].nonce
     if len(results) != 1 or nonce is None or not MIN_NONCE <= len(nonce) <= MAX_NONCE:
         raise AuthenticationError(f"one signature with a nonce of {MIN_NONCE} to {MAX_NONCE} characters is needed")
     return str(parameters["keyid"]), nonce
+
+
+def _why(error: InvalidSignature, keys: _RosterKeys, roster: Roster) -> str:
+    """The library's reason, or words for the one that it leaves empty: another key made the signature."""
+    if not isinstance(error.__cause__, CryptographicMismatch):
+        return str(error)
+    return (
+        f"it was not made with the key that roster version {roster.version} enrols for {keys.resolved!r}. Use that "
+        "key, or let the root enrol the new one; if the key is right, something changed the request on its way"
+    )

@@ -13,26 +13,28 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, data_directory
+from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, data_directory, prepare_directory
 from fedddpm_aggregator.blobs import StorageFullError
 from fedddpm_aggregator.cli_federation import federation_app
 from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_of
+from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.keyfile import KeyFileError, write_key
 from fedddpm_aggregator.observability import configure_logging
 from fedddpm_aggregator.server import serve_forever
 from fedddpm_aggregator.service.federation import initialise
-from fedddpm_aggregator.service.runs import SessionLine, overview
+from fedddpm_aggregator.service.runs import overview
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
-from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+HELP = """The aggregator of a federation: its keys, its rosters, its runs, and the server that institutions talk to.
+
+First: init, federation roster create, federation install, federation start-run, serve. Later commands work while the
+server runs; it notices within a second.
+"""
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
 
 
@@ -44,18 +46,17 @@ def init(
 ) -> None:
     """Create the data directory with the server's signing key, and pin the federation's root key."""
     root = _public_key(root_key) if root_key is not None else None
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise OperatorError(f"{data} cannot be created: {error.strerror}") from error
+    prepare_directory(data)
     if not (data / KEY_FILE).exists():
         write_key(data / KEY_FILE, SigningKey.generate(), KEY_PURPOSE)
     with opened(settings_of(data, database_url)) as ctx:
-        initialise(ctx, root)
+        pinned = initialise(ctx, root)
         print(f"server public key  {ctx.key.public_key.hex()}")
         print(f"fingerprint        {fingerprint(ctx.key.public_key)}")
-    if root is None:
-        print("no root key is pinned yet: fedddpm-aggregator init --data DIR --root-key PUBHEX")
+    if pinned is None:
+        print(f"no root key is pinned yet: fedddpm-aggregator init --data {data} --root-key PUBHEX")
+    else:
+        print(f"pinned root key    {fingerprint(pinned)}")
 
 
 @app.command()
@@ -90,7 +91,7 @@ def rounds(
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     else:
-        Console().print(rounds_table(lines))
+        print_rounds(lines, console())
 
 
 def main() -> None:
@@ -121,39 +122,6 @@ def _public_key(text: str) -> bytes:
     if len(key) != 32:
         raise OperatorError(f"{text!r} is no public key; it has 64 hex digits")
     return key
-
-
-def rounds_table(lines: list[SessionLine]) -> Table:
-    """What ``rounds`` prints; losses are means over the survivors."""
-    title = f"run {lines[0].run} ({lines[0].method})" if lines else "no round yet"
-    table = Table(title=title)
-    for heading in (
-        "round",
-        "attempt",
-        "part",
-        "phase",
-        "cohort",
-        "survivors",
-        "weight",
-        "loss before",
-        "after",
-        "why",
-    ):
-        table.add_column(heading)
-    for line in lines:
-        table.add_row(*_cells(line))
-    return table
-
-
-def _cells(line: SessionLine) -> tuple[str, ...]:
-    sums = ("", "", "")
-    if line.sums:
-        losses = [f"{total / LOSS_UNITS / len(line.survivors):.4f}" for total in line.sums[1:]]
-        before, after = losses if reports_losses(line.part) else ("", "")
-        sums = (f"{line.sums[0] / WEIGHT_UNITS:.3f}", before, after)
-    cohort = str(len(line.cohort)) if line.cohort else f"({len(line.joined)} joined)"
-    names = ", ".join(line.survivors)
-    return (str(line.round), str(line.attempt), line.part, line.phase, cohort, names, *sums, line.reason or "")
 
 
 if __name__ == "__main__":

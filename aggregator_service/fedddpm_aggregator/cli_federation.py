@@ -9,8 +9,8 @@ import typer
 
 from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_roster import roster_app
-from fedddpm_aggregator.keyfile import write_key
-from fedddpm_aggregator.rosterfile import ROOT_PURPOSE, read_document
+from fedddpm_aggregator.keyfile import ROOT_PURPOSE, write_key
+from fedddpm_aggregator.rosterfile import read_document
 from fedddpm_aggregator.service.federation import install_roster
 from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
 from fedddpm_protocol.keys import SigningKey, fingerprint
@@ -46,21 +46,21 @@ def start(
     name: Annotated[str, typer.Option(help="name of the run")],
     method: Annotated[str, typer.Option(help=f"one of {', '.join(Method)}")],
     initial_model: Annotated[Path, typer.Option(help="theta_0, a safetensors file by the SDK's save_model")],
-    rounds: Annotated[int, typer.Option(min=1)],
+    rounds: Annotated[int, typer.Option(min=1, help="rounds of the run")],
     epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 1,
     max_steps: Annotated[int, typer.Option(min=0, help="most local steps a round; 0: no limit")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    learning_rate: Annotated[float, typer.Option()] = 1e-4,
+    batch_size: Annotated[int, typer.Option(min=1, help="images in a local step")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="of the local optimizer")] = 1e-4,
     clip_norm: Annotated[float, typer.Option(help="largest L2 norm of one institution's update")] = 10.0,
     weighting: Annotated[str, typer.Option(help="hidden, equal or disclosed sample counts")] = "hidden",
     weight_cap: Annotated[int, typer.Option(min=1, help="samples that count as a full weight")] = 65535,
     min_cohort: Annotated[int, typer.Option(min=0, help="joins to wait for; 0: the roster's n_min")] = 0,
     chunk_coordinates: Annotated[int, typer.Option(min=8, help="coordinates in a chunk, a multiple of 8")] = 2**18,
     join_s: Annotated[float, typer.Option(help="seconds for training and joining")] = 3600.0,
-    shares_s: Annotated[float, typer.Option()] = 60.0,
+    shares_s: Annotated[float, typer.Option(help="seconds for exchanging key shares")] = 60.0,
     masked_s: Annotated[float, typer.Option(help="seconds for uploading")] = 600.0,
-    confirm_s: Annotated[float, typer.Option()] = 60.0,
-    unmask_s: Annotated[float, typer.Option()] = 120.0,
+    confirm_s: Annotated[float, typer.Option(help="seconds for confirming who uploaded")] = 60.0,
+    unmask_s: Annotated[float, typer.Option(help="seconds for the answers that open the sum")] = 120.0,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Start a run from theta_0. Phases count the server's uptime."""

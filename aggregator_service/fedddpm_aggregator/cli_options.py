@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from fedddpm_aggregator.app import open_context
-from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import Settings
 
@@ -34,10 +33,6 @@ def settings_of(data: Path, database_url: str | None, changes: Mapping[str, obje
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[Context]:
     """The data directory for one command; works beside a running server."""
-    if not settings.data.is_dir():
-        raise OperatorError(
-            f"{settings.data} is no data directory; run: fedddpm-aggregator init --data {settings.data}"
-        )
     ctx = open_context(settings)
     try:
         yield ctx

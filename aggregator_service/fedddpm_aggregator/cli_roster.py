@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.keyfile import read_key
-from fedddpm_aggregator.rosterfile import ROOT_PURPOSE, next_version, read_document, read_roster, write_roster
+from fedddpm_aggregator.keyfile import ROOT_PURPOSE, read_key
+from fedddpm_aggregator.rosterfile import next_version, read_document, read_roster, write_roster
 from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import fingerprint
+from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Member, Release, Roster
 
 roster_app = typer.Typer(no_args_is_help=True, help="Sign rosters with the federation's root key, offline.")
@@ -35,6 +36,8 @@ def create(
 ) -> None:
     """Sign the first roster of a federation."""
     key = read_key(root, ROOT_PURPOSE)
+    if len(member) < n_min:
+        raise OperatorError(f"{len(member)} members are fewer than --n-min {n_min}: no sum could be opened; name more")
     try:
         first = Roster(federation, 1, c_max, n_min, _hex(server_key, 32), _sorted([_member(text) for text in member]))
     except ValueError as error:
@@ -65,6 +68,8 @@ def remove(
         raise OperatorError(f"not in the roster: {', '.join(sorted(unknown))}")
     left = tuple(old for old in current.members if old.id not in member)
     _replace(roster, root, next_version(current, members=left))
+    if len(left) < current.n_min:  # not refused: a stolen key must go at once
+        print(f"note: {len(left)} members are fewer than n_min {current.n_min}; enrol more before a round can begin")
 
 
 @roster_app.command("release")
@@ -78,6 +83,12 @@ def release(
 ) -> None:
     """Permit one more sum over a spent base model. The difference of the two sums becomes visible: tell the members."""
     current = read_roster(roster, read_key(root, ROOT_PURPOSE))
+    sessions = sorted({name for method in Method for name in method.sessions})
+    if part not in sessions:
+        raise OperatorError(f"--part {part!r} is no part that is summed; choose one of {', '.join(sessions)}")
+    strangers = sorted(set(_ids(new)) - set(current.ids))
+    if strangers:
+        raise OperatorError(f"--new names {', '.join(strangers)}, not in roster version {current.version}")
     try:
         step = Release(_hex(base, 32), part, _ids(old), _ids(new))
     except ValueError as error:
@@ -115,11 +126,13 @@ def _show(roster: Roster) -> None:
 
 
 def _member(text: str) -> Member:
-    name, _, key = text.partition("=")
+    name, equals, key = text.partition("=")
+    if not equals:
+        raise OperatorError(f"--member {text!r} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
     try:
         return Member(name, _hex(key, 32))
-    except ValueError as error:
-        raise OperatorError(f"{text!r} is no ID=PUBHEX: {error}") from error
+    except (ValueError, OperatorError) as error:
+        raise OperatorError(f"--member {name!r} must be ID=PUBHEX: {error}") from error
 
 
 def _sorted(members: list[Member]) -> tuple[Member, ...]:

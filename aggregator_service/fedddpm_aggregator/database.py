@@ -24,7 +24,6 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
-# Engines hide parameters: they are the messages of institutions, and errors of the database go to the log.
 MIGRATION_LOCK = 0x66656464  # any number, the same in all replicas
 
 
@@ -103,6 +102,9 @@ def insert_once(session: Session, table: type[Base], **values: object) -> bool:
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement = insert(Base.metadata.tables[table.__tablename__]).on_conflict_do_nothing().returning(literal(1))
     return session.connection().execute(statement, values).first() is not None
+
+
+# Both engines hide parameters: they are the messages of institutions, and errors of the database go to the log.
 
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:

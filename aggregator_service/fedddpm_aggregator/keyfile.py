@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import SigningKey
+
+SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
+_NAMES = {
+    SERVER_PURPOSE: "the aggregator's own private key (server.key, made by init)",
+    ROOT_PURPOSE: "the federation's private root key (made by federation root-keygen)",
+}
+_PUBLIC_KEY = re.compile("[0-9a-fA-F]{64}")
 
 
 class KeyFileError(Exception):
@@ -35,18 +43,35 @@ def write_key(path: Path, key: SigningKey, purpose: str) -> None:
 
 def read_key(path: Path, purpose: str) -> SigningKey:
     """The key in ``path``; KeyFileError says what is wrong and what to do."""
+    wanted = _NAMES[purpose]
     try:
         mode = path.stat().st_mode & 0o777
-        fields = json.loads(path.read_text())
-        if fields["purpose"] != purpose:
-            raise KeyFileError(f"{path} holds a key for {fields['purpose']!r}, not for {purpose!r}")
-        key = SigningKey(bytes.fromhex(fields["ed25519_seed"]))
+        text = path.read_text()
+        found = _kind_of(text)
+        if found != wanted:
+            raise KeyFileError(f"{path} is {found}; expected is {wanted}")
+        key = SigningKey(bytes.fromhex(json.loads(text)["ed25519_seed"]))
     except FileNotFoundError:
-        raise KeyFileError(f"{path} does not exist; create it with init or root-keygen first") from None
+        raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, MalformedError) as error:
-        raise KeyFileError(f"{path} is not a key file of this program") from error
+        raise KeyFileError(f"{path} is damaged; expected is {wanted}") from error
     if mode & 0o077:
         raise KeyFileError(f"{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")
     return key
+
+
+def _kind_of(text: str) -> str:
+    """What a file that is used as a key is, in words."""
+    if _PUBLIC_KEY.fullmatch(text.strip()):
+        return "a public key (64 hex digits)"
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        return "not a key file"
+    if str(fields.get("format", "")).startswith("fedddpm-identity"):
+        return "an institution's identity (made by fedddpm keygen)"
+    return _NAMES.get(str(fields.get("purpose")), "not a key file of this program")

@@ -13,8 +13,6 @@ from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.roster import Roster, open_roster, sign_roster
 
-ROOT_PURPOSE = "fedddpm-federation-root"
-
 
 def read_document(path: Path) -> SignedDocument:
     """The signed roster in a file; OperatorError."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import ssl
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -38,10 +40,28 @@ def serve_forever(settings: Settings, ctx: Context) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
+    _load(config)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with _bind(settings.host, settings.port) as listener:
         _Server(config).run(sockets=[listener])
+
+
+def _load(config: uvicorn.Config) -> None:
+    """Read the TLS files now: the error of the ssl module names no file."""
+    for option, path in (("--tls-cert", config.ssl_certfile), ("--tls-key", config.ssl_keyfile)):
+        try:
+            if path is not None:
+                Path(path).open("rb").close()
+        except OSError as error:
+            raise OperatorError(f"{option} {path} cannot be read: {error.strerror}") from error
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        raise OperatorError(
+            f"{config.ssl_certfile} and {config.ssl_keyfile} are no certificate chain and its private key in PEM "
+            f"({error.reason or error})"
+        ) from error
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

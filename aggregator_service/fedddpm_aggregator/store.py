@@ -134,7 +134,9 @@ def answers_may_exist(db: Session, attempt: AttemptRow) -> bool:
         MessageRow.step == CONFIRMATION,
     )
     query = select(MessageRow.session_id).join(SessionRow, SessionRow.id == MessageRow.session_id)
-    return db.scalar(query.join(AttemptRow, AttemptRow.id == SessionRow.attempt_id).where(*earlier).limit(1)) is not None
+    return (
+        db.scalar(query.join(AttemptRow, AttemptRow.id == SessionRow.attempt_id).where(*earlier).limit(1)) is not None
+    )
 
 
 def unscrubbed_attempts(db: Session) -> Sequence[AttemptRow]:

@@ -123,6 +123,7 @@ def test_a_member_signs_with_its_enrolled_key(site: Site) -> None:
         imposter.state()
     imposter.close()
     assert (refusal.value.status, refusal.value.code) == (401, "unauthenticated")
+    assert "not made with the key that roster version 1 enrols for 'a'" in str(refusal.value)
 
 
 def test_a_removed_member_is_out_at_once(site: Site) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import ipaddress
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -17,13 +19,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, identity_of, theta_0
+from typer.core import TyperGroup
 
 from fedddpm_aggregator import cli
+from fedddpm_aggregator.cli_options import opened, settings_of
+from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.service.federation import next_step
+from fedddpm_aggregator.service.runs import SessionLine
+from fedddpm_protocol.keys import fingerprint
+from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
 
 PUBLIC = {name: identity_of(name).public_key.hex() for name in "abcde"}
 
@@ -117,7 +127,7 @@ def test_the_roster_counts_up(shell: Shell) -> None:
     change = ["roster.json", "--root", "root.key"]
     assert "roster version 2" in shell(*roster, "add", *change, "--member", f"d={PUBLIC['d']}")
     assert "roster version 3" in shell(*roster, "remove", *change, "--member", "a")
-    release = ["--base", "ab" * 32, "--part", "decoder", "--old", "b, c,d", "--new", "b,c"]
+    release = ["--base", "ab" * 32, "--part", "decoder", "--old", "a, b, c,d", "--new", "b,c,d"]
     shown = shell(*roster, "release", *change, *release)
     assert "roster version 4" in shown
     assert "release of decoder" in shown
@@ -130,6 +140,107 @@ def test_the_roster_counts_up(shell: Shell) -> None:
     assert "roster version 5" in shell(*roster, "show", "roster.json")
 
 
+def test_rosters_that_could_not_be_meant(shell: Shell) -> None:
+    server = enrol(shell)
+    create = ["federation", "roster", "create", "new.json", "--root", "root.key", "--federation", "north"]
+    two = [word for name in "ab" for word in ("--member", f"{name}={PUBLIC[name]}")]
+    assert "2 members are fewer than --n-min 3" in shell.fails(*create, "--server-key", server, *two)
+    assert not Path("new.json").exists()
+    change = ["roster.json", "--root", "root.key"]
+    add = ["federation", "roster", "add", *change, "--member"]
+    assert "'d:12' must be ID=PUBHEX" in shell.fails(*add, "d:12")
+    assert "--member 'd' must be ID=PUBHEX: '12' is not 64 hex digits" in shell.fails(*add, "d=12")
+    release = ["federation", "roster", "release", *change, "--base", "ab" * 32, "--old", "a,b,gone"]
+    assert "one of bottleneck, bottleneck-decoder, decoder" in shell.fails(
+        *release, "--part", "decodr", "--new", "a,b,c"
+    )
+    assert "--new names d, e, not in roster version 1" in shell.fails(*release, "--part", "full", "--new", "a,d,e")
+    assert "roster version 1" in shell("federation", "roster", "show", "roster.json")
+    assert "2 members are fewer than n_min 3" in shell("federation", "roster", "remove", *change, "--member", "a")
+
+
+def test_a_wrong_file_as_root_key_is_told_from_the_right_one(shell: Shell) -> None:
+    enrol(shell)
+    add = ["federation", "roster", "add", "roster.json", "--member", f"d={PUBLIC['d']}", "--root"]
+    wanted = "expected is the federation's private root key"
+    assert f"root.pub is a public key (64 hex digits); {wanted}" in shell.fails(*add, "root.pub")
+    Path("a.key").write_text(json.dumps({"format": "fedddpm-identity-1", "id": "a"}))
+    assert f"a.key is an institution's identity (made by fedddpm keygen); {wanted}" in shell.fails(*add, "a.key")
+    assert f"the aggregator's own private key (server.key, made by init); {wanted}" in shell.fails(*add, "d/server.key")
+    assert f"missing does not exist; {wanted}" in shell.fails(*add, "missing")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["rounds"], ["federation", "end-run"]], ids=" ".join)
+def test_before_init_every_command_points_to_it(shell: Shell, command: list[str]) -> None:
+    for path in ("d", "empty"):
+        Path("empty").mkdir(exist_ok=True)
+        assert f"run: fedddpm-aggregator init --data {path}" in shell.fails(*command, "--data", path)
+    assert list(Path("empty").iterdir()) == []
+
+
+def test_init_tightens_its_own_folder_only(shell: Shell) -> None:
+    for name in ("d", "shared"):
+        Path(name).mkdir(mode=0o755)
+    Path("shared/note").write_text("somebody else's")
+    for name in ("d", "shared"):
+        shell("init", "--data", name)
+    assert Path("d").stat().st_mode & 0o777 == 0o700
+    assert Path("shared").stat().st_mode & 0o777 == 0o755
+    Path("d").chmod(0o750)
+    shell("init", "--data", "d")
+    assert Path("d").stat().st_mode & 0o777 == 0o700
+
+
+def test_every_option_of_a_run_is_explained(shell: Shell) -> None:
+    group = typer.main.get_command(cli.app)
+    for name in ("federation", "start-run"):
+        assert isinstance(group, TyperGroup)
+        group = group.commands[name]
+    unexplained = [option.name for option in group.params if not getattr(option, "help", None)]
+    assert unexplained == []
+    assert "The aggregator of a federation" in shell("--help")
+
+
+def test_the_server_says_what_is_left_to_do(shell: Shell) -> None:
+    shell("init", "--data", "d")
+    said = []
+    settings = settings_of(Path("d"), None)
+    with opened(settings) as ctx:
+        said.append(next_step(ctx))
+    shutil.rmtree("d")
+    enrol(shell)
+    with opened(settings) as ctx:
+        said.append(next_step(ctx))
+    shell(*START, "--method", "udec", "--initial-model", theta())
+    with opened(settings) as ctx:
+        said.append(next_step(ctx))
+    assert "init --data DIR --root-key" in str(said[0])
+    assert "federation start-run" in str(said[1])
+    assert said[2] is None
+
+
+def test_the_rounds_table_has_room_without_a_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tuple(f"hospital-{name}" for name in "abcdef")
+    why = "2 of 3 needed UNMASK answers came; not heard of: hospital-f " * 4
+    sums = (6 * WEIGHT_UNITS, 3 * LOSS_UNITS, 2 * LOSS_UNITS)
+    done = SessionLine("run-1", "USPLIT", 0, 1, "bottleneck", "done", names, names, names, sums, None, "00" * 32, None)
+    failed = dataclasses.replace(done, round=1, part="decoder", phase="failed", sums=(), reason=why)
+    monkeypatch.delenv("COLUMNS")
+    print_rounds([done, failed], console())
+    wide = capsys.readouterr().out
+    assert f"6 of 6: {', '.join(names)}" in wide
+    assert f"round 2, attempt 2, decoder: {why}" in wide
+    monkeypatch.setenv("COLUMNS", "80")
+    print_rounds([done], console())
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "weight sum" in narrow
+    assert "…" not in narrow
+    assert all(name in narrow for name in names)
+
+
 def test_mistakes_are_one_line(shell: Shell) -> None:
     assert "run: fedddpm-aggregator init" in shell.fails("rounds", "--data", "nowhere")
     assert "64 hex digits" in shell.fails("init", "--data", "d", "--root-key", "xyz")
@@ -138,8 +249,13 @@ def test_mistakes_are_one_line(shell: Shell) -> None:
     Path("junk").write_text("junk")
     assert "no signed roster" in shell.fails("federation", "install", "junk", "--data", "d")
     Path("junk").chmod(0o600)
-    assert "not a key file" in shell.fails("federation", "roster", "add", "junk", "--root", "junk", "--member", "a=b")
+    assert "junk is not a key file" in shell.fails(
+        "federation", "roster", "add", "junk", "--root", "junk", "--member", "a=b"
+    )
     assert "belong together" in shell.fails("serve", "--data", "d", "--tls-cert", "cert.pem")
+    tls = ["serve", "--data", "d", "--port", "0", "--tls-cert", "junk", "--tls-key"]
+    assert "--tls-key key.pem cannot be read: No such file" in shell.fails(*tls, "key.pem")
+    assert "junk and junk are no certificate chain and its private key in PEM" in shell.fails(*tls, "junk")
     assert "there is no run" in shell.fails("federation", "end-run", "--data", "d")
     bad_url = ["--database-url", "postgresql://nobody@/none?host=/nonexistent"]
     assert "the database cannot be used" in shell.fails("rounds", "--data", "d", *bad_url)
@@ -147,7 +263,13 @@ def test_mistakes_are_one_line(shell: Shell) -> None:
 
 def test_the_root_key_is_pinned_for_good(shell: Shell) -> None:
     enrol(shell)
-    assert "never changes its root key" in shell.fails("init", "--data", "d", "--root-key", PUBLIC["a"])
+    pinned = fingerprint(bytes.fromhex(Path("root.pub").read_text()))
+    refusal = shell.fails("init", "--data", "d", "--root-key", PUBLIC["a"])
+    assert "never changes its root key" in refusal
+    assert pinned in refusal
+    assert f"pinned root key    {pinned}" in shell(
+        "init", "--data", "d", "--root-key", Path("root.pub").read_text().strip()
+    )
     shell("federation", "root-keygen", "--out", "other.key")
     create = ["federation", "roster", "create", "other.json", "--root", "other.key", "--federation", "north"]
     members = [word for name in "abc" for word in ("--member", f"{name}={PUBLIC[name]}")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, Federation, id
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
-from fedddpm_aggregator.cli import rounds_table
+from fedddpm_aggregator.cli_rounds import rounds_table
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import read_vector, to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
@@ -283,6 +284,7 @@ def test_the_table_of_rounds_shows_what_was_opened(
     with federation.context() as ctx:
         Console(width=200).print(rounds_table(overview(ctx)))
     shown = capsys.readouterr().out
-    assert "a, b, c, d" in shown
+    assert "4 of 4: a, b, c, d" in shown
+    assert re.search(r"^ *1 +1 +decoder +done ", shown, re.MULTILINE)  # rounds and attempts from 1
     assert "0.5000" in shown  # the driver's loss before
     assert "0.2500" in shown

@@ -14,6 +14,7 @@ from fedddpm_aggregator.service.phases import fail
 from fedddpm_aggregator.service.sessions import cohort_of, live_of
 from fedddpm_aggregator.tables import AttemptRow, FederationRow, RosterRow, RunRow
 from fedddpm_protocol.errors import OlderRosterError, ProtocolError
+from fedddpm_protocol.keys import fingerprint
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Roster, open_roster
@@ -21,16 +22,34 @@ from fedddpm_protocol.roster import Roster, open_roster
 _BEFORE_UNMASK = (Phase.SHARES, Phase.MASKED, Phase.CONFIRM)
 
 
-def initialise(ctx: Context, root_public_key: bytes | None) -> None:
-    """Create the federation's row; pin the root key. Pinning another key later is refused."""
+def initialise(ctx: Context, root_public_key: bytes | None) -> bytes | None:
+    """Create the federation's row; pin the root key. The pinned key; OperatorError when another one is pinned."""
     with ctx.transaction() as db:
         row = store.federation(db, lock=True)
         if row is None:
-            db.add(FederationRow(id=1, root_public_key=root_public_key, version=1))
+            row = FederationRow(id=1, root_public_key=root_public_key, version=1)
+            db.add(row)
         elif root_public_key is not None and row.root_public_key is None:
             row.root_public_key = root_public_key
-        elif root_public_key is not None and row.root_public_key != root_public_key:
-            raise OperatorError("another root key is pinned here; a federation never changes its root key")
+        elif root_public_key is not None and row.root_public_key is not None and row.root_public_key != root_public_key:
+            raise OperatorError(
+                f"the root key with the fingerprint {fingerprint(row.root_public_key)} is pinned here, not "
+                f"{fingerprint(root_public_key)}; a federation never changes its root key"
+            )
+        return row.root_public_key
+
+
+def next_step(ctx: Context) -> str | None:
+    """What the coordinator and operator have left to do before rounds can begin; None if a run is open."""
+    with ctx.database.read() as db:
+        row = store.federation(db)
+        if row is None or row.root_public_key is None:
+            return "no root key is pinned yet; next: fedddpm-aggregator init --data DIR --root-key PUBHEX"
+        if store.newest_roster_version(db) == 0:
+            return "no roster is in force yet; next: fedddpm-aggregator federation install roster.json --data DIR"
+        if not store.open_runs(db):
+            return "no run is open; next: fedddpm-aggregator federation start-run --data DIR --name ..."
+    return None
 
 
 def install_roster(ctx: Context, document: SignedDocument) -> Roster:

@@ -241,7 +241,7 @@ def test_a_senseless_time_is_no_correction(server_time):
 
 
 def test_https_where_only_http_is_served_is_said_at_once():
-    told = pytest.raises(TransportError, match="does not speak TLS.*http://127.0.0.1")
+    told = pytest.raises(TransportError, match=r"does not speak TLS.*http://127.0.0.1")
     with serve(Script(roster_reply())) as url, connect(url.replace("http", "https")) as connection, told:
         Transport(connection).roster()
 

@@ -127,6 +127,6 @@ def test_a_client_certificate_is_shown(folder):
 
 
 def test_http_where_only_https_is_served_is_said_at_once(folder):
-    told = pytest.raises(TransportError, match="speaks https only. Set aggregator_url to https://127.0.0.1")
+    told = pytest.raises(TransportError, match=r"speaks https only\. Set aggregator_url to https://127.0.0.1")
     with serve(folder, wants_client=False) as url, told:
         ask(url.replace("https", "http"))

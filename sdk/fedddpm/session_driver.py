@@ -26,6 +26,7 @@ from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import ClientState, Phase
 from fedddpm_protocol.policy import LocalPolicy
+from fedddpm_protocol.ring import packed_bytes
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundSpec, SegmentSpec
 
@@ -193,12 +194,12 @@ class SessionDriver:
     def _upload_missing(self) -> int:
         """Encode, mask and send the chunks that are not there yet; how many there were."""
         there = self._api.upload_status().chunks
-        total = sum(chunk_count(segment, self._spec.chunk_coordinates) for segment in self._part.segments)
-        done = sent = 0
+        total = sum(packed_bytes(segment.coordinates, segment.bits) for segment in self._part.segments)
+        done = sent = 0  # bytes, chunks
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
                 data = self._participant.mask_chunk(segment.name, index, self._words(segment, index))
-                done += 1
+                done += len(data)
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
                     self._api.put_chunk(segment.name, index, data, self._parameters(segment, index))
                     sent += 1

@@ -18,7 +18,7 @@ $(VENV)/.installed: $(PROJECTS)
 	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e ./sdk -e './aggregator_service[postgresql]' -r requirements-dev.txt
 	@touch $@
 
-demo: $(VENV)/.installed  ## four institutions train one model on this machine, about five minutes
+demo: $(VENV)/.installed  ## four institutions train one model on this machine, a few minutes
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere

@@ -1,4 +1,4 @@
-"""Four institutions train one diffusion model on this machine, through a real aggregator, in about five minutes.
+"""Four institutions train one diffusion model on this machine, through a real aggregator, in a few minutes.
 
     python examples/demo.py            (or: make demo)
 
@@ -55,35 +55,37 @@ def share_out(folder: Path, out: Path, images: int, seed: int) -> dict[str, Path
     return files
 
 
-def wait_for_round(federation: LocalFederation, index: int, timeout_s: float) -> dict[str, Any]:
+def wait_for_round(federation: LocalFederation, index: int) -> dict[str, Any]:
     """Wait until round ``index`` is open, saying how far the institutions are; the opened session."""
-    deadline = time.monotonic() + timeout_s
     with console.status("training") as status:
-        while time.monotonic() < deadline:
+        while True:
+            require_alive(federation)
             sessions = federation.rounds()
             for session in sessions:
                 if session["round"] == index and session["phase"] == "done":
                     return session
-            for name, process in federation.processes.items():
-                if process.poll() not in (None, 0):
-                    raise CommandError(f"{name} ended unexpectedly:\n{federation.log(name)[-3000:]}")
             now = sessions[-1]
             done = ", ".join(now["joined"]) or "nobody yet"
             status.update(f"round {now['round'] + 1}, phase {now['phase']}; trained and joined: {done}")
             time.sleep(0.5)
-    raise CommandError(f"round {index + 1} did not end in {timeout_s:.0f} s")
 
 
-def kill_after_join(federation: LocalFederation, victim: str, index: int, timeout_s: float) -> None:
+def require_alive(federation: LocalFederation) -> None:
+    """CommandError with the log of a process that ended by itself and badly."""
+    for name, process in federation.processes.items():
+        if process.poll() not in (None, 0):
+            raise CommandError(f"{name} ended unexpectedly:\n{federation.log(name)[-3000:]}")
+
+
+def kill_after_join(federation: LocalFederation, victim: str, index: int) -> None:
     """SIGKILL the victim once its JOIN for round ``index`` is in, while others still train."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while True:
+        require_alive(federation)
         for session in federation.rounds():
             if session["round"] == index and victim in session["joined"]:
                 federation.kill(victim)
                 return
         time.sleep(0.05)
-    raise CommandError(f"{victim} did not join round {index + 1} in {timeout_s:.0f} s")
 
 
 def play(federation: LocalFederation, shares: dict[str, Path], rounds: int) -> None:
@@ -94,9 +96,9 @@ def play(federation: LocalFederation, shares: dict[str, Path], rounds: int) -> N
     for index in range(rounds):
         if index == KILLED_IN:
             say(f"round {index + 1}: [red]{victim} is killed[/] as soon as it has joined, before its upload")
-            kill_after_join(federation, victim, index, timeout_s=120)
+            kill_after_join(federation, victim, index)
             console.print(f"    {victim} is gone; the others go on")
-        session = wait_for_round(federation, index, timeout_s=240)
+        session = wait_for_round(federation, index)
         before, after = mean_losses(session)
         say(
             f"round {index + 1} is open: sum of {len(session['survivors'])} of {len(session['cohort'])} institutions, "
@@ -115,7 +117,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with Fashion-MNIST; filled if empty")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=1, help="local epochs a round")
-    parser.add_argument("--images", type=int, default=4000, help="of all institutions together")
+    parser.add_argument("--images", type=int, default=6000, help="of all institutions together")
     parser.add_argument("--preset", default="fast", choices=["paper", "fast", "tiny"])
     options = parser.parse_args()
     if options.rounds < KILLED_IN + 2:
@@ -143,7 +145,7 @@ def demo(options: argparse.Namespace) -> None:
     say(f"theta_0 and a run: UDEC, {options.rounds} rounds, preset {options.preset}; only the decoder leaves anybody")
     model = federation.init_model(28, 1, options.preset)
     training = {"rounds": options.rounds, "epochs": options.epochs, "batch_size": 32, "learning_rate": 1e-3}
-    federation.start_run("demo", "UDEC", model, **training, weight_cap=WEIGHT_CAP, shares_s=5)
+    federation.start_run("demo", "UDEC", model, **training, weight_cap=WEIGHT_CAP, join_s=86_400, shares_s=5)
     with federation:
         federation.serve()
         say(f"aggregator at {federation.url}; four institutions start, each a process that speaks HTTP")
@@ -158,8 +160,9 @@ def demo(options: argparse.Namespace) -> None:
     minutes = (time.monotonic() - began) / 60
     say(f"done in {minutes:.1f} minutes")
     console.print(
-        "After minutes of training on a CPU the samples are noise with some structure, not clothes. To train longer:\n"
-        "    .venv/bin/python examples/demo.py --preset paper --images 60000 --rounds 15 --epochs 5"
+        "After minutes of training on a CPU the samples are noise with some structure, not clothes. To train longer\n"
+        "(hours on two cores):\n"
+        "    .venv/bin/python examples/demo.py --preset paper --images 20000 --rounds 15 --epochs 2"
     )
 
 

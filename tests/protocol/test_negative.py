@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.protocol.faults import flip, identity, is_forgotten
 from tests.protocol.sessions import identity_of, make_participants, make_plan, make_roster
 from tests.protocol.test_vectors import CASES, Replay
 
@@ -53,20 +54,6 @@ LOW_ORDER = [
 def replay() -> Replay:
     """Five members of the known answers: U1 has five, U2 four, U3 three; t = 3."""
     return Replay(CASES[1])
-
-
-def flip(data: bytes, position: int = -1) -> bytes:
-    changed = bytearray(data)
-    changed[position] ^= 1
-    return bytes(changed)
-
-
-def is_forgotten(machine: Participant) -> bool:
-    return machine.state is ClientState.ABORTED and machine._secrets is None and not machine._streams
-
-
-def identity(replay: Replay, name: str) -> SigningKey:
-    return SigningKey(bytes.fromhex(replay.clients[name]["identity_sk"]))
 
 
 def rejoin(replay: Replay, name: str, raw: bytes | None = None, **changes: Any) -> Join:

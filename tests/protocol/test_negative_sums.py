@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.protocol.faults import flip, identity, is_forgotten
 from tests.protocol.sessions import (
     Session,
     identity_of,
@@ -36,7 +37,6 @@ from fedddpm_protocol.errors import (
     SurvivorsError,
     UnknownMemberError,
 )
-from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import Confirmation, RevealedShare, Survivor, Unmask, UnmaskBody, UploadManifest
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import CLIENT_STEPS, ClientState, Step
@@ -50,20 +50,6 @@ ANY_UNMASK = Unmask(id="site-0", body=b"x", signature=bytes(64))
 def replay() -> Replay:
     """Five members of the known answers: U1 has five, U2 four, U3 three; t = 3."""
     return Replay(CASES[1])
-
-
-def flip(data: bytes, position: int = -1) -> bytes:
-    changed = bytearray(data)
-    changed[position] ^= 1
-    return bytes(changed)
-
-
-def is_forgotten(machine: Participant) -> bool:
-    return machine.state is ClientState.ABORTED and machine._secrets is None and not machine._streams
-
-
-def identity(replay: Replay, name: str) -> SigningKey:
-    return SigningKey(bytes.fromhex(replay.clients[name]["identity_sk"]))
 
 
 # --- masking and upload ----------------------------------------------------------------------------------------------

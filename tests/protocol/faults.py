@@ -1,0 +1,23 @@
+"""Small changes to genuine messages, and what a machine must have done about them."""
+
+from __future__ import annotations
+
+from tests.protocol.test_vectors import Replay
+
+from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.participant import Participant
+from fedddpm_protocol.phases import ClientState
+
+
+def flip(data: bytes, position: int = -1) -> bytes:
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+def is_forgotten(machine: Participant) -> bool:
+    return machine.state is ClientState.ABORTED and machine._secrets is None and not machine._streams
+
+
+def identity(replay: Replay, name: str) -> SigningKey:
+    return SigningKey(bytes.fromhex(replay.clients[name]["identity_sk"]))

@@ -19,7 +19,6 @@ from fedddpm.connection import Outage
 from fedddpm.trainer import Progress as Training
 
 _LOG = logging.getLogger("fedddpm")
-_LOG.addHandler(logging.NullHandler())  # without it Python prints warnings itself, a second time beside the bars
 _TELL_EVERY_S = 30.0  # of training
 
 
@@ -96,10 +95,13 @@ class TerminalReporter(Reporter):
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # lines printed meanwhile go above the bar, but never out of a pipe
         )
+        # Where nobody set up logging Python prints warnings itself: beside the bars that would be a second time.
+        self._silence = logging.NullHandler()
         self._task: TaskID | None = None
         self._what = ""
 
     def __enter__(self) -> Self:
+        _LOG.addHandler(self._silence)
         self._bars.start()
         return self
 
@@ -107,6 +109,7 @@ class TerminalReporter(Reporter):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        _LOG.removeHandler(self._silence)
 
     def notice(self, text: str) -> None:
         """Print a line above the bar."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo_report import draw_grid, mean_losses, rounds_table
+from demo_report import draw_grid, rounds_table
 from get_fashion_mnist import get_fashion_mnist
 from local_federation import CommandError, LocalFederation
 from rich.console import Console
@@ -25,6 +25,7 @@ from rich.console import Console
 from fedddpm.data import open_images
 from fedddpm.errors import FedDDPMError
 from fedddpm.splits import label_skew
+from fedddpm_protocol.encoding import mean_losses
 
 MEMBERS = ("hospital-a", "hospital-b", "clinic-c", "lab-d")
 KILLED_IN = 1  # the second round
@@ -99,7 +100,7 @@ def play(federation: LocalFederation, shares: dict[str, Path], rounds: int) -> N
             kill_after_join(federation, victim, index)
             console.print(f"    {victim} is gone; the others go on")
         session = wait_for_round(federation, index)
-        before, after = mean_losses(session)
+        before, after = mean_losses(session["sums"], len(session["survivors"]))
         say(
             f"round {index + 1} is open: sum of {len(session['survivors'])} of {len(session['cohort'])} institutions, "
             f"held-out loss {before:.4f} before, {after:.4f} after local training"

@@ -14,7 +14,7 @@ from rich.table import Table
 from fedddpm.data import open_images, split_holdout
 from fedddpm.sampling import newest_network, sample_images
 from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
+from fedddpm_protocol.encoding import capped_weight, mean_losses
 
 BYTES = 4  # of a float32 parameter
 SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
@@ -28,7 +28,7 @@ def rounds_table(console: Console, federation: LocalFederation, weight_cap: int)
     whole, weights = _parameters(federation), []
     for session in (session for session in federation.rounds() if session["phase"] == "done"):
         own = [line for member in federation.members for line in _lines(federation, member, session["round"])]
-        before, after = mean_losses(session)
+        before, after = mean_losses(session["sums"], len(session["survivors"]))
         up, down = (sum(line["traffic"][key] for line in own) / 1e6 for key in ("bytes_up", "bytes_down"))
         full = 2 * len(own) * whole * BYTES / 1e6
         weights.append(_weights(federation, session, weight_cap))
@@ -54,18 +54,11 @@ def rounds_table(console: Console, federation: LocalFederation, weight_cap: int)
         console.print(f"    {line}")
 
 
-def mean_losses(session: dict[str, Any]) -> tuple[float, float]:
-    """Mean held-out loss of the institutions in the sum, before and after their local training."""
-    _, before, after = session["sums"]
-    count = len(session["survivors"]) * LOSS_UNITS
-    return before / count, after / count
-
-
 def _weights(federation: LocalFederation, session: dict[str, Any], weight_cap: int) -> str:
     """The opened sum of weights; RuntimeError if it is not exactly that of the survivors."""
     index = session["round"]
     samples = [line["samples"] for member in session["survivors"] for line in _lines(federation, member, index)]
-    expected = sum(max(1, round(min(count, weight_cap) * WEIGHT_UNITS / weight_cap)) for count in samples)
+    expected = sum(capped_weight(count, weight_cap) for count in samples)
     opened = session["sums"][0]
     if opened != expected:
         raise RuntimeError(f"round {index + 1} opened weights of {opened}, its survivors weigh {expected}")

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedddpm_aggregator.service.runs import SessionLine
+from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
+from fedddpm_protocol.spec import WEIGHT_UNITS
 
 WIDTH_WITHOUT_TERMINAL = 160  # of a pipe or a file, where nobody tells one
 
@@ -45,7 +46,7 @@ def rounds_table(lines: list[SessionLine]) -> Table:
 def _cells(line: SessionLine) -> tuple[str, ...]:
     sums = ("", "", "")
     if line.sums:
-        losses = [f"{total / LOSS_UNITS / len(line.survivors):.4f}" for total in line.sums[1:]]
+        losses = [f"{loss:.4f}" for loss in mean_losses(line.sums, len(line.survivors))]
         before, after = losses if reports_losses(line.part) else ("", "")
         sums = (f"{line.sums[0] / WEIGHT_UNITS:.3f}", before, after)
     names = f": {', '.join(line.survivors)}" if line.survivors else ""

@@ -37,7 +37,18 @@ def weight_units(samples: int, spec: RoundSpec) -> int:
         raise EncodingError("an institution without samples has no update to give")
     if spec.weighting == "equal":
         return WEIGHT_UNITS
-    return max(1, round(min(samples, spec.weight_cap) * WEIGHT_UNITS / spec.weight_cap))
+    return capped_weight(samples, spec.weight_cap)
+
+
+def capped_weight(samples: int, weight_cap: int) -> int:
+    """Samples over the cap in units of 1/65535, at least one unit."""
+    return max(1, round(min(samples, weight_cap) * WEIGHT_UNITS / weight_cap))
+
+
+def mean_losses(sums: Sequence[int], survivors: int) -> tuple[float, float]:
+    """Mean loss before and after training behind opened sums (as SUM_FIELDS) of ``survivors`` institutions."""
+    _, before, after = sums
+    return before / (survivors * LOSS_UNITS), after / (survivors * LOSS_UNITS)
 
 
 def loss_units(loss: float) -> int:

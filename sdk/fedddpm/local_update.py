@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +145,6 @@ def require_finite(update: LocalUpdate) -> None:
             "the update of this round holds NaN or infinity and is not sent",
             "Look for broken images, or ask the coordinator for a lower learning rate",
         ) from error
-
-
-def without_delta(update: LocalUpdate) -> LocalUpdate:
-    """The update's numbers without its vectors, for the round's summary."""
-    return replace(update, delta=np.zeros(0, np.float32), local=np.zeros(0, np.float32))
 
 
 def _settings(spec: RoundSpec, options: LocalPolicyOptions) -> TrainSettings:

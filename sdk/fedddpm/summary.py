@@ -10,8 +10,9 @@ from pathlib import Path
 from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.traffic import Traffic
+from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import LOSS_UNITS, PartResult, RoundResult
+from fedddpm_protocol.spec import PartResult, RoundResult
 
 FILE = "rounds.jsonl"
 
@@ -55,7 +56,7 @@ def summarize(
 ) -> RoundSummary:
     """Put a signed result and the own part in it together."""
     opened = [part for part in result.parts if part.opened]
-    before, after = mean_losses(opened)
+    before, after = federation_losses(opened)
     survivors = {member for part in opened for member in part.survivors}
     return RoundSummary(
         run=result.run,
@@ -75,14 +76,13 @@ def summarize(
     )
 
 
-def mean_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
+def federation_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
     """Mean held-out loss of the institutions in the sums, before and after training; None if no sum holds losses."""
     telling = [part for part in opened if reports_losses(part.part)]
-    units = sum(len(part.survivors) for part in telling) * LOSS_UNITS
-    if not units:
+    if not telling:
         return None, None
-    before, after = (sum(part.sums[field] for part in telling) / units for field in (1, 2))
-    return before, after
+    sums = [sum(column) for column in zip(*(part.sums for part in telling), strict=True)]
+    return mean_losses(sums, sum(len(part.survivors) for part in telling))
 
 
 def append_summary(folder: Path, summary: RoundSummary) -> None:

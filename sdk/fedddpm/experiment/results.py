@@ -27,6 +27,7 @@ class _Record(BaseModel):
 class Measured(_Record):
     """Scores of one moment; ``clients`` only where the institutions' networks differ (ULATDEC and UDEC)."""
 
+    epochs: int = 0  # done by each institution when this was measured
     pooled: Scores  # images drawn from all institutions' networks in equal shares
     clients: dict[str, Scores] = {}
     seconds: float = 0.0  # of sampling and scoring
@@ -45,6 +46,8 @@ class RoundRecord(_Record):
     aggregation_s: float = 0.0  # the secure sum alone, all institutions on one machine
     training_s: float = 0.0  # longest institution
     model_hash: str = ""  # hex, of the shared parts
+    spec_hash: str = ""  # hex; decides who reported which part with USPLIT
+    result_hash: str = ""  # hex, of the signed result that the next round names; of the model where nothing is signed
     measured: Measured | None = None  # scores by the fast net, where asked for
     grid: str | None = None  # PNG, relative to the study's folder
 

@@ -22,7 +22,7 @@ from fedddpm import errors
 from fedddpm.config import ClientConfig, LocalPolicyOptions, NetworkOptions, Setting, load_config
 from fedddpm.connection import Connection
 from fedddpm.data import open_images
-from fedddpm.device import pick_device
+from fedddpm.device import pick_device, use_cores
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.image_set import split_holdout
 from fedddpm.participation import Institution, Participation
@@ -114,6 +114,7 @@ class Client:
         return client
 
     def _set_up(self, config: ClientConfig, progress: bool | None) -> None:
+        use_cores()
         identity = Identity.load(config.identity)
         root = load_public_key(config.federation_root)
         images = open_images(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from fedddpm.contribution import clipped_pieces
 from fedddpm.errors import PolicyError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.session_driver import Seat, SessionDriver
 from fedddpm.transport import Transport
 from fedddpm_protocol.api import SessionState
-from fedddpm_protocol.encoding import clip_to_norm
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.methods import Method, reporters_by_session
 from fedddpm_protocol.roster import Roster
@@ -30,16 +30,14 @@ class Attempt:
     ) -> None:
         self.document, self.spec, self.update = document, spec, update
         self._notice = notice
-        delta, norm = clip_to_norm(update.delta, spec.clip_norm)
+        pieces, norm = clipped_pieces(spec, update.delta)
         if norm > spec.clip_norm:
             notice(f"the update's norm {norm:.3g} is above the agreed {spec.clip_norm:.3g} and was scaled down to it")
-        self._drivers: dict[str, SessionDriver] = {}
-        start = 0
-        for part in spec.parts:
-            piece = delta[start : start + part.values.coordinates]
-            start += part.values.coordinates
-            if seat.member_id in expected_reporters(spec, seat.roster, part.name):
-                self._drivers[part.name] = SessionDriver(seat, transport, spec, part.name, update, piece)
+        self._drivers = {
+            name: SessionDriver(seat, transport, spec, name, update, piece)
+            for name, piece in pieces.items()
+            if seat.member_id in expected_reporters(spec, seat.roster, name)
+        }
 
     @property
     def done(self) -> bool:

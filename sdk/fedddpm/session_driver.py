@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedddpm.contribution import Contribution
 from fedddpm.errors import TransportError
 from fedddpm.evidence import keep_evidence
 from fedddpm.identity import Identity
@@ -19,10 +20,8 @@ from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi, Transport
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
 from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, SpentError
 from fedddpm_protocol.messages import Join, Message
-from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import ClientState, Phase
 from fedddpm_protocol.policy import LocalPolicy
@@ -65,11 +64,7 @@ class SessionDriver:
         self.left: str | None = None
         self._seat, self._spec, self._part = seat, spec, spec.part(part)
         self._api: SessionApi = transport.session(spec.hash, part)
-        self._update = update
-        weight = weight_units(update.samples, spec)
-        self._encoder = ValuesEncoder(spec, self._part, delta, weight)
-        losses = (update.loss_before, update.loss_after) if reports_losses(part) else (0.0, 0.0)
-        self._sums = sums_words(self._part, weight, *losses)
+        self._contribution = Contribution(spec, part, update, delta)
         self._join: Join | None = None
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
@@ -187,8 +182,7 @@ class SessionDriver:
             raise TransportError(
                 "the aggregator keeps losing uploaded chunks", "Its operator must look at its disk; start again later"
             )
-        disclosed = self._update.samples if self._spec.weighting == "disclosed" else None
-        self._api.complete_upload(self._participant.finish_upload(disclosed))
+        self._api.complete_upload(self._participant.finish_upload(self._contribution.disclosed_samples))
         return None
 
     def _upload_missing(self) -> int:
@@ -198,19 +192,13 @@ class SessionDriver:
         done = sent = 0  # bytes, chunks
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
-                data = self._participant.mask_chunk(segment.name, index, self._words(segment, index))
+                data = self._participant.mask_chunk(segment.name, index, self._contribution.words(segment, index))
                 done += len(data)
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
                     self._api.put_chunk(segment.name, index, data, self._parameters(segment, index))
                     sent += 1
                 self._seat.on_upload(f"uploading {self._part.name}", done, total)
         return sent
-
-    def _words(self, segment: SegmentSpec, index: int) -> npt.NDArray[np.unsignedinteger]:
-        if segment == self._part.values:
-            return self._encoder.chunk(index)
-        start, count = chunk_span(segment, self._spec.chunk_coordinates, index)
-        return self._sums[start : start + count].copy()
 
     def _parameters(self, segment: SegmentSpec, index: int) -> int:
         """Coordinates of the model in a chunk; sums of weights and losses are none."""

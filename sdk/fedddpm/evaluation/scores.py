@@ -1,9 +1,17 @@
-"""The scores of one set of images, as a record."""
+"""The scores of one set of images, as a record, and how they come about."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from fedddpm.evaluation.distances import Statistics, frechet, kid, precision_recall
+from fedddpm.evaluation.features import FeatureNet, Features, OnProgress
+from fedddpm.evaluation.reference import Reference
+from fedddpm.evaluation.saving import Saving
 
 
 @dataclass(frozen=True)
@@ -29,3 +37,39 @@ class Scores:
     def label(self) -> str:
         """The metric's name with its sample count, as it must be printed."""
         return f"{self.metric} (N = {self.n})"
+
+
+def score(
+    net: FeatureNet,
+    reference: Reference,
+    images: Tensor,
+    *,
+    companions: bool = True,
+    seed: int = 0,
+    saving: Saving = "rescaled",
+    on_progress: OnProgress | None = None,
+) -> Scores:
+    """Score uint8 ``images`` [N, C, H, W], which were saved as ``saving`` says, against ``reference``.
+
+    ``companions`` adds KID, precision and recall. The last two are taken from as many real images as scored ones, both
+    chosen at random where one side has more.
+
+    Raises:
+        DataError: too few images, more than there are real training images for the floor, or of another size.
+        ConfigError: the extra is not installed.
+    """
+    features = net.extract(images, on_progress)
+    distance = frechet(Statistics.of(features), reference.statistics)
+    metric: Literal["FID", "FD"] = "FID" if net.is_inception else "FD"
+    plain = Scores(metric, net.name, len(images), distance, reference.floor(len(images)), saving=saving)
+    if not companions:
+        return plain
+    kid_mean, kid_std, precision, recall = _companions(reference.features, features, seed)
+    return replace(plain, kid=kid_mean, kid_std=kid_std, precision=precision, recall=recall)
+
+
+def _companions(real: Features, fake: Features, seed: int) -> tuple[float, float, float, float]:
+    rng = np.random.default_rng(seed)
+    equal = min(len(real), len(fake))
+    pair = (side if len(side) == equal else side[rng.choice(len(side), equal, replace=False)] for side in (real, fake))
+    return (*kid(real, fake, seed), *precision_recall(*pair))

@@ -1,0 +1,65 @@
+"""What turns images into vectors, and the digests by which caches know images and weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Features = npt.NDArray[np.float32]  # [N, width]
+OnProgress = Callable[[int, int], None]  # images done, images in all
+
+
+class FeatureNet(Protocol):
+    """A fixed network whose last inner layer describes an image."""
+
+    @property
+    def name(self) -> str:
+        """Short, for tables: "inception-2048", "classifier-64-..."."""
+
+    @property
+    def source(self) -> str:
+        """A sentence for the report: which weights, from where, how proven."""
+
+    @property
+    def width(self) -> int:
+        """Length of a feature vector."""
+
+    @property
+    def digest(self) -> str:
+        """Hex: two nets with the same digest give the same features."""
+
+    @property
+    def is_inception(self) -> bool:
+        """Whether a Frechet distance of its features may be called FID."""
+
+    def extract(self, images: Tensor, on_progress: OnProgress | None = None) -> Features:
+        """Features [N, width] of uint8 ``images`` [N, C, H, W]."""
+
+
+def extract_batches(
+    network: Callable[[Tensor], Tensor], images: Tensor, batch: int, on_progress: OnProgress | None
+) -> Features:
+    """``network`` takes uint8 [B, C, H, W] and gives [B, width] on any device; ``batch`` images at a time."""
+    pieces = []
+    with torch.inference_mode():
+        for first in range(0, len(images), batch):
+            pieces.append(network(images[first : first + batch]).float().cpu().numpy())
+            if on_progress is not None:
+                on_progress(min(first + batch, len(images)), len(images))
+    return np.concatenate(pieces)
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, hex, over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(values.numpy()).data)
+    return digest.hexdigest()

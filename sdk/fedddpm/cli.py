@@ -104,6 +104,7 @@ def init_model(
     image_size: Annotated[int, typer.Option(help="pixels")] = 28,
     channels: Annotated[int, typer.Option(help="1 grey, 3 colour")] = 1,
     preset: Annotated[Preset, typer.Option(help="which network")] = Preset.PAPER,
+    classes: Annotated[int, typer.Option(help="labels the network can be told to draw; 0: none")] = 0,
     seed: Annotated[int, typer.Option(help="decides the first weights")] = 0,
 ) -> None:
     """Make the first model (theta_0) that everybody starts from; the coordinator gives it to the aggregator."""
@@ -115,10 +116,11 @@ def init_model(
     if out.exists():
         raise errors.ConfigError(f"{out} exists and is not overwritten", "Choose another --out, or remove it first")
     torch.manual_seed(seed)
-    model = UNet(image_size, channels, preset.value)
+    model = UNet(image_size, channels, preset.value, classes=classes)
     save_model(out, model)
     size = sum(parameter.numel() for parameter in model.parameters())
-    typer.echo(f"{out}: {preset.value} network for {image_size}x{image_size}x{channels}, {size:,} parameters")
+    told = f" with {classes} classes" if classes else ""
+    typer.echo(f"{out}: {preset.value} network for {image_size}x{image_size}x{channels}{told}, {size:,} parameters")
 
 
 @app.command()

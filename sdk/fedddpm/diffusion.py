@@ -16,10 +16,48 @@ from torch import Tensor
 from fedddpm.errors import ConfigError
 
 Network = Callable[[Tensor, Tensor], Tensor]
+Conditional = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [B, C, H, W], t [B], labels [B] -> eps [B, C, H, W]
 Sampler = Literal["ancestral", "ddim"]
 
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
+
+
+def huber(eps: Tensor, noise: Tensor) -> Tensor:
+    """Mean Huber distance (delta = 1) of predicted from true noise, both [B, C, H, W]."""
+    return F.huber_loss(eps, noise)
+
+
+def hide_labels(labels: Tensor, null: int, share: float, generator: torch.Generator) -> Tensor:
+    """Labels [B] int64, each replaced by ``null`` with probability ``share`` (Ho and Salimans 2022, arXiv 2207.12598,
+    algorithm 1): the network learns to draw with a label and without.
+
+    ``generator`` must live on the device of ``labels``.
+
+    Raises:
+        ConfigError: the share is outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"a share of {share} of the labels cannot be hidden", "Use a number from 0 to 1, such as 0.1")
+    hidden = torch.rand(labels.shape, generator=generator, device=labels.device) < share
+    return labels.masked_fill(hidden, null)
+
+
+def guided(network: Conditional, labels: Tensor, null: int, scale: float) -> Network:
+    """A network that draws what ``labels`` [B] say, ``scale`` times as far away from the answer without labels.
+
+    eps = eps_null + scale (eps_label - eps_null): Ho and Salimans 2022, eq. 6 with w = scale - 1. Both answers come
+    from one batch of twice the size; at scale 1 the plain conditional network is evaluated alone.
+    """
+    if scale == 1:
+        return lambda x_t, t: network(x_t, t, labels)
+    both = torch.cat((labels, torch.full_like(labels, null)))
+
+    def combined(x_t: Tensor, t: Tensor) -> Tensor:
+        told, untold = network(torch.cat((x_t, x_t)), torch.cat((t, t)), both).chunk(2)
+        return untold + scale * (told - untold)
+
+    return combined
 
 
 class Diffusion:
@@ -49,9 +87,14 @@ class Diffusion:
 
         ``generator`` must live on the device of ``x_0`` and decides timesteps and noise.
         """
+        x_t, t, noise = self.draw(x_0, generator)
+        return huber(network(x_t, t), noise)
+
+    def draw(self, x_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise images for one step of training: (x_t [B, C, H, W], uniform t [B] int64, the noise that is in x_t)."""
         t = torch.randint(self.timesteps, (len(x_0),), generator=generator, device=x_0.device)
         noise = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
-        return F.huber_loss(network(self.q_sample(x_0, t, noise), t), noise)
+        return self.q_sample(x_0, t, noise), t, noise
 
     def predict_x_0(self, x_t: Tensor, t: int, eps: Tensor) -> Tensor:
         """Solve eq. 4 for x_0, given the noise."""

@@ -84,10 +84,11 @@ def unflatten(model: UNet, parts: Iterable[str], vector: Vector) -> None:
         start += parameter.numel()
 
 
-def save_model(path: Path, model: UNet) -> None:
+def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None) -> None:
     """Write all parts to a safetensors file, atomically.
 
-    Metadata: ``fedddpm.architecture``, a JSON object, and ``fedddpm.manifest``, a JSON object {part: [[name, shape]]}.
+    Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]}, and
+    ``notes``.
 
     Raises:
         ModelError: a weight is no finite number.
@@ -97,6 +98,7 @@ def save_model(path: Path, model: UNet) -> None:
         flatten(model, (part,))  # refuses what nobody could train from
     shapes = {part: [[spec.name, list(spec.shape)] for spec in manifest(model, (part,))] for part in PARTS}
     metadata = {ARCHITECTURE_KEY: _architecture_json(model.architecture), MANIFEST_KEY: json.dumps(shapes)}
+    metadata |= notes or {}
     tensors = {name: p for part in PARTS for name, p in parameters_of(model, part)}
     save_tensors(path, tensors, metadata)
 
@@ -135,6 +137,7 @@ def read_architecture(path: Path) -> Architecture:
 def _architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
     try:
         fields = json.loads(metadata[ARCHITECTURE_KEY])
+        # Files from before there were classes name none: they read as the default, 0.
         return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is no model file of this package", "Give a file written by save_model") from error

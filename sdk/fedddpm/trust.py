@@ -68,7 +68,7 @@ def expected_network(asked: Architecture, options: LocalPolicyOptions) -> UNet:
             f"Call the federation's coordinator; if you agree to {asked.preset!r}, set the policy's preset to it",
         )
     with torch.device("meta"):
-        own = UNet(asked.image_size, asked.channels, asked.preset)
+        own = UNet(asked.image_size, asked.channels, asked.preset, classes=asked.classes)
     if own.architecture != asked:
         raise PolicyError(f"the round trains {asked}, which is not the network of this package", _CALL)
     return own

@@ -148,6 +148,7 @@ class _Plan:
     """What an architecture means in modules: the block, the two attentions and the widths of the levels."""
 
     channels: int
+    classes: int
     base: int
     widths: tuple[int, ...]  # of the initial convolution, then of each level
     block: Callable[[int, int, int | None], nn.Module]
@@ -193,18 +194,25 @@ class UpLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Initial 7x7 convolution, time embedding and down levels."""
+    """Initial 7x7 convolution, embeddings of time and label, and down levels.
+
+    With classes, ``label`` is a table of ``classes + 1`` rows that are added to the time embedding (as Nichol and
+    Dhariwal 2021, arXiv 2102.09672, do); its last row stands for "no label". Without classes there is no table.
+    """
 
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
         self.initial = nn.Conv2d(plan.channels, plan.widths[0], 7, padding=3)
         self.time = TimeEmbedding(plan.base, plan.time_width)
+        self.label = nn.Embedding(plan.classes + 1, plan.time_width) if plan.classes else None
         pairs = list(pairwise(plan.widths))
         self.levels = nn.ModuleList(DownLevel(plan, a, b, last=(a, b) == pairs[-1]) for a, b in pairs)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """x_t [B, C, H, W], t [B] -> (h [B, widths[-1], H/4, W/4], one skip a level, time [B, time_width])."""
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """x_t [B, C, H, W], t, labels [B] -> (h [B, widths[-1], H/4, W/4], one skip a level, time [B, time_width])."""
         h, time, skips = self.initial(x_t), self.time(t), []
+        if self.label is not None:
+            time = time + self.label(torch.full_like(t, self.label.num_embeddings - 1) if labels is None else labels)
         for level in self.levels:
             h, skip = level(h, time)
             skips.append(skip)
@@ -253,7 +261,8 @@ class UNet(nn.Module):
 
     ``UNet(28, 1)`` has 1,280,642 + 999,376 + 716,297 = 2,996,315 parameters, the published count for Fashion-MNIST.
     ``base_dim`` is the width of the first level, by default the image's size; for "fast" that is rounded up to a
-    multiple of 16, which vector units like; for "tiny" it is 16.
+    multiple of 16, which vector units like; for "tiny" it is 16. With ``classes`` above zero the network can be told
+    what an image shows; the published counts are those of ``classes=0``.
 
     Raises:
         ModelError: the sizes do not fit each other.
@@ -266,14 +275,15 @@ class UNet(nn.Module):
         preset: str = "paper",
         base_dim: int | None = None,
         multipliers: tuple[int, ...] = MULTIPLIERS,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         defaults = {"fast": -(-image_size // 16) * 16, "tiny": 16}
         base = base_dim if base_dim is not None else defaults.get(preset, image_size)
         try:
-            self.architecture = Architecture(preset, image_size, channels, base, tuple(multipliers))
+            self.architecture = Architecture(preset, image_size, channels, base, tuple(multipliers), classes)
         except ValueError as error:
-            raise ModelError(str(error), "Choose another image size, number of channels or preset") from error
+            raise ModelError(str(error), "Choose another size, number of channels, classes or preset") from error
         plan = _plan(self.architecture)
         self.encoder = Encoder(plan)
         self.bottleneck = Bottleneck(plan)
@@ -283,11 +293,19 @@ class UNet(nn.Module):
     def from_architecture(cls, architecture: Architecture) -> Self:
         """Build the network that ``architecture`` names."""
         a = architecture
-        return cls(a.image_size, a.channels, a.preset, a.base_dim, a.multipliers)
+        return cls(a.image_size, a.channels, a.preset, a.base_dim, a.multipliers, a.classes)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predict the noise in x_t [B, C, H, W] at timesteps t [B] int64 -> eps [B, C, H, W]."""
-        h, skips, time = self.encoder(x_t, t)
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predict the noise in x_t [B, C, H, W] at timesteps t [B] int64 -> eps [B, C, H, W].
+
+        ``labels`` [B] int64 count from 0; the value ``classes`` stands for "no label", and so does None for all images.
+
+        Raises:
+            ModelError: labels for a network without classes.
+        """
+        if labels is not None and self.encoder.label is None:
+            raise ModelError("this network has no classes and cannot be told labels", "Leave the labels out")
+        h, skips, time = self.encoder(x_t, t, labels)
         out: Tensor = self.decoder(self.bottleneck(h, time), skips, time)
         return out
 
@@ -312,4 +330,4 @@ def _plan(architecture: Architecture) -> _Plan:
         "fast": (ResNetBlock, nothing, Attention),
         "tiny": (ResNetBlock, nothing, nothing),
     }[a.preset]
-    return _Plan(a.channels, a.base_dim, widths, block, level, middle)
+    return _Plan(a.channels, a.classes, a.base_dim, widths, block, level, middle)

@@ -1,0 +1,6 @@
+"""``python -m fedddpm``: the command, for launchers that start a module (torchrun)."""
+
+from fedddpm.cli import main
+
+if __name__ == "__main__":
+    main()

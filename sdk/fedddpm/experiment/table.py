@@ -1,0 +1,86 @@
+"""A table of text cells that the terminal, Markdown and HTML show alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+from rich.text import Text
+
+INSECURE = "INSECURE plain average"
+NONE = "-"  # in a cell: there is no such number, or not yet
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading of a column; numbers stand to the right."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by rows; every row has as many as there are columns. ``notes`` are sentences to read with it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def without_constant(self, *titles: str) -> Table:
+        """Say a column of ``titles`` in a note where all rows agree: what does not differ need not be compared."""
+        constant = {
+            i: self.rows[0][i]
+            for i, column in enumerate(self.columns)
+            if column.title in titles and len({row[i] for row in self.rows}) == 1
+        }
+        if not constant:
+            return self
+        said = "In all rows: " + ", ".join(f"{self.columns[i].title} {value}" for i, value in constant.items()) + "."
+        return Table(
+            self.title,
+            tuple(column for i, column in enumerate(self.columns) if i not in constant),
+            tuple(tuple(cell for i, cell in enumerate(row) if i not in constant) for row in self.rows),
+            (said, *self.notes),
+        )
+
+
+def as_markdown(table: Table, heading: str = "###") -> str:
+    """GitHub's Markdown, with the heading above and the notes below."""
+    lines = [f"{heading} {table.title}", "", _line([column.title for column in table.columns])]
+    lines.append(_line(["---:" if column.number else "---" for column in table.columns]))
+    lines += [_line([_marked(_escape(cell)) for cell in row]) for row in table.rows]
+    return "\n".join([*lines, "", *(f"{_escape(note)}\n" for note in table.notes)])
+
+
+def as_rich(table: Table) -> RichTable:
+    """For the terminal; the notes are its caption."""
+    caption = Text("\n".join(table.notes)) if table.notes else None
+    shown = RichTable(title=Text(table.title, "bold"), caption=caption, title_justify="left", caption_justify="left")
+    shown.box, shown.pad_edge = SIMPLE_HEAD, False
+    for column in table.columns:
+        shown.add_column(Text(column.title), justify="right" if column.number else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(cell, style="bold red" if cell == INSECURE else "") for cell in row))
+    return shown
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    """Names and notes come from users: none of it may become markup."""
+    for sign in "\\|<>*_`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def _marked(cell: str) -> str:
+    return f"**{cell}**" if cell == INSECURE else cell

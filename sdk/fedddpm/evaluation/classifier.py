@@ -21,7 +21,7 @@ from fedddpm.evaluation.cache import cached
 from fedddpm.evaluation.features import Features, OnProgress, digest_tensors, extract_batches
 from fedddpm.image_set import ImageSet, to_floats
 
-DEFAULT_STEPS = 1200
+DEFAULT_STEPS = 2500
 _CHANNELS = (16, 48, 64, 64)
 _BATCH = 128
 _LEARNING_RATE = 5e-3  # at the peak of one cycle (Smith 2018, arXiv 1708.07120)
@@ -103,7 +103,7 @@ def open_classifier(
 ) -> ClassifierNet:
     """The classifier of ``train``: from ``cache`` if it is there, else trained in ``steps`` batches of 128.
 
-    The default takes about two minutes on two cores. ``on_progress`` hears (steps done, steps) while it trains.
+    The default takes one to two minutes on two cores. ``on_progress`` hears (steps done, steps) while it trains.
 
     Raises:
         DataError: a set has no labels, there is one class only, or the two sets do not fit each other.

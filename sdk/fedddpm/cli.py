@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fedddpm import errors
+from fedddpm import cli_experiment, errors
 from fedddpm.errors import FedDDPMError
 
 if TYPE_CHECKING:
@@ -242,6 +242,10 @@ def status(
         typer.echo(f"{name + ':':<{_NAME_WIDTH}} {value}")  # no table: commands and hashes must not be cut or broken
     if isinstance(remote, str):
         raise typer.Exit(4)
+
+
+app.command()(cli_experiment.experiment)
+app.command()(cli_experiment.report)
 
 
 @contextmanager

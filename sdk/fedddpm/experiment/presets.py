@@ -1,0 +1,100 @@
+"""Ready-made studies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedddpm.errors import ConfigError
+
+_PAPER = {
+    "networks": ("paper",),
+    "methods": ("FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"),
+    "epochs": 5,
+    "learning_rate": 1e-4,
+    "ema_decay": 0.0,
+    "seeds": (0, 1, 2),
+    "centralised_epochs": (15,),
+    "sampler": "ancestral",
+    "final_samples": (1000, 5000),
+    "client_samples": 1000,
+    "inception": True,
+    "saving": ("rescaled", "clipped"),
+}
+
+PRESETS: dict[str, Mapping[str, object]] = {
+    # The table of arXiv 2406.12575 for Fashion-MNIST: days on one GPU; take single lines of it by options.
+    "paper-fmnist": {
+        **_PAPER,
+        "data": "fashion-mnist",
+        "institutions": (2, 5, 10),
+        "splits": ("iid", "label-skew", "quantity-skew"),
+        "rounds": 15,
+        "batch_size": 128,
+    },
+    "paper-celeba": {
+        **_PAPER,
+        "data": "celeba",
+        "image_size": 64,
+        "channels": 3,
+        "institutions": (5,),
+        "splits": ("iid",),
+        "rounds": 30,
+        "batch_size": 64,
+    },
+    # All methods and both baselines within a quarter of an hour on two cores; images scored by the fast net.
+    "cpu-small": {
+        "data": "fashion-mnist",
+        "networks": ("fast",),
+        "methods": ("FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"),
+        "institutions": (6,),
+        "splits": ("label-skew",),
+        "subset": 3000,
+        "rounds": 5,
+        "epochs": 1,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.98,
+        "centralised_epochs": (15,),
+        "loss_images": 256,
+        "sampler": "dpm",
+        "sampler_steps": 15,
+        "round_samples": 240,
+        "final_samples": (960,),
+        "client_samples": 240,
+        "classifier_steps": 400,
+    },
+    # Every part of a study once, in under a minute; the images are noise.
+    "smoke": {
+        "data": "fashion-mnist",
+        "networks": ("tiny",),
+        "methods": ("FULL", "UDEC", "centralised"),
+        "institutions": (3,),
+        "splits": ("label-skew",),
+        "subset": 180,
+        "test_images": 200,
+        "rounds": 2,
+        "epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "centralised_epochs": (1,),
+        "loss_images": 32,
+        "grid": 6,
+        "sampler": "dpm",
+        "sampler_steps": 4,
+        "round_samples": 30,
+        "final_samples": (60,),
+        "classifier_steps": 20,
+    },
+}
+
+
+def preset(name: str) -> dict[str, object]:
+    """The settings of a preset, with its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}", f"Presets are {', '.join(sorted(PRESETS))}")
+    return {"name": name, **PRESETS[name]}

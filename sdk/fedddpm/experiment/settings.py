@@ -1,0 +1,137 @@
+"""Everything that decides the outcome of a study, from options, a TOML file or a preset; all checked before training.
+
+    preset = "cpu-small"        # where to start from; what follows wins over it
+    methods = ["FULL", "UDEC"]
+    institutions = [5, 10]
+    splits = ["iid", "label-skew"]
+    rounds = 15
+
+Lists are axes: the study runs every combination.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedddpm.errors import ConfigError
+
+MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"]
+SplitName = Literal["iid", "label-skew", "quantity-skew"]
+NetworkName = Literal["paper", "fast", "tiny"]
+Saving = Literal["rescaled", "clipped"]
+Count = Annotated[int, Field(ge=1)]
+MAX_INSTITUTIONS = 128  # of one cohort
+
+
+class StudySettings(BaseModel):
+    """A study. Where to compute, and with how many workers, is not part of it: that does not change the outcome."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "custom"
+
+    data: str = "fashion-mnist"  # or cifar10, celeba, a folder, an .npz file
+    data_root: Path = Path("data")  # where the named sets lie
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    channels: Literal[1, 3] | None = None
+    subset: Count | None = None  # training images of all institutions together; None: all there are
+    test_images: Count | None = None  # reference images for the scores; None: all
+
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("FULL", "ULATDEC", "UDEC", "centralised")
+    institutions: Annotated[tuple[Annotated[int, Field(ge=2, le=MAX_INSTITUTIONS)], ...], Field(min_length=1)] = (6,)
+    splits: Annotated[tuple[SplitName, ...], Field(min_length=1)] = ("iid",)
+    concentration: Annotated[float, Field(gt=0)] = 0.5  # of the Dirichlet distribution of both skews
+    networks: Annotated[tuple[NetworkName, ...], Field(min_length=1)] = ("fast",)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+
+    rounds: Count = 5  # R
+    epochs: Count = 1  # E, local epochs a round
+    max_steps: Annotated[int, Field(ge=0)] = 0  # local steps a round; 0: no limit
+    batch_size: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: none; images are then drawn from the weights themselves
+    conditional: bool = False  # train with class labels, and draw images of all classes
+    guidance: Annotated[float, Field(ge=0)] = 1.0  # of classifier-free guidance; 1: plain conditional
+    centralised_epochs: tuple[Count, ...] = ()  # also looked at after so many epochs, beside R * E
+
+    c_max: Annotated[int, Field(ge=0)] = 0  # institutions that may conspire with the aggregator
+    clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update
+    insecure_plain_average: Literal["never", "below-floor", "always"] = "never"
+
+    loss_images: Count = 512  # test images on which every loss is measured
+    grid: Annotated[int, Field(ge=0, le=256)] = 16  # images in the picture of each round; 0: none
+    sampler: Literal["ancestral", "ddim", "dpm"] = "ddim"
+    sampler_steps: Count | None = None
+    round_samples: Annotated[int, Field(ge=0)] = 0  # images for a score after each round; 0: none
+    final_samples: tuple[Count, ...] = ()  # images for the scores at the end
+    client_samples: Annotated[int, Field(ge=0)] = 0  # of each institution, where networks differ; 0: its pooled share
+    inception: bool = False  # score the end by FID; otherwise by the fast net's FD alone
+    saving: Annotated[tuple[Saving, ...], Field(min_length=1)] = ("rescaled",)
+    classifier_steps: Count = 1000  # training of the fast feature net, in batches of 128
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for axis in ("methods", "institutions", "splits", "networks", "seeds", "final_samples", "saving"):
+            values = getattr(self, axis)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{axis} names something twice")
+        if self.guidance != 1 and not self.conditional:
+            raise ValueError("guidance needs conditional = true")
+        if self.sampler == "ancestral" and self.sampler_steps is not None:
+            raise ValueError("the ancestral sampler takes all steps; leave sampler_steps out or use ddim or dpm")
+        if self.subset is not None and self.subset < 2 * max(self.institutions):
+            raise ValueError(
+                f"a subset of {self.subset} images does not go round {max(self.institutions)} institutions"
+            )
+        return self
+
+    @property
+    def federated(self) -> tuple[str, ...]:
+        """The methods that have institutions."""
+        return tuple(method for method in self.methods if method != "centralised")
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether the study scores images, so that a feature net and reference images are needed."""
+        return bool(self.round_samples or self.final_samples)
+
+
+def build(*layers: Mapping[str, object], where: str = "the options") -> StudySettings:
+    """Settings from ``layers``, later ones over earlier ones; None stands for "not given".
+
+    Raises:
+        ConfigError: a setting is unknown or wrong; it is named, with ``where`` it came from.
+    """
+    merged = {name: value for layer in layers for name, value in layer.items() if value is not None}
+    try:
+        return StudySettings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(piece) for piece in first["loc"]) or "study"
+        what = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"the setting {name!r}: {what}", f"Correct it in {where}") from error
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The settings of a TOML file as they stand there; relative folders start at the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no TOML.
+    """
+    try:
+        settings: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the settings {path} cannot be read ({error.strerror})", "Check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
+    root, data = settings.get("data_root"), settings.get("data")
+    if isinstance(root, str):
+        settings["data_root"] = path.parent / root
+    if isinstance(data, str) and (path.parent / data).exists():
+        settings["data"] = str(path.parent / data)
+    return settings

@@ -1,0 +1,209 @@
+"""A whole study: everything is checked and made ready first, then the runs one after the other, then the report.
+
+The folder belongs to one set of settings. Each round is written down when it is done, so the same command goes on after
+a kill, and a finished study only makes its report again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fedddpm.device import pick_device, usable_cores
+from fedddpm.errors import ConfigError
+from fedddpm.experiment.around import Surroundings
+from fedddpm.experiment.centralised import CentralisedRun, epochs_in_all
+from fedddpm.experiment.federated import FederatedRun
+from fedddpm.experiment.images import ImageSource, count_classes, open_source, share_out
+from fedddpm.experiment.measuring import Meter
+from fedddpm.experiment.plan import RunPlan, plan_runs
+from fedddpm.experiment.report import write_report
+from fedddpm.experiment.results import CENTRALISED, FILE, RunRecord, StudyResults, read_results, write_results
+from fedddpm.experiment.settings import StudySettings
+from fedddpm.experiment.workers import Workers
+from fedddpm.splits import Indices
+from fedddpm.state_files import lock_folder
+from fedddpm.unet import UNet
+
+_NOT_THE_OUTCOME = ("name", "data_root")  # settings that may differ between two starts of one study
+_VERSIONS = ("fedddpm-sdk", "torch", "torchvision", "numpy", "pytorch-fid", "torch-fidelity")
+_Shares = Mapping[tuple[str, int, int], list[Indices]]  # by split, institutions and seed
+
+
+class Watcher(Protocol):
+    """Who is told how far a study is; every number counts rounds, a centralised run's E epochs as one."""
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Something before the first run."""
+
+    def run(self, plan: RunPlan, number: int, total: int) -> None:
+        """A run begins."""
+
+    def progress(self, rounds_done: float, rounds_total: int, what: str, share: float) -> None:
+        """The study stands at ``rounds_done``, and is ``share`` through ``what``."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a study is computed; none of it changes what comes out."""
+
+    folder: Path
+    cache: Path  # for feature nets and reference statistics, shared by all studies
+    workers: int = 1
+    device: str = "auto"
+    weights: Path | None = None  # of the Inception
+    command: str = ""
+
+
+def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyResults:
+    """Do all runs that are not done, and write ``results.json``, the pictures and ``report.html``.
+
+    Raises:
+        ConfigError: secure aggregation refuses a run, the folder holds another study, or FID has no weights.
+        DataError, ModelError: images that do not go round, or that the networks cannot take. All before any training.
+        TrainingError: a training diverged, or a worker died.
+    """
+    plans = plan_runs(settings)
+    device = str(pick_device(place.device))
+    networks = _networks(settings)
+    shares = _shares(settings, plans)
+    with lock_folder(place.folder), Workers(place.workers) as workers:
+        results = _begin(settings, place, plans, device)
+        meter = Meter(settings, workers, device)
+        meter.open(place.cache, place.weights, watcher.step)
+        results = results.model_copy(update={"nets": meter.notes})
+        around = Surroundings(settings, place.folder, workers, meter, device, networks)
+        return _Runs(around, plans, shares, results, watcher).all()
+
+
+class _Runs:
+    """The loop over runs, with the results as they grow."""
+
+    def __init__(
+        self, around: Surroundings, plans: list[RunPlan], shares: _Shares, results: StudyResults, watcher: Watcher
+    ) -> None:
+        self._around, self._plans, self._shares, self._watcher = around, plans, shares, watcher
+        self._results = results
+        self._began = time.monotonic() - results.seconds
+        self._lengths = [_rounds(plan, around.settings) for plan in plans]
+
+    def all(self) -> StudyResults:
+        known = {record.name: record for record in self._results.runs}
+        for number, plan in enumerate(self._plans):
+            record = known.get(plan.name)
+            if record is not None and record.done:
+                continue
+            self._watcher.run(plan, number + 1, len(self._plans))
+            tell = self._teller(number, plan)
+            if plan.method == CENTRALISED:
+                CentralisedRun(self._around, plan, record).run(tell, self._save)
+            else:
+                shares = self._shares[plan.split, plan.institutions, plan.seed]
+                FederatedRun(self._around, plan, shares, record).run(tell, self._save)
+            write_report(self._around.folder, self._results)
+        write_report(self._around.folder, self._results)
+        return self._results
+
+    def _teller(self, number: int, plan: RunPlan) -> Callable[[str, float], None]:
+        before, total = sum(self._lengths[:number]), sum(self._lengths)
+
+        def tell(what: str, share: float) -> None:
+            record = next((run for run in self._results.runs if run.name == plan.name), None)
+            done = 0 if record is None else len(record.rounds)
+            inside = share if "training" in what and plan.method != CENTRALISED else 0.0
+            self._watcher.progress(min(before + done + inside, total), total, f"{plan.name}, {what}", share)
+
+        return tell
+
+    def _save(self, record: RunRecord) -> None:
+        runs = {run.name: run for run in self._results.runs} | {record.name: record}
+        ordered = [runs[plan.name] for plan in self._plans if plan.name in runs]
+        self._results = self._results.model_copy(update={"runs": ordered, "seconds": time.monotonic() - self._began})
+        write_results(self._around.folder, self._results)
+
+
+def _rounds(plan: RunPlan, settings: StudySettings) -> int:
+    return settings.rounds if plan.method != CENTRALISED else -(-epochs_in_all(settings) // settings.epochs)
+
+
+def _networks(settings: StudySettings) -> dict[str, UNet]:
+    train, _ = open_source(ImageSource.of(settings))
+    classes = count_classes(train) if settings.conditional else 0
+    with torch.device("meta"):
+        return {preset: UNet(train.image_size, train.channels, preset, classes=classes) for preset in settings.networks}
+
+
+def _shares(settings: StudySettings, plans: list[RunPlan]) -> _Shares:
+    train, _ = open_source(ImageSource.of(settings))
+    keys = {(plan.split, plan.institutions, plan.seed) for plan in plans if plan.method != CENTRALISED}
+    return {
+        (split, institutions, seed): share_out(train, split, institutions, seed, settings.concentration)
+        for split, institutions, seed in sorted(keys)
+    }
+
+
+def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: str) -> StudyResults:
+    """The results so far, or new ones; ConfigError if the folder belongs to another study."""
+    fresh = StudyResults(
+        name=settings.name,
+        command=place.command,
+        settings=settings.model_dump(mode="json"),
+        machine=_machine(device),
+        versions=_versions(),
+        notes=_notes(plans),
+    )
+    if not (place.folder / FILE).exists():
+        return fresh
+    before = read_results(place.folder)
+    differing = [
+        name
+        for name in sorted({*before.settings, *fresh.settings})
+        if name not in _NOT_THE_OUTCOME and before.settings.get(name) != fresh.settings.get(name)
+    ]
+    if differing:
+        some = ", ".join(
+            f"{name} was {before.settings.get(name)!r}, is {fresh.settings.get(name)!r}" for name in differing[:3]
+        )
+        raise ConfigError(
+            f"{place.folder} holds a study with other settings ({some})",
+            "Give another --out, or the same settings to go on with that one",
+        )
+    return before.model_copy(update={"notes": fresh.notes})
+
+
+def _notes(plans: list[RunPlan]) -> list[str]:
+    notes = []
+    plain = sorted({f"{plan.method} with K = {plan.institutions}" for plan in plans if plan.aggregation == "plain"})
+    if plain:
+        notes.append(
+            f"INSECURE: {', '.join(plain)} ran with a plain average, without masks. Whoever sums sees every update;"
+            " these runs are for comparison only."
+        )
+    if any(plan.method == "USPLIT" for plan in plans):
+        notes.append(
+            "USPLIT discloses sample counts (its overlapping sums would reveal them anyway), and who reports what is"
+            " drawn from fresh keys: two studies with the same seed draw differently."
+        )
+    return notes
+
+
+def _machine(device: str) -> str:
+    name = f"{platform.machine()}, {platform.system()}, {usable_cores()} cores"
+    return f"{name}, {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else name
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

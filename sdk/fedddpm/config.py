@@ -9,6 +9,9 @@
     [policy]
     min_cohort = 4
 
+    [learning]
+    ema_decay = 0.999
+
     [network]
     proxy = "http://proxy.hospital.example:3128"
 
@@ -59,6 +62,20 @@ class LocalPolicyOptions(_Options):
         return self
 
 
+class LearningOptions(_Options):
+    """How this institution trains, where that is its own affair: nothing of it is agreed or told."""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = 0.995  # of the average of the weights; 0: none is kept
+    label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of labels hidden, for guidance
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, float32 on the CPU
+    compile: bool | None = None  # None: on CUDA, where a round is long enough to gain by it
+
+    @field_validator("ema_decay")
+    @classmethod
+    def _none_is_zero(cls, value: float | None) -> float:
+        return value or 0.0  # where settings are merged None means "not given"
+
+
 class NetworkOptions(_Options):
     """The way to the aggregator."""
 
@@ -96,6 +113,7 @@ class ClientConfig(_Options):
     limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
     after_restore: bool = False  # the state folder came back from a backup
     policy: LocalPolicyOptions = LocalPolicyOptions()
+    learning: LearningOptions = LearningOptions()
     network: NetworkOptions = NetworkOptions()
 
     @field_validator("data", "federation_root", mode="before")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedddpm.errors import DataError
-from fedddpm.image_set import ImageSet, batches, split_holdout, to_floats, to_uint8
+from fedddpm.image_set import ImageSet, split_holdout, to_floats, to_uint8
 from fedddpm.sources import (
     download_fashion_mnist,
     find_fashion_mnist,
@@ -16,7 +16,7 @@ from fedddpm.sources import (
     spread,
 )
 
-__all__ = ["ImageSet", "Split", "batches", "open_images", "split_holdout", "to_floats", "to_uint8"]
+__all__ = ["ImageSet", "Split", "open_images", "split_holdout", "to_floats", "to_uint8"]
 
 Split = Literal["train", "test"]
 CELEBA_SIZE = 64  # pixels, as in the paper

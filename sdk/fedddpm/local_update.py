@@ -16,10 +16,12 @@ import numpy.typing as npt
 import torch
 
 from fedddpm.checkpoint import load_tensors, save_tensors
-from fedddpm.config import LocalPolicyOptions
+from fedddpm.config import LearningOptions, LocalPolicyOptions
+from fedddpm.ema import AverageState, follow
 from fedddpm.errors import CheckpointError, TrainingError
 from fedddpm.image_set import ImageSet
-from fedddpm.partition import flatten
+from fedddpm.partition import flatten, unflatten
+from fedddpm.ranks import ALONE, Share
 from fedddpm.trainer import Progress, Trainer, TrainSettings
 from fedddpm.unet import UNet
 from fedddpm_protocol.encoding import l2_norm
@@ -28,7 +30,7 @@ from fedddpm_protocol.methods import MODEL_PARTS, Method
 from fedddpm_protocol.spec import RoundSpec
 
 Vector = npt.NDArray[np.float32]
-_KEY = "fedddpm.update"
+_KEY, _AVERAGE = "fedddpm.update", "average_updates"
 _PRIVATE = 0o600  # an update without its mask is what nobody else may see
 _FILE, _CHECKPOINT = "update.safetensors", "training.safetensors"
 
@@ -46,6 +48,7 @@ class LocalUpdate:
     loss_before: float  # held-out loss of the base model
     loss_after: float  # held-out loss of the locally trained model
     seconds: float
+    average: AverageState | None = None  # of the trained weights, which stays here; None where none is kept
 
 
 def local_parts(method: Method) -> tuple[str, ...]:
@@ -66,10 +69,13 @@ class UpdateStore:
         try:
             tensors, metadata = load_tensors(self._update)
             fields = json.loads(metadata[_KEY])
+            average_updates = fields.pop(_AVERAGE)
+            averaged = None if average_updates is None else AverageState(tensors["average"].numpy(), average_updates)
             update = LocalUpdate(
                 **{**fields, "base_model_hash": bytes.fromhex(fields["base_model_hash"])},
                 delta=tensors["delta"].numpy(),
                 local=tensors["local"].numpy(),
+                average=averaged,
             )
         except (CheckpointError, KeyError, TypeError, ValueError):
             return None  # a damaged file is trained again, nothing was sent from it that could be lost
@@ -86,8 +92,11 @@ class UpdateStore:
             "loss_before": update.loss_before,
             "loss_after": update.loss_after,
             "seconds": update.seconds,
+            _AVERAGE: None if update.average is None else update.average.updates,
         }
         tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}
+        if update.average is not None:
+            tensors["average"] = torch.from_numpy(update.average.vector)
         save_tensors(self._update, tensors, {_KEY: json.dumps(fields)}, _PRIVATE)
         self.checkpoint.unlink(missing_ok=True)
 
@@ -106,16 +115,22 @@ def train_update(
     seed: int,
     checkpoint: Path,
     on_progress: Callable[[Progress], None],
+    *,
+    learning: LearningOptions = LearningOptions(),  # noqa: B008  # frozen
+    average: AverageState | None = None,
+    share: Share = ALONE,
 ) -> LocalUpdate:
     """Train ``model``, which holds the round's base, in place on the first of ``images``; the second measures loss.
 
-    Continues from ``checkpoint`` if a training of this very base left it.
+    Continues from ``checkpoint`` if a training of this very base left it. ``average`` is that of the base's weights,
+    as :func:`adopt` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
 
     Raises:
-        TrainingError: the update holds NaN or infinity; DataError: the images do not fit the network.
+        TrainingError: the update holds NaN or infinity; DataError: images or labels do not fit the network.
     """
     method = Method(spec.method)
-    trainer = Trainer(model, images[0], device, _settings(spec, options), _round_seed(seed, spec))
+    settings = _settings(spec, options, learning)
+    trainer = Trainer(model, images[0], device, settings, _round_seed(seed, spec), average, share)
     before = flatten(model, method.shared_parts)
     loss_before = trainer.score(images[1])
     outcome = trainer.train(checkpoint, on_progress)
@@ -130,9 +145,39 @@ def train_update(
         loss_before=loss_before,
         loss_after=trainer.score(images[1]),
         seconds=outcome.seconds,
+        average=trainer.average_state(),
     )
     require_finite(update)
     return update
+
+
+def adopt_round(
+    model: UNet, method: Method, shared: Vector, update: LocalUpdate | None, average: AverageState | None = None
+) -> AverageState | None:
+    """Take the result of a round: put the new ``shared`` parts, and the local parts of ``update``, into ``model``.
+
+    ``model`` holds what the round began with; ``update`` is None where this institution sat it out.
+    Returns the average of the weights that goes with the network now: that of ``update``, or else ``average``, moved
+    as the shared weights were moved, namely from where training had left them.
+
+    Raises:
+        ModelError: a vector of a wrong length, or one that holds NaN or infinity.
+    """
+    kept = average
+    if update is not None:
+        kept = update.average
+        trained = flatten(model, method.shared_parts) + update.delta
+        replace_parts(model, method.shared_parts, trained)
+        replace_parts(model, local_parts(method), update.local)
+    before = flatten(model)
+    replace_parts(model, method.shared_parts, shared)
+    return None if kept is None else follow(kept, before, flatten(model))
+
+
+def replace_parts(model: UNet, parts: tuple[str, ...], vector: Vector) -> None:
+    """Write a vector over parts of a network."""
+    if parts:
+        unflatten(model, parts, vector)
 
 
 def require_finite(update: LocalUpdate) -> None:
@@ -147,7 +192,7 @@ def require_finite(update: LocalUpdate) -> None:
         ) from error
 
 
-def _settings(spec: RoundSpec, options: LocalPolicyOptions) -> TrainSettings:
+def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOptions) -> TrainSettings:
     limits = [limit for limit in (spec.max_steps, options.max_steps) if limit]
     return TrainSettings(
         epochs=spec.epochs,
@@ -155,6 +200,10 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions) -> TrainSettings:
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         max_seconds=options.max_seconds,
+        ema_decay=learning.ema_decay or None,
+        label_dropout=learning.label_dropout,
+        precision=learning.precision,
+        compile=learning.compile,
     )
 
 

@@ -15,7 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
-from fedddpm.partition import flatten, load_model_into, manifest, read_architecture, save_model, unflatten
+from fedddpm.partition import flatten, load_model_into, manifest, read_architecture, save_model
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.unet import UNet
@@ -138,12 +138,6 @@ class ModelStore:
     def _require(same: bool) -> None:
         if not same:
             raise _other_model()
-
-
-def replace_parts(model: UNet, parts: tuple[str, ...], vector: Vector) -> None:
-    """Write a vector over parts of a network."""
-    if parts:
-        unflatten(model, parts, vector)
 
 
 def model_file(run: str, next_round: int) -> str:

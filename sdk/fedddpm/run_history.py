@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedddpm.errors import PolicyError
-from fedddpm.local_update import LocalUpdate, local_parts
-from fedddpm.model_store import ModelStore, model_file, replace_parts
+from fedddpm.local_update import LocalUpdate, local_parts, replace_parts
+from fedddpm.model_store import ModelStore, model_file
 from fedddpm.partition import flatten, manifest
 from fedddpm.progress import Reporter
 from fedddpm.state import RunPosition, StateDir

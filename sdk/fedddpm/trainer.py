@@ -1,14 +1,13 @@
 """Local training of one round: images and starting weights in, trained weights and a loss out.
 
-Every random choice (order of the images, timesteps, noise) follows from the seed and the number of the step, never from
-a generator's past. A checkpoint therefore needs no generator, and a training that was killed ends with exactly the
-weights of one that was not (on the CPU; on CUDA up to the card's own rounding).
+Every random choice (order of the images, timesteps, noise, hidden labels) follows from the seed and the number of the
+step, never from a generator's past. A checkpoint therefore needs no generator, and a training that was killed ends with
+exactly the weights of one that was not (on the CPU; on CUDA up to the card's own rounding).
 """
 
-import hashlib
+import json
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,39 +17,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedddpm.diffusion import Diffusion
-from fedddpm.errors import ConfigError, DataError, TrainingError
-from fedddpm.image_set import ImageSet, batches, to_floats
-from fedddpm.training_state import Position, fingerprint, load_training, make_adam, save_training
+from fedddpm.acceleration import tuned_kernels
+from fedddpm.ema import AverageState, WeightAverage
+from fedddpm.errors import DataError, TrainingError
+from fedddpm.feed import Batch, Feed
+from fedddpm.held_out import held_out_loss
+from fedddpm.image_set import ImageSet, require_labels
+from fedddpm.ranks import ALONE, Share
+from fedddpm.seeds import derived_seed
+from fedddpm.stepper import Stepper
+from fedddpm.stopwatch import Stopwatch
+from fedddpm.train_settings import TrainSettings as TrainSettings
+from fedddpm.training_state import Position, fingerprint, load_training, make_adam, moments, save_training
 from fedddpm.unet import UNet
 
 _REPORT_EVERY = 10  # steps on an accelerator: asking for the loss makes the CPU wait for the card
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How long and how to train in one round.
-
-    Raises:
-        ConfigError: a value makes no sense.
-    """
-
-    epochs: int = 1
-    max_steps: int | None = None  # of the round, over all epochs
-    batch_size: int = 128
-    learning_rate: float = 1e-4
-    max_seconds: float | None = None  # of training, the time before a resumption included
-    checkpoint_every_steps: int | None = None
-    checkpoint_every_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name}={value}"
-            for name, value in asdict(self).items()
-            if value is not None and not (math.isfinite(value) and value > 0)
-        ]
-        if wrong:
-            raise ConfigError(f"training cannot run with {', '.join(wrong)}", "All these must be above zero")
 
 
 @dataclass(frozen=True)
@@ -85,65 +66,87 @@ class Trainer:
 
     The model must hold the round's starting weights when the trainer is made; ``train`` always begins from them, or
     from a checkpoint that began from them. ``seed`` decides all randomness: the same for a round that is repeated.
+    ``average`` is where the average of the weights goes on, by default it begins with the weights; ``share`` is what
+    this process does where several train together.
 
     Raises:
-        DataError: the images do not fit the model.
+        DataError: the images or their labels do not fit the model.
+        ModelError: ``average`` belongs to another network.
     """
 
-    def __init__(self, model: UNet, data: ImageSet, device: torch.device, settings: TrainSettings, seed: int) -> None:
-        wanted = model.architecture
-        if (data.image_size, data.channels) != (wanted.image_size, wanted.channels):
-            raise DataError(
-                f"the images are {data.image_size}x{data.image_size} with {data.channels} channels, the network is for "
-                f"{wanted.image_size}x{wanted.image_size} with {wanted.channels}",
-                "Open the images with the image_size and channels of the network",
-            )
+    def __init__(
+        self,
+        model: UNet,
+        data: ImageSet,
+        device: torch.device,
+        settings: TrainSettings,
+        seed: int,
+        average: AverageState | None = None,
+        share: Share = ALONE,
+    ) -> None:
+        _require_fit(data, model)
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.model, self.device, self.settings, self.seed = model, device, settings, seed
-        self.diffusion = Diffusion()
-        self._images = data.images.to(device)  # as uint8: a quarter of the memory of floats, and copied once
+        self._share, self._data = share, data
+        self._feed = Feed(data, settings.batch_size, device, labelled=bool(model.architecture.classes))
         self._parameters = dict(model.named_parameters())
         self._start = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay, average)
+        self._average_start = None if self._average is None else self._average.state()
         self._steps_per_epoch = math.ceil(len(data) / settings.batch_size)
         self.steps_total = min(settings.epochs * self._steps_per_epoch, settings.max_steps or 2**63)
+        whole = min(settings.batch_size, len(data))
+        self._stepper = Stepper(model, device, settings, whole, self.steps_total, share)
 
-    def train(self, checkpoint: Path | None = None, on_progress: Callable[[Progress], None] = silent) -> TrainOutcome:
+    def train(
+        self,
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Progress], None] = silent,
+        on_epoch: Callable[[int], None] | None = None,
+    ) -> TrainOutcome:
         """Train for one round, from ``checkpoint`` on if it belongs to this round, and keep it up to date.
 
         A checkpoint of other starting weights, images, settings or another seed is replaced. One of a finished round
-        gives its outcome again, without a step.
+        gives its outcome again, without a step. ``on_epoch`` is told the epochs done after each whole one, and again
+        when a training is resumed just there; the time it takes does not count.
 
         Raises:
             TrainingError: the loss or a weight is no finite number, or memory ran out.
             CheckpointError: the checkpoint cannot be written, or is damaged.
+            ConfigError: the network was to be compiled, and cannot be.
         """
+        self._share.announce(self._job)
         adam = make_adam(self._parameters, self.settings.learning_rate)
         position = self._begin(adam, checkpoint)
         try:
-            self._run(adam, position, checkpoint, on_progress)
+            with tuned_kernels(self.device):
+                self.prepare()
+                self._run(adam, position, checkpoint, on_progress, on_epoch)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of {self.device} does not hold a batch of {self.settings.batch_size}",
                 "Lower batch_size, or train on a device with more memory",
             ) from error
         return TrainOutcome(
-            samples=len(self._images),
+            samples=len(self._data),
             steps=position.step,
             train_loss=position.loss_sum.item() / position.step,
             seconds=position.seconds,
             stopped_by=self._stopped_by(position.step),
         )
 
-    @torch.no_grad()
+    def average_state(self) -> AverageState | None:
+        """The average of the weights as it is now; None where none is kept."""
+        return None if self._average is None else self._average.state()
+
     def score(self, data: ImageSet) -> float:
-        """Mean loss on ``data`` with noise and timesteps that are always the same, so that scores can be compared."""
-        total = 0.0
-        for first in range(0, len(data), self.settings.batch_size):
-            x_0 = to_floats(data.images[first : first + self.settings.batch_size], self.device)
-            generator = torch.Generator(self.device).manual_seed(_seed("score", first))
-            total += self.diffusion.loss(self.model, x_0, generator).item() * len(x_0)
-        return total / len(data)
+        """Mean loss on ``data``, as :func:`held_out_loss`."""
+        return held_out_loss(self.model, data, self.device, self.settings.batch_size)
+
+    def prepare(self) -> None:
+        """Compile the network if that is wanted; ``train`` does it, measurements of single steps do it themselves."""
+        self._stepper.prepare()
 
     def _run(
         self,
@@ -151,46 +154,53 @@ class Trainer:
         position: Position,
         checkpoint: Path | None,
         on_progress: Callable[[Progress], None],
+        on_epoch: Callable[[int], None] | None,
     ) -> None:
         """Step until a limit is met; ``position`` follows."""
-        began, first_step, seconds_before, seen = time.monotonic(), position.step, position.seconds, 0
-        saved_step, saved_at = position.step, began
-        for epoch, x_0 in islice(self._batches_from(position.step), self.steps_total - position.step):
+        watch, first_step = Stopwatch(position.seconds), position.step
+        saved_step, saved_at = position.step, position.seconds
+        self._tell_epoch(position, on_epoch, watch)
+        for epoch, batch in islice(self._batches_from(position.step), self.steps_total - position.step):
             if position.step and self._out_of_time(position):
                 break
-            loss = self._step(adam, x_0, position.step)
+            loss = self._step(adam, batch, position.step)
             position.loss_sum += loss
             position.step += 1
-            seen += len(x_0)
-            now = time.monotonic()
-            position.seconds = seconds_before + now - began
+            position.seconds = watch.seconds
             last = position.step == self.steps_total
+            watch.count(len(batch.x_0))
             if self.device.type == "cpu" or position.step % _REPORT_EVERY == 0 or last:
-                on_progress(self._progress(epoch, position, loss, seen / max(now - began, 1e-9)))
-            if checkpoint is not None and not last and self._is_due(position.step - saved_step, now - saved_at):
+                on_progress(self._progress(epoch, position, loss, watch.rate))
+            if checkpoint is not None and not last and self._is_due(position, saved_step, saved_at):
                 self._save(adam, position, checkpoint)
-                saved_step, saved_at = position.step, time.monotonic()
+                saved_step, saved_at = position.step, watch.seconds
+            self._tell_epoch(position, on_epoch, watch)
         self._require_finite(position)
         if checkpoint is not None and position.step > first_step:
             self._save(adam, position, checkpoint)
 
-    def _batches_from(self, step: int) -> Iterator[tuple[int, Tensor]]:
-        """(epoch, floats [B, C, H, W]) from step number ``step`` to the end of the last epoch."""
+    def _batches_from(self, step: int) -> Iterator[tuple[int, Batch]]:
+        """(epoch, batch) from step number ``step`` to the end of the last epoch."""
         first_epoch, start = divmod(step, self._steps_per_epoch)
         for epoch in range(first_epoch, self.settings.epochs):
-            order = torch.Generator().manual_seed(_seed(self.seed, "order", epoch))
-            for x_0 in batches(self._images, self.settings.batch_size, order, self.device, start):
-                yield epoch, x_0
+            order = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            for batch in self._feed.epoch(order, start):
+                yield epoch, batch
             start = 0
 
-    def _step(self, adam: torch.optim.Adam, x_0: Tensor, step: int) -> Tensor:
-        """One gradient step on x_0 [B, C, H, W]; returns the loss, on the device."""
-        generator = torch.Generator(self.device).manual_seed(_seed(self.seed, "noise", step))
-        adam.zero_grad(set_to_none=True)
-        loss = self.diffusion.loss(self.model, x_0, generator)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch
-        adam.step()
-        return loss.detach()
+    def _step(self, adam: torch.optim.Adam, batch: Batch, step: int) -> Tensor:
+        """One gradient step, and the average follows it; returns the loss, on the device."""
+        loss = self._stepper.step(adam, batch, derived_seed(self.seed, "noise", step))
+        if self._average is not None:
+            self._average.update()
+        return loss
+
+    def _tell_epoch(self, position: Position, on_epoch: Callable[[int], None] | None, watch: Stopwatch) -> None:
+        epochs, rest = divmod(position.step, self._steps_per_epoch)
+        if on_epoch is not None and epochs and not rest:
+            self._require_finite(position)
+            with watch.paused():
+                on_epoch(epochs)
 
     def _progress(self, epoch: int, position: Position, loss: Tensor, rate: float) -> Progress:
         value = loss.item()
@@ -212,12 +222,14 @@ class Trainer:
             "nothing of this round has been sent",
         )
 
-    def _is_due(self, steps: int, seconds: float) -> bool:
+    def _is_due(self, position: Position, saved_step: int, saved_at: float) -> bool:
         every = self.settings.checkpoint_every_steps
-        return (every is not None and steps >= every) or seconds >= self.settings.checkpoint_every_s
+        late = position.seconds - saved_at >= self.settings.checkpoint_every_s
+        return late or (every is not None and position.step - saved_step >= every)
 
     def _out_of_time(self, position: Position) -> bool:
-        return self.settings.max_seconds is not None and position.seconds >= self.settings.max_seconds
+        limit = self.settings.max_seconds
+        return limit is not None and self._share.agree(position.seconds >= limit)
 
     def _stopped_by(self, step: int) -> Literal["epochs", "max_steps", "max_seconds"]:
         if step < self.steps_total:
@@ -226,26 +238,67 @@ class Trainer:
 
     def _save(self, adam: torch.optim.Adam, position: Position, path: Path) -> None:
         self._require_finite(position)
-        save_training(path, self._name, self._parameters, adam, position)
+        save_training(path, self._name, self._parameters, self._shadow, adam, position)
 
     @torch.no_grad()
     def _begin(self, adam: torch.optim.Adam, path: Path | None) -> Position:
-        """Put weights and moments where the checkpoint left them, or at the start of the round."""
-        position = None if path is None else load_training(path, self._name, self._parameters, adam)
-        if position is not None:
-            return position
-        for name, parameter in self._parameters.items():
-            parameter.copy_(self._start[name])
-        return Position(0, 0.0, torch.zeros((), dtype=torch.float64, device=self.device))
+        """Put weights, average and moments where the checkpoint left them, or at the start of the round."""
+        position = None
+        if path is not None:
+            position = load_training(path, self._name, self._parameters, self._shadow, adam)
+        if position is None:
+            position = Position(0, 0.0, torch.zeros((), dtype=torch.float64, device=self.device))
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._start[name])
+            if self._average is not None and self._average_start is not None:
+                self._average.take(self._average_start)
+        self._spread(adam, position)
+        if self._average is not None and self._average_start is not None:
+            self._average.updates = self._average_start.updates + position.step
+        return position
+
+    def _spread(self, adam: torch.optim.Adam, position: Position) -> None:
+        """Start all ranks from what rank 0 has."""
+        if self._share.world == 1:
+            return
+        place = torch.tensor([position.step, position.seconds], dtype=torch.float64, device=self.device)
+        weights = (*self._parameters.values(), *self._shadow.values())
+        self._share.spread((*weights, *moments(self._parameters, adam), position.loss_sum, place))
+        position.step, position.seconds = int(place[0]), float(place[1])
+
+    @property
+    def _shadow(self) -> Mapping[str, Tensor]:
+        return {} if self._average is None else self._average.shadow
+
+    @property
+    def _job(self) -> str:
+        """What the other ranks must know to make the same trainer."""
+        architecture, settings = asdict(self.model.architecture), asdict(self.settings)
+        return json.dumps({"architecture": architecture, "settings": settings, "seed": self.seed})
 
     @cached_property
     def _name(self) -> str:
         """Whatever decides this training's result, bit by bit; a time limit only decides where it has to stop."""
         s = self.settings
-        decisive = (self.seed, s.epochs, s.max_steps, s.batch_size, s.learning_rate)
-        return fingerprint(decisive, (*self._start.values(), self._images))
+        decisive: list[float | int | str | None] = [self.seed, s.epochs, s.max_steps, s.batch_size, s.learning_rate]
+        decisive += [self._stepper.precision, self._stepper.compiles]
+        tensors = [*self._start.values(), self._data.images]
+        if self.model.architecture.classes and self._data.labels is not None:
+            decisive += ["labels", s.label_dropout]
+            tensors.append(self._data.labels)
+        if self._average_start is not None:
+            decisive += ["average", s.ema_decay, self._average_start.updates]
+            tensors.append(torch.from_numpy(self._average_start.vector))
+        return fingerprint(decisive, tensors)
 
 
-def _seed(*what: int | str) -> int:
-    """A seed for one purpose: 63 bits of a hash, so that neighbouring steps get unrelated generators."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8]) >> 1
+def _require_fit(data: ImageSet, model: UNet) -> None:
+    wanted = model.architecture
+    if (data.image_size, data.channels) != (wanted.image_size, wanted.channels):
+        raise DataError(
+            f"the images are {data.image_size}x{data.image_size} with {data.channels} channels, the network is for "
+            f"{wanted.image_size}x{wanted.image_size} with {wanted.channels}",
+            "Open the images with the image_size and channels of the network",
+        )
+    if wanted.classes:
+        require_labels(data, wanted.classes)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fedddpm.data import ImageSet, batches, open_images, split_holdout, to_floats, to_uint8
+from fedddpm.data import ImageSet, open_images, split_holdout, to_floats, to_uint8
 from fedddpm.errors import DataError
+from fedddpm.feed import Feed
 from fedddpm.vision import load_torchvision
 
 CPU = torch.device("cpu")
@@ -275,15 +276,19 @@ def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
 
 def test_batches_are_floats_in_random_order_and_meet_every_image_once() -> None:
     images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 4, 4) * 25
-    got = list(batches(images, 4, torch.Generator().manual_seed(0), CPU))
-    assert [len(batch) for batch in got] == [4, 4, 2]
-    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in got)
-    whole = torch.cat(got)
+    feed = Feed(ImageSet(images, torch.arange(10)), 4, CPU, labelled=True)
+    got = list(feed.epoch(torch.Generator().manual_seed(0)))
+    assert [len(batch.x_0) for batch in got] == [4, 4, 2]
+    assert all(batch.x_0.is_contiguous(memory_format=torch.channels_last) for batch in got)
+    whole, labels = torch.cat([batch.x_0 for batch in got]), torch.cat([batch.labels for batch in got])
     assert whole.dtype == torch.float32
-    assert sorted(to_uint8(whole)[:, 0, 0, 0].tolist()) == list(range(0, 250, 25))
-    assert to_uint8(whole)[:, 0, 0, 0].tolist() != list(range(0, 250, 25))
-    rest = list(batches(images, 4, torch.Generator().manual_seed(0), CPU, start=1))
-    assert all(torch.equal(a, b) for a, b in zip(rest, got[1:], strict=True))
+    assert sorted(labels.tolist()) == list(range(10))
+    assert labels.tolist() != list(range(10))
+    assert (to_uint8(whole)[:, 0, 0, 0] == 25 * labels).all()
+    rest = list(feed.epoch(torch.Generator().manual_seed(0), start=1))
+    assert all(torch.equal(a.x_0, b.x_0) for a, b in zip(rest, got[1:], strict=True))
+    plain = Feed(ImageSet(images, torch.arange(10)), 4, CPU, labelled=False)
+    assert all(batch.labels is None for batch in plain.epoch(torch.Generator()))
 
 
 def test_floats_and_bytes_are_inverse() -> None:

@@ -1,0 +1,161 @@
+"""The aggregation of a study: real machines and rules in memory, and the same words without masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedddpm.contribution import clipped_pieces
+from fedddpm.experiment.secure_sum import Federation, aggregate
+from fedddpm.local_update import LocalUpdate
+from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.encoding import step_of
+from fedddpm_protocol.errors import PolicyError, RingOverflowError
+from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.spec import WEIGHT_UNITS, Architecture, RoundSpec, TensorSpec, part_spec
+
+SIZES = {"encoder": 40, "bottleneck": 25, "decoder": 33}
+MEMBERS = tuple(f"site-{index}" for index in range(7))
+SAMPLES = dict(zip(MEMBERS, (100, 30, 1, 77, 55, 100, 12), strict=True))
+
+
+def found(members: tuple[str, ...], n_min: int = 3) -> Federation:
+    return Federation.found("study", members, 0, n_min)
+
+
+def make_spec(federation: Federation, method: Method) -> RoundSpec:
+    parts = tuple(
+        part_spec(name, tuple(TensorSpec(f"{part}.w", (SIZES[part],)) for part in carried))
+        for name, carried in method.sessions.items()
+    )
+    return RoundSpec(
+        protocol=PROTOCOL,
+        federation="study",
+        run="run",
+        method=method.value,
+        round=0,
+        rounds=2,
+        attempt=0,
+        roster_version=1,
+        roster_hash=federation.roster.hash,
+        architecture=Architecture("tiny", 28, 1, 16, (1, 2, 4)),
+        initial_model_hash=b"\x01" * 32,
+        base_model_hash=b"\x02" * 32,
+        parts=parts,
+        weighting="disclosed" if method is Method.USPLIT else "hidden",
+        clip_norm=5.0,
+        weight_cap=100,
+        largest_cohort=len(federation.roster.ids),
+        chunk_coordinates=16,
+        epochs=1,
+        max_steps=0,
+        batch_size=4,
+        learning_rate=1e-3,
+        join_s=1.0,
+        shares_s=1.0,
+        masked_s=1.0,
+        confirm_s=1.0,
+        unmask_s=1.0,
+        previous_result=b"",
+    )
+
+
+def make_updates(members: tuple[str, ...], method: Method) -> dict[str, LocalUpdate]:
+    size = sum(SIZES[part] for part in MODEL_PARTS if part in method.shared_parts)
+    rng = np.random.default_rng(3)
+    return {
+        member: LocalUpdate(
+            run="run",
+            round=0,
+            base_model_hash=b"\x02" * 32,
+            delta=rng.normal(0, 0.4, size).astype(np.float32),
+            local=np.zeros(0, np.float32),
+            samples=SAMPLES[member],
+            loss_before=0.5,
+            loss_after=0.25 + 0.01 * index,
+            seconds=1.0,
+            average=None,
+        )
+        for index, member in enumerate(members)
+    }
+
+
+def weighted_mean(spec: RoundSpec, updates: dict[str, LocalUpdate], members: tuple[str, ...]) -> np.ndarray:
+    """What the scheme is meant to give, in float64 and by part."""
+    reporters = reporters_by_session(Method(spec.method), spec.hash, members)
+    means = []
+    for part in spec.parts:
+        weights = np.array([SAMPLES[member] for member in reporters[part.name]], np.float64)
+        pieces = [clipped_pieces(spec, updates[m].delta)[0][part.name].astype(np.float64) for m in reporters[part.name]]
+        means.append(np.average(pieces, axis=0, weights=weights))
+    return np.concatenate(means)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_masked_and_plain_give_the_same_bits_and_the_weighted_mean(method: Method) -> None:
+    federation = found(MEMBERS)
+    spec, updates = make_spec(federation, method), make_updates(MEMBERS, method)
+    base = np.linspace(-1, 1, len(next(iter(updates.values())).delta)).astype(np.float32)
+    masked = aggregate(federation, spec, updates, base, "stream")
+    plain = aggregate(federation, spec, updates, base, "stream", masked=False)
+    assert masked.model.tobytes() == plain.model.tobytes()
+    assert masked.sums == plain.sums
+    assert masked.result_hash != plain.result_hash  # a signed result names the session; without masks there is none
+    expected = base + weighted_mean(spec, updates, MEMBERS)
+    # Weights travel in units of 1/65535 of the cap, values in ring units: both bounds are small against the update.
+    tolerance = len(MEMBERS) * step_of(spec, spec.parts[0]) * WEIGHT_UNITS + 1e-4
+    np.testing.assert_allclose(masked.model, expected, atol=min(tolerance, 2e-4))
+
+
+def test_a_round_done_again_gives_the_same_bits_and_another_stream_does_not() -> None:
+    federation = found(MEMBERS)
+    spec, updates = make_spec(federation, Method.UDEC), make_updates(MEMBERS, Method.UDEC)
+    base = np.zeros(SIZES["decoder"], np.float32)
+    first, again = (aggregate(federation, spec, updates, base, "a").model for _ in range(2))
+    other = aggregate(federation, spec, updates, base, "b").model
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+    np.testing.assert_allclose(first, other, atol=1e-6)
+
+
+def test_losses_and_weights_come_out_of_the_sum() -> None:
+    federation = found(MEMBERS)
+    spec, updates = make_spec(federation, Method.FULL), make_updates(MEMBERS, Method.FULL)
+    opened = aggregate(federation, spec, updates, np.zeros(sum(SIZES.values()), np.float32), "s")
+    weight, before, after = opened.sums["full"]
+    assert weight == sum(max(1, round(count * WEIGHT_UNITS / 100)) for count in SAMPLES.values())
+    assert before == len(MEMBERS) * 2**19
+    assert after == sum(round((0.25 + 0.01 * index) * 2**20) for index in range(len(MEMBERS)))
+    assert opened.survivors == {"full": MEMBERS}
+
+
+def test_two_institutions_are_refused_with_masks_and_summed_without() -> None:
+    members = MEMBERS[:2]
+    updates = make_updates(members, Method.UDEC)
+    base = np.zeros(SIZES["decoder"], np.float32)
+    strict = found(members)
+    with pytest.raises(PolicyError, match="roster has 2 members"):
+        aggregate(strict, make_spec(strict, Method.UDEC), updates, base, "s")
+    open_ = found(members, n_min=2)
+    spec = make_spec(open_, Method.UDEC)
+    plain = aggregate(open_, spec, updates, base, "s", masked=False)
+    np.testing.assert_allclose(plain.model, weighted_mean(spec, updates, members), atol=2e-4)
+
+
+def test_one_reporter_a_part_is_summed_without_masks() -> None:
+    members = MEMBERS[:2]
+    federation = found(members, n_min=2)
+    spec, updates = make_spec(federation, Method.USPLIT), make_updates(members, Method.USPLIT)
+    plain = aggregate(federation, spec, updates, np.zeros(sum(SIZES.values()), np.float32), "s", masked=False)
+    assert [len(plain.survivors[part]) for part in MODEL_PARTS] == [1, 1, 1]
+    np.testing.assert_allclose(plain.model, weighted_mean(spec, updates, members), atol=2e-4)
+
+
+def test_an_update_that_nobody_clipped_is_never_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = found(MEMBERS)
+    spec, updates = make_spec(federation, Method.UDEC), make_updates(MEMBERS, Method.UDEC)
+    monkeypatch.setattr(
+        "fedddpm.experiment.secure_sum.clipped_pieces", lambda spec, delta: ({"decoder": 100 * delta}, 0.0)
+    )
+    with pytest.raises(RingOverflowError, match="exceeds the agreed"):
+        aggregate(federation, spec, updates, np.zeros(SIZES["decoder"], np.float32), "s")

@@ -17,15 +17,13 @@ from itertools import pairwise
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedddpm.attention import Attention, LinearAttention
 from fedddpm.errors import ModelError
 from fedddpm_protocol.spec import Architecture
 
 MULTIPLIERS = (1, 2, 4)
-HEADS = 4
-HEAD_WIDTH = 32
 GROUPS = 4  # for the GroupNorm of ResNet blocks; divides the width of every level
 
 
@@ -82,48 +80,6 @@ class ResNetBlock(nn.Module):
         if self.time is not None:
             h = h + self.time(time)[:, :, None, None]
         out: Tensor = self.second(h) + self.shortcut(x)
-        return out
-
-
-class LinearAttention(nn.Module):
-    """Residual, pre-norm attention of linear cost in the number of pixels (Shen et al. 2018, arXiv 1812.01243)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, width)
-        self.qkv = nn.Conv2d(width, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
-        self.project = nn.Sequential(nn.Conv2d(HEADS * HEAD_WIDTH, width, 1), nn.GroupNorm(1, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, width, H, W] -> x + attention of the same shape."""
-        batch, _, height, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(batch, 3, HEADS, HEAD_WIDTH, height * width).unbind(1)
-        q = q.softmax(dim=-2) / math.sqrt(HEAD_WIDTH)  # over the features      [B, HEADS, HEAD_WIDTH, H W]
-        k = k.softmax(dim=-1)  # over the pixels
-        context = k @ v.transpose(-1, -2)  # [B, HEADS, HEAD_WIDTH (k), HEAD_WIDTH (v)]
-        h = context.transpose(-1, -2) @ q  # [B, HEADS, HEAD_WIDTH, H W]
-        h = h.reshape(batch, HEADS * HEAD_WIDTH, height, width)
-        out: Tensor = x + self.project(h)
-        return out
-
-
-class Attention(nn.Module):
-    """Residual, pre-norm attention between all pixels (Vaswani et al. 2017, arXiv 1706.03762)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, width)
-        self.qkv = nn.Conv2d(width, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
-        self.project = nn.Conv2d(HEADS * HEAD_WIDTH, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, width, H, W] -> x + attention of the same shape."""
-        batch, _, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, HEADS, HEAD_WIDTH, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each [B, HEADS, H W, HEAD_WIDTH]
-        h = F.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(-1, -2).reshape(batch, HEADS * HEAD_WIDTH, height, width)
-        out: Tensor = x + self.project(h)
         return out
 
 

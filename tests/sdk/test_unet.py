@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedddpm.attention import HEAD_WIDTH, HEADS, LinearAttention
 from fedddpm.errors import ModelError
 from fedddpm.unet import UNet
 from fedddpm_protocol.spec import Architecture
@@ -73,18 +74,21 @@ def test_channels_last_changes_nothing_but_speed() -> None:
         torch.testing.assert_close(model(x.to(memory_format=torch.channels_last), t), plain, atol=1e-4, rtol=1e-4)
 
 
-def test_linear_attention_is_its_formula() -> None:
-    from fedddpm.unet import HEAD_WIDTH, HEADS, LinearAttention
-
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (2, 3)])  # more pixels than channels, and less
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_linear_attention_is_its_formula(rows: int, columns: int, memory_format: torch.memory_format) -> None:
     torch.manual_seed(3)
-    layer, x = LinearAttention(8), torch.randn(1, 8, 3, 5)
-    q, k, v = layer.qkv(layer.norm(x)).reshape(3, HEADS, HEAD_WIDTH, 15)
-    heads = []
-    for h in range(HEADS):
-        weights = q[h].softmax(0).T @ k[h].softmax(1) / HEAD_WIDTH**0.5  # [pixels, pixels], the quadratic form
-        heads.append(v[h] @ weights.T)
-    expected = x + layer.project(torch.cat(heads).reshape(1, HEADS * HEAD_WIDTH, 3, 5))
-    torch.testing.assert_close(layer(x), expected)
+    layer = LinearAttention(8).to(torch.float64).to(memory_format=memory_format)  # type: ignore[call-overload]
+    torch.nn.init.normal_(layer.norm.weight)
+    x = torch.randn(2, 8, rows, columns, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    q, k, v = layer.qkv(layer.norm(x)).reshape(2, 3, HEADS, HEAD_WIDTH, rows * columns).unbind(1)
+    weights = q.softmax(2).mT @ k.softmax(3) / HEAD_WIDTH**0.5  # [pixels, pixels], the quadratic form
+    expected = x + layer.project((v @ weights.mT).reshape(2, HEADS * HEAD_WIDTH, rows, columns))
+    result, inputs = layer(x), (x, *layer.parameters())
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(result.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs)
+    )
 
 
 def test_the_architecture_rebuilds_the_network() -> None:

@@ -29,6 +29,7 @@ def test_every_distribution_builds_with_its_licence(wheels: Path) -> None:
         assert "LICENSE" in names
         assert "py.typed" in names
         assert "tests/" not in names
+        assert ("fedddpm/experiment/report.html.j2" in names) == wheel.name.startswith("fedddpm_sdk")
 
 
 @pytest.fixture(scope="module")

@@ -70,14 +70,14 @@ def final_scores(groups: Iterable[Group]) -> list[Scored]:
     """Every final measurement, the same ones of a group's seeds together: Inception first, then by samples."""
     scored = []
     for group in groups:
-        found: dict[tuple[str, str, int, str, int], list[Measured]] = {}
+        found: dict[tuple[str, str, int, str, int], dict[str, Measured]] = {}
         for run in group.runs:
             for measured in run.final:
                 epochs = measured.epochs or (run.rounds[-1].epochs if run.rounds else 0)
                 one = measured.pooled
                 key = ("0" if one.metric == "FID" else "1", one.net, one.n, one.saving, epochs)
-                found.setdefault(key, []).append(measured)
-        scored += [Scored(group, key[-1], tuple(found[key])) for key in sorted(found)]
+                found.setdefault(key, {}).setdefault(run.name, measured)  # R * E may be 15, the other baseline
+        scored += [Scored(group, key[-1], tuple(found[key].values())) for key in sorted(found)]
     return scored
 
 

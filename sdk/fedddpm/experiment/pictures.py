@@ -105,22 +105,25 @@ def _draw(groups: Sequence[Group], title: str, path: Path, *, distance: bool) ->
     if not any(values):
         return None
     figure = _figure(7.5, 4.4)
-    from matplotlib.ticker import MaxNLocator
-
     axes = figure.subplots()
     for group, by_epochs in zip(groups, values, strict=True):
         if by_epochs:
             _line(axes, group, by_epochs)
-    local = next((record.epochs // (record.round + 1) for g in groups for run in g.runs for record in run.rounds), 1)
-    axes.set(title=title, xlabel=f"epochs of every institution (a round is {local})", ylabel="held-out loss (Huber)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
+    axes.set(title=title, ylabel="held-out loss (Huber)")
     if distance:
         _floor(axes, groups)
+    _mark_epochs(axes, sorted({epochs for by_epochs in values for epochs in by_epochs}), groups)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return _save(figure, path)
+
+
+def _mark_epochs(axes: Axes, epochs: Sequence[int], groups: Sequence[Group]) -> None:
+    """Ticks where rounds end, ten at most."""
+    local = next((record.epochs // (record.round + 1) for g in groups for run in g.runs for record in run.rounds), 1)
+    axes.set_xticks(epochs[:: -(-len(epochs) // 10)])
+    axes.set_xlabel("epochs" if local == 1 else f"epochs ({local} a round)")
 
 
 def _loss(record: RoundRecord) -> float | None:
@@ -157,6 +160,13 @@ def _floor(axes: Axes, groups: Sequence[Group]) -> None:
     floor = float(np.mean([one.floor for one in scores]))
     axes.axhline(floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label=f"real images ({short(floor)})")
     axes.set_ylabel(f"{scores[0].label}, {scores[0].net}")
+    lowest, highest = (pick(one.distance for one in scores) for pick in (min, max))
+    if lowest > 0 and highest > 10 * max(floor, lowest):  # else the last rounds could not be told apart
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylim(bottom=max(0.8 * floor, 0.2 * lowest))
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def rounds_strip(grids: Sequence[tuple[str, Path]], path: Path) -> Path | None:

@@ -13,7 +13,7 @@ from fedddpm.experiment import pictures
 from fedddpm.experiment.comparison import comparison_table
 from fedddpm.experiment.groups import Group, grouped
 from fedddpm.experiment.results import RunRecord, StudyResults
-from fedddpm.experiment.table import INSECURE, as_markdown
+from fedddpm.experiment.table import INSECURE, as_markdown, escape
 from fedddpm.experiment.tables import (
     all_tables,
     clients_table,
@@ -74,13 +74,12 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
     }
     shown = (
         ("ran", "What was run", True),
-        ("runs", "Runs", tables["runs"]),
         ("results", "Results", True),
         ("paper", "Beside the paper", tables["comparison"]),
         ("curves", "Over the training", curves),
         ("samples", "Samples", strips),
         ("split", "Who has what", splits or tables["institutions"]),
-        ("rounds", "Round by round", any(run.rounds for run in results.runs)),
+        ("runs", "Run by run", tables["runs"]),
         ("nets", "Feature nets", results.nets),
         ("again", "How to do it again", True),
     )
@@ -109,15 +108,16 @@ def _plain_runs(results: StudyResults) -> int:
 
 def _markdown(folder: Path, results: StudyResults, shown: list[Picture]) -> str:
     finished = sum(run.done for run in results.runs)
-    lines = [f"## Study {results.name}", "", f"{finished} of {len(results.runs)} runs finished.", ""]
+    lines = [f"## Study {escape(results.name)}", "", f"{finished} of {len(results.runs)} runs finished.", ""]
     if _plain_runs(results):
         lines += [
             f"> **{INSECURE}** in {_plain_runs(results)} of {len(results.runs)} runs: no masks, for comparison only.",
             "",
         ]
-    lines += ["```", results.command, "```", "", f"Machine: {results.machine}", ""]
+    lines += [f"    {line}" for line in results.command.splitlines()]
+    lines += ["", f"Machine: {escape(results.machine)}", ""]
     lines += [f"* {name} {version}" for name, version in sorted(results.versions.items())]
-    lines += ["", *(f"* {sentence}" for sentence in (*results.nets, *results.notes)), ""]
+    lines += ["", *(f"* {escape(sentence)}" for sentence in (*results.nets, *results.notes)), ""]
     lines += [as_markdown(table) for table in all_tables(results)]
     for picture in shown:
         lines += [f"![{picture.alt}]({picture.path.relative_to(folder).as_posix()})", "", picture.caption, ""]
@@ -145,7 +145,7 @@ def _curves(results: StudyResults, place: Path) -> list[Picture]:
     shown = []
     for path in pictures.curves(results, place):
         what = "Held-out loss" if path.name.startswith("loss") else "Distance to the real images"
-        alt = f"{what} after each round, one line a method ({path.stem}); the tables below have the numbers"
+        alt = f"{what} after each round, one line a method ({path.stem}); the numbers stand under Run by run"
         band = (
             "" if len({run.seed for run in results.runs}) < 2 else " The band reaches from the best to the worst seed."
         )

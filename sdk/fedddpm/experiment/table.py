@@ -55,8 +55,8 @@ def as_markdown(table: Table, heading: str = "###") -> str:
     """GitHub's Markdown, with the heading above and the notes below."""
     lines = [f"{heading} {table.title}", "", _line([column.title for column in table.columns])]
     lines.append(_line(["---:" if column.number else "---" for column in table.columns]))
-    lines += [_line([_marked(_escape(cell)) for cell in row]) for row in table.rows]
-    return "\n".join([*lines, "", *(f"{_escape(note)}\n" for note in table.notes)])
+    lines += [_line([_marked(escape(cell)) for cell in row]) for row in table.rows]
+    return "\n".join([*lines, "", *(f"{escape(note)}\n" for note in table.notes)])
 
 
 def as_rich(table: Table) -> RichTable:
@@ -75,8 +75,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
-    """Names and notes come from users: none of it may become markup."""
+def escape(text: str) -> str:
+    """Text for Markdown: names and notes come from users, and none of it may become markup."""
     for sign in "\\|<>*_`[]":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

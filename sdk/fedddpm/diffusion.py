@@ -1,5 +1,6 @@
-"""Denoising diffusion: the schedule, the training loss and two samplers (Ho 2020, arXiv 2006.11239; Song 2020,
-arXiv 2010.02502). Everything takes any callable network (x_t [B, C, H, W], t [B] int64) -> eps [B, C, H, W].
+"""Denoising diffusion: the schedule, the training loss and three samplers (Ho 2020, arXiv 2006.11239; Song 2020,
+arXiv 2010.02502; Lu 2022, arXiv 2211.01095). Everything takes any callable network (x_t [B, C, H, W], t [B] int64) ->
+eps [B, C, H, W].
 
 Notation: beta_t is the variance added at step t, alpha_t = 1 - beta_t, abar_t = alpha_0 ... alpha_t, and abar_-1 = 1.
 Timesteps count from 0 (almost clean) to ``timesteps - 1`` (almost noise).
@@ -17,10 +18,11 @@ from fedddpm.errors import ConfigError
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [B, C, H, W], t [B], labels [B] -> eps [B, C, H, W]
-Sampler = Literal["ancestral", "ddim"]
+Sampler = Literal["ancestral", "ddim", "dpm"]
 
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
+_FEWER_STEPS = {"ddim": 50, "dpm": 20}  # samplers that need not visit every timestep, and how many they take
 
 
 def huber(eps: Tensor, noise: Tensor) -> Tensor:
@@ -96,10 +98,11 @@ class Diffusion:
         noise = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
         return self.q_sample(x_0, t, noise), t, noise
 
-    def predict_x_0(self, x_t: Tensor, t: int, eps: Tensor) -> Tensor:
-        """Solve eq. 4 for x_0, given the noise."""
+    def predict_x_0(self, x_t: Tensor, t: int, eps: Tensor, *, clip: bool = False) -> Tensor:
+        """Solve eq. 4 for x_0, given the noise; ``clip`` holds it inside [-1, 1], where every image is."""
         abar = float(self.abars[t])
-        return (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        return x_0.clamp(-1, 1) if clip else x_0
 
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: int) -> Tensor:
         """Mean of q(x_t-1 | x_t, x_0) (Ho 2020, eq. 7); its variance is ``posterior_variances[t]``."""
@@ -107,39 +110,60 @@ class Diffusion:
         return (math.sqrt(before) * beta * x_0 + math.sqrt(1 - beta) * (1 - before) * x_t) / (1 - abar)
 
     def ancestral_step(self, x_t: Tensor, t: int, eps: Tensor, noise: Tensor, *, clip: bool = True) -> Tensor:
-        """Draw x_t-1 (Ho 2020, algorithm 2, in the form of eq. 7); at t = 0 no noise is added.
-
-        ``clip`` holds the predicted x_0 inside [-1, 1], where every image is.
-        """
-        x_0 = self.predict_x_0(x_t, t, eps)
-        if clip:
-            x_0 = x_0.clamp(-1, 1)
+        """Draw x_t-1 (Ho 2020, algorithm 2, in the form of eq. 7); at t = 0 no noise is added."""
+        x_0 = self.predict_x_0(x_t, t, eps, clip=clip)
         return self.posterior_mean(x_0, x_t, t) + math.sqrt(self.posterior_variances[t]) * noise
 
     def ddim_step(self, x_t: Tensor, t: int, t_next: int, eps: Tensor, *, clip: bool = True) -> Tensor:
         """Go from t to t_next < t without noise (Song 2020, eq. 12, sigma = 0); t_next = -1 means clean."""
-        x_0 = self.predict_x_0(x_t, t, eps)
+        x_0 = self.predict_x_0(x_t, t, eps, clip=clip)
         if clip:
-            x_0 = x_0.clamp(-1, 1)
             eps = (x_t - math.sqrt(self.abars[t]) * x_0) / math.sqrt(1 - self.abars[t])
         abar_next = float(self.abars[t_next]) if t_next >= 0 else 1.0
         return math.sqrt(abar_next) * x_0 + math.sqrt(1 - abar_next) * eps
 
+    def dpm_step(
+        self, x_t: Tensor, t: int, t_next: int, x_0: Tensor, before: tuple[int, Tensor] | None = None
+    ) -> Tensor:
+        """Go from t to t_next < t by DPM-Solver++(2M) (Lu 2022, algorithm 2); t_next = -1 means clean.
+
+        ``x_0`` is the network's prediction at t, ``before`` (the timestep before t, the prediction there). A line
+        through the two, over lambda = log(sqrt(abar) / sqrt(1 - abar)), is what makes the step one of second order;
+        without ``before`` and to the clean image it is of first order, the same as that of DDIM.
+        """
+        if t_next < 0:
+            return x_0
+        h = self._lambda(t_next) - self._lambda(t)
+        if before is not None:
+            ratio = (self._lambda(t) - self._lambda(before[0])) / h
+            x_0 = x_0 + (x_0 - before[1]) / (2 * ratio)
+        abar, abar_next = float(self.abars[t]), float(self.abars[t_next])
+        return math.sqrt((1 - abar_next) / (1 - abar)) * x_t - math.sqrt(abar_next) * math.expm1(-h) * x_0
+
+    def _lambda(self, t: int) -> float:
+        abar = float(self.abars[t])
+        return (math.log(abar) - math.log1p(-abar)) / 2
+
     def visited(self, sampler: Sampler, steps: int | None = None) -> list[int]:
-        """The timesteps a sampler visits, first the noisiest: all of them, or for "ddim" ``steps`` evenly spread ones.
+        """The timesteps a sampler visits, first the noisiest: all of them, or ``steps`` evenly spread ones.
+
+        "dpm" leaves out timestep 0: its last step goes from the noise that is left at one even stride to the image.
 
         Raises:
             ConfigError: an unknown sampler, or a number of steps it cannot do.
         """
-        if sampler not in ("ancestral", "ddim"):
-            raise ConfigError(f"there is no sampler {sampler!r}", "Use 'ancestral' or 'ddim'")
-        count = steps if steps is not None else 50 if sampler == "ddim" else self.timesteps
-        if not 1 <= count <= self.timesteps or (sampler == "ancestral" and count != self.timesteps):
+        if sampler not in ("ancestral", *_FEWER_STEPS):
+            raise ConfigError(f"there is no sampler {sampler!r}", "Use 'ancestral', 'ddim' or 'dpm'")
+        most = self.timesteps - 1 if sampler == "dpm" else self.timesteps
+        count = steps if steps is not None else min(_FEWER_STEPS.get(sampler, most), most)
+        if not 1 <= count <= most or (sampler == "ancestral" and count != most):
             raise ConfigError(
                 f"{count} steps are not possible with the {sampler} sampler",
-                f"Ancestral sampling takes all {self.timesteps} steps; for fewer use sampler='ddim'",
+                f"Ancestral sampling takes all {self.timesteps} steps; 'ddim' and 'dpm' take from 1 to {most}",
             )
-        return [round(t) for t in torch.linspace(self.timesteps - 1, 0, count, dtype=torch.float64).tolist()]
+        points = count + 1 if sampler == "dpm" else count
+        stops = torch.linspace(self.timesteps - 1, 0, points, dtype=torch.float64).tolist()
+        return [round(t) for t in stops[:count]]
 
     @torch.no_grad()
     def sample(
@@ -160,10 +184,14 @@ class Diffusion:
         """
         path = self.visited(sampler, steps)
         x = torch.randn(shape, generator=generator, device=generator.device)
+        before: tuple[int, Tensor] | None = None
         for done, (t, t_next) in enumerate(zip(path, [*path[1:], -1], strict=True), start=1):
             eps = network(x, torch.full((shape[0],), t, device=x.device))
             if sampler == "ddim":
                 x = self.ddim_step(x, t, t_next, eps)
+            elif sampler == "dpm":
+                x_0 = self.predict_x_0(x, t, eps, clip=True)
+                x, before = self.dpm_step(x, t, t_next, x_0, before), (t, x_0)
             else:
                 x = self.ancestral_step(x, t, eps, torch.randn(shape, generator=generator, device=x.device))
             if on_step is not None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedddpm.device import pick_device
 from fedddpm.errors import DataError
 from fedddpm.evaluation.cache import cached
 from fedddpm.evaluation.features import Features, OnProgress, digest_tensors, extract_batches
@@ -110,14 +111,14 @@ def open_classifier(
         CheckpointError: the cache cannot be written.
     """
     classes = _count_classes(train, test)
-    where = torch.device(device)
+    where = pick_device(device)
     origin = {
         "kind": "classifier",
         "recipe": f"{_RECIPE} {_CHANNELS} batch {_BATCH} rate {_LEARNING_RATE} steps {steps} seed {seed}",
         "train": _digest(train),
         "test": _digest(test),
     }
-    network = Classifier(train.image_size, train.channels, classes)
+    network = _new(train, classes, seed)
 
     def make() -> Mapping[str, Tensor]:
         started = time.monotonic()
@@ -162,12 +163,16 @@ def _count_classes(train: ImageSet, test: ImageSet) -> int:
     return int(found[-1]) + 1
 
 
+def _new(data: ImageSet, classes: int, seed: int) -> Classifier:
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they were
+        torch.manual_seed(seed)
+        return Classifier(data.image_size, data.channels, classes)
+
+
 def _train(
     data: ImageSet, classes: int, steps: int, seed: int, device: torch.device, on_progress: OnProgress | None
 ) -> Classifier:
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they were
-        torch.manual_seed(seed)
-        network = Classifier(data.image_size, data.channels, classes)
+    network = _new(data, classes, seed)
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=max(2, steps))

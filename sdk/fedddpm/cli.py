@@ -151,6 +151,10 @@ def participate(
     allow_two_party: Annotated[
         bool | None, typer.Option("--allow-two-party", help="policy: hides from the server, not from the other party")
     ] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="learning: decay of the average of the weights; 0: keep none")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="learning: auto, float32 or bfloat16")] = None,
     proxy: Annotated[str | None, typer.Option(help="network: http://host:port")] = None,
     ca_bundle: Annotated[Path | None, typer.Option(help="network: PEM of a private authority")] = None,
     client_certificate: Annotated[Path | None, typer.Option(help="network: PEM for mutual TLS")] = None,
@@ -188,6 +192,7 @@ def participate(
             "max_clip_norm": max_clip_norm,
             "allow_two_party": allow_two_party,
         },
+        "learning": {"ema_decay": ema_decay, "precision": precision},
         "network": {
             "proxy": proxy,
             "ca_bundle": ca_bundle,

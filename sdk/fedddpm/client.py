@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from fedddpm import errors
-from fedddpm.config import ClientConfig, LocalPolicyOptions, NetworkOptions, Setting, load_config
+from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions, Setting, load_config
 from fedddpm.connection import Connection
 from fedddpm.data import open_images
 from fedddpm.device import pick_device, use_cores
@@ -48,6 +48,7 @@ class Client:
         state_dir: a folder of its own for everything that must survive a restart.
         member_id: the id in the roster, if it is not the one in the identity file.
         policy: what this institution accepts.
+        learning: average of the weights, hidden labels, precision, compiling.
         network: proxy, authorities, client certificate, timeouts, patience.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         holdout: share of the images that only measures the loss.
@@ -73,6 +74,7 @@ class Client:
         state_dir: str | Path,
         member_id: str | None = None,
         policy: LocalPolicyOptions | None = None,
+        learning: LearningOptions | None = None,
         network: NetworkOptions | None = None,
         device: str = "auto",
         holdout: float = 0.1,
@@ -92,6 +94,7 @@ class Client:
             "state_dir": state_dir,
             "member_id": member_id,
             "policy": policy,
+            "learning": learning,
             "network": network,
             "device": device,
             "holdout": holdout,

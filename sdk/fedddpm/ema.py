@@ -21,6 +21,7 @@ from fedddpm.unet import UNet
 
 UPDATES_KEY = "fedddpm.ema_updates"
 _SUFFIX = ".ema.safetensors"
+_PRIVATE = 0o600  # beside the base model that everybody has, it tells something of what was learned here alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def save_average(path: Path, model: UNet, state: AverageState) -> None:
     """
     averaged = UNet.from_architecture(model.architecture)
     unflatten(averaged, PARTS, state.vector)
-    save_model(path, averaged, {UPDATES_KEY: str(state.updates)})
+    save_model(path, averaged, {UPDATES_KEY: str(state.updates)}, _PRIVATE)
 
 
 def load_average_into(path: Path, model: UNet) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from fedddpm.ema import AverageState, average_file, load_average, save_average
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
 from fedddpm.partition import flatten, load_model_into, manifest, read_architecture, save_model
 from fedddpm.state import RunPosition, StateDir
@@ -53,13 +54,30 @@ class ModelStore:
         """Hash of the parts of ``model`` that are shared."""
         return model_hash(manifest(model, method.shared_parts), flatten(model, method.shared_parts))
 
-    def keep(self, model: UNet, position: RunPosition) -> None:
-        """Store the network and take the position, in this order: a crash between leaves the old position valid."""
+    def load_average(self, model: UNet, position: RunPosition) -> AverageState | None:
+        """The average that belongs to ``model``, the network at ``position``; None when it is missing or damaged."""
+        try:
+            return load_average(average_file(self._state.path / position.model_file), model)
+        except (CheckpointError, ModelError):
+            return None
+
+    def keep(self, model: UNet, position: RunPosition, average: AverageState | None) -> None:
+        """Store the network and its average if there is one, then take the position.
+
+        In this order: a crash between leaves the old position valid, with the files that belong to it.
+        """
         older = self._state.position(position.run)
-        save_model(self._state.path / position.model_file, model)
+        path = self._state.path / position.model_file
+        if average is None:
+            average_file(path).unlink(missing_ok=True)  # of a network that was lost
+        else:
+            save_average(average_file(path), model, average)
+        save_model(path, model)
         self._state.move_to(position)
         if older is not None and older.model_file != position.model_file:
-            (self._state.path / older.model_file).unlink(missing_ok=True)
+            stale = self._state.path / older.model_file
+            stale.unlink(missing_ok=True)
+            average_file(stale).unlink(missing_ok=True)
 
     def fetch_initial(self, spec: RoundSpec) -> UNet:
         """theta_0, the whole network that everybody starts from.

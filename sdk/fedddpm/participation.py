@@ -17,7 +17,7 @@ from fedddpm.attempt import Attempt, require_enough_reporters
 from fedddpm.config import ClientConfig
 from fedddpm.errors import DataError, PolicyError
 from fedddpm.identity import Identity
-from fedddpm.image_set import ImageSet
+from fedddpm.image_set import ImageSet, require_labels
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import LocalUpdate, UpdateStore, require_finite, train_update
 from fedddpm.model_store import ModelStore
@@ -65,7 +65,9 @@ class Participation:
         self._on_round = on_round
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
-        self._history = RunHistory(state, ModelStore(state, transport, reporter.transfer), transport, reporter)
+        models = ModelStore(state, transport, reporter.transfer)
+        averaging = bool(institution.config.learning.ema_decay)
+        self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
@@ -202,6 +204,9 @@ class Participation:
                 f" {ours[0]}x{ours[0]} with {ours[1]}",
                 f"Set image_size={shape[0]} and channels={shape[1]} (files in a folder are then resized)",
             )
+        if spec.architecture.classes:
+            for images in self._us.images:
+                require_labels(images, spec.architecture.classes)
         return spec, policy
 
     def _update_for(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
@@ -223,6 +228,8 @@ class Participation:
             self._us.config.seed,
             self._updates.checkpoint,
             lambda progress: self._reporter.training(spec.round, progress),
+            learning=self._us.config.learning,
+            average=self._history.average(position, model),
         )
         self._updates.save(update)
         return update

@@ -84,7 +84,7 @@ def unflatten(model: UNet, parts: Iterable[str], vector: Vector) -> None:
         start += parameter.numel()
 
 
-def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None) -> None:
+def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None, mode: int = 0o644) -> None:
     """Write all parts to a safetensors file, atomically.
 
     Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]}, and
@@ -100,7 +100,7 @@ def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None) 
     metadata = {ARCHITECTURE_KEY: _architecture_json(model.architecture), MANIFEST_KEY: json.dumps(shapes)}
     metadata |= notes or {}
     tensors = {name: p for part in PARTS for name, p in parameters_of(model, part)}
-    save_tensors(path, tensors, metadata)
+    save_tensors(path, tensors, metadata, mode)
 
 
 @torch.no_grad()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fedddpm.ema import AverageState
 from fedddpm.errors import PolicyError
-from fedddpm.local_update import LocalUpdate, local_parts, replace_parts
+from fedddpm.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
 from fedddpm.model_store import ModelStore, model_file
-from fedddpm.partition import flatten, manifest
+from fedddpm.partition import Vector, flatten, manifest
 from fedddpm.progress import Reporter
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
@@ -21,10 +22,13 @@ from fedddpm_protocol.spec import RoundResult, RoundSpec
 
 
 class RunHistory:
-    """Moves the position forward, never back."""
+    """Moves the position forward, never back; ``averaging``: an average of the weights comes along."""
 
-    def __init__(self, state: StateDir, models: ModelStore, transport: Transport, reporter: Reporter) -> None:
+    def __init__(
+        self, state: StateDir, models: ModelStore, transport: Transport, reporter: Reporter, *, averaging: bool
+    ) -> None:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
+        self._averaging = averaging
 
     def arrive(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         """The position at the start of ``spec``'s round, with its base model at hand.
@@ -59,8 +63,20 @@ class RunHistory:
         if model is None:
             self._reporter.warning("the stored network is missing or damaged and is fetched again")
             model = self._fetch(spec)
-            self._models.keep(model, position)
+            self._models.keep(model, position, self._fresh(model))
         return model
+
+    def average(self, position: RunPosition, model: UNet) -> AverageState | None:
+        """The average that belongs to ``model``, the network at ``position``; None where none is kept.
+
+        One that was lost begins again: it only decides how good images look, not what anybody is sent.
+        """
+        if not self._averaging:
+            return None
+        average = self._models.load_average(model, position)
+        if average is None:
+            self._reporter.warning("the stored average of the weights is missing or damaged: it begins again with them")
+        return average or self._fresh(model)
 
     def advance(
         self,
@@ -92,22 +108,23 @@ class RunHistory:
             self._reporter.warning("the stored network is missing or damaged")
             self._state.move_to(reached)
             return results
-        self._follow(model, position, last, known.get(last.spec_hash) if len(results) == 1 else None)
-        if update is not None:
-            replace_parts(model, local_parts(Method(position.method)), update.local)
-        self._models.keep(model, reached)
+        vector = self._next_base(model, position, last, known.get(last.spec_hash) if len(results) == 1 else None)
+        average = self.average(position, model) if update is None else None
+        average = adopt_round(model, Method(position.method), vector, update, average)
+        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model))
         return results
 
-    def _follow(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> None:
-        """Put the base model of ``last`` into ``model``: derived where its ``spec`` is known, else downloaded."""
+    def _fresh(self, model: UNet) -> AverageState | None:
+        return AverageState.fresh(model) if self._averaging else None
+
+    def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> Vector:
+        """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded."""
         shared = Method(position.method).shared_parts
         if spec is None:
-            vector = self._models.fetch_base(manifest(model, shared), last.model_hash)
-        elif last.base_model_hash != position.base_model_hash:
+            return self._models.fetch_base(manifest(model, shared), last.model_hash)
+        if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
-        else:
-            vector = self._models.derive(spec, last, flatten(model, shared))
-        replace_parts(model, shared, vector)
+        return self._models.derive(spec, last, flatten(model, shared))
 
     def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         previous = b""
@@ -126,7 +143,8 @@ class RunHistory:
             base_model_hash=spec.base_model_hash,
             model_file=model_file(spec.run, spec.round),
         )
-        self._models.keep(self._fetch(spec), position)
+        model = self._fetch(spec)
+        self._models.keep(model, position, self._fresh(model))
         return position
 
     def _fetch(self, spec: RoundSpec) -> UNet:

@@ -59,7 +59,7 @@ def test_a_run_keeps_its_method(state):
     assert whole.base_manifest == parts.base_manifest
     names = (whole.previous_result, whole.initial_model_hash, whole.base_model_hash)
     state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors"))
-    history = RunHistory(state, None, None, None)
+    history = RunHistory(state, None, None, None, averaging=False)
     assert history.arrive(whole, roster).method == "FULL"
     with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
         history.arrive(parts, roster)

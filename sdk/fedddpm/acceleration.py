@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -52,8 +53,12 @@ def tuned_kernels(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
         yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def compiled(network: Forward, device: torch.device, try_out: Callable[[Forward], None], *, required: bool) -> Forward:
@@ -65,7 +70,8 @@ def compiled(network: Forward, device: torch.device, try_out: Callable[[Forward]
     mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: no launch of single kernels
     fast: Forward = torch.compile(network, mode=mode, dynamic=False)
     try:
-        try_out(fast)
+        with warnings.catch_warnings(action="ignore"):  # the compiler's advice to its users is not for ours
+            try_out(fast)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the compiler's errors have no common class; the plain network tells real ones again

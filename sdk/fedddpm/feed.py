@@ -84,4 +84,6 @@ def _pinned_rows(rows: Tensor, indices: Tensor) -> Tensor:
 
 
 def _free_bytes(device: torch.device) -> int:
-    return int(torch.cuda.mem_get_info(device)[0])
+    """What the driver has to give, and what torch holds back from earlier trainings."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept

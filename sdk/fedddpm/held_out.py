@@ -3,7 +3,7 @@
 import torch
 
 from fedddpm.diffusion import Diffusion, Network
-from fedddpm.image_set import ImageSet, to_floats
+from fedddpm.image_set import ImageSet, require_fit, to_floats
 from fedddpm.seeds import derived_seed
 from fedddpm.unet import UNet
 
@@ -14,7 +14,11 @@ def held_out_loss(model: UNet, data: ImageSet, device: torch.device, batch_size:
 
     Noise and timesteps depend on the number of the image and the batch size alone, and arithmetic is in float32
     everywhere: losses can be compared between rounds and institutions.
+
+    Raises:
+        DataError: the images or their labels do not fit the model.
     """
+    require_fit(data, model.architecture)
     diffusion, total = Diffusion(), 0.0
     for first in range(0, len(data), batch_size):
         x_0 = to_floats(data.images[first : first + batch_size], device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedddpm.errors import DataError
+from fedddpm_protocol.spec import Architecture
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,12 @@ class ImageSet:
         return ImageSet(self.images[chosen], None if self.labels is None else self.labels[chosen], self.skipped)
 
 
+def spread(count: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """At most ``limit`` indices below ``count``, evenly spread, so that sorted classes are all met."""
+    kept = count if limit is None else min(count, limit)
+    return np.linspace(0, count - 1, kept).round().astype(np.int64)
+
+
 def split_holdout(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Part ``data`` at random into (for training, held out); each gets at least one image.
 
@@ -71,6 +78,19 @@ def split_holdout(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet,
     held = min(max(1, round(fraction * len(data))), len(data) - 1)
     order = np.random.default_rng(seed).permutation(len(data))
     return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
+
+
+def require_fit(data: ImageSet, architecture: Architecture) -> None:
+    """Raise DataError unless a network of ``architecture`` can be trained on ``data``."""
+    size, channels = architecture.image_size, architecture.channels
+    if (data.image_size, data.channels) != (size, channels):
+        raise DataError(
+            f"the images are {data.image_size}x{data.image_size} with {data.channels} channels, the network is for "
+            f"{size}x{size} with {channels}",
+            "Open the images with the image_size and channels of the network",
+        )
+    if architecture.classes:
+        require_labels(data, architecture.classes)
 
 
 def require_labels(data: ImageSet, classes: int) -> None:

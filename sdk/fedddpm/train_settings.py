@@ -1,8 +1,8 @@
-"""How long and how to train in one round."""
+"""What a training is given, and what it tells."""
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from fedddpm.acceleration import Precision
 from fedddpm.errors import ConfigError
@@ -53,3 +53,30 @@ class TrainSettings:
             raise ConfigError(
                 f"there is no precision {self.precision!r}", f"Choose one of {', '.join(get_args(Precision))}"
             )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is."""
+
+    epoch: int  # from 0
+    epochs: int
+    step: int  # steps done
+    steps_total: int
+    loss: float  # of the last batch
+    images_per_s: float  # since training began or was resumed
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What training came to."""
+
+    samples: int  # images in the training set, the weight of this institution
+    steps: int
+    train_loss: float  # mean over the steps of the round
+    seconds: float
+    stopped_by: Literal["epochs", "max_steps", "max_seconds"]
+
+
+def silent(progress: Progress) -> None:
+    """Tell nobody."""

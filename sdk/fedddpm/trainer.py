@@ -8,7 +8,7 @@ exactly the weights of one that was not (on the CPU; on CUDA up to the card's ow
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,46 +19,22 @@ from torch import Tensor
 
 from fedddpm.acceleration import tuned_kernels
 from fedddpm.ema import AverageState, WeightAverage
-from fedddpm.errors import DataError, TrainingError
+from fedddpm.errors import TrainingError
 from fedddpm.feed import Batch, Feed
 from fedddpm.held_out import held_out_loss
-from fedddpm.image_set import ImageSet, require_labels
+from fedddpm.image_set import ImageSet, require_fit
 from fedddpm.ranks import ALONE, Share
 from fedddpm.seeds import derived_seed
 from fedddpm.stepper import Stepper
 from fedddpm.stopwatch import Stopwatch
+from fedddpm.train_settings import Progress as Progress
+from fedddpm.train_settings import TrainOutcome as TrainOutcome
 from fedddpm.train_settings import TrainSettings as TrainSettings
+from fedddpm.train_settings import silent
 from fedddpm.training_state import Position, fingerprint, load_training, make_adam, moments, save_training
 from fedddpm.unet import UNet
 
 _REPORT_EVERY = 10  # steps on an accelerator: asking for the loss makes the CPU wait for the card
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training is."""
-
-    epoch: int  # from 0
-    epochs: int
-    step: int  # steps done
-    steps_total: int
-    loss: float  # of the last batch
-    images_per_s: float  # since training began or was resumed
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """What training came to."""
-
-    samples: int  # images in the training set, the weight of this institution
-    steps: int
-    train_loss: float  # mean over the steps of the round
-    seconds: float
-    stopped_by: Literal["epochs", "max_steps", "max_seconds"]
-
-
-def silent(progress: Progress) -> None:
-    """Tell nobody."""
 
 
 class Trainer:
@@ -84,7 +60,7 @@ class Trainer:
         average: AverageState | None = None,
         share: Share = ALONE,
     ) -> None:
-        _require_fit(data, model)
+        require_fit(data, model.architecture)
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.model, self.device, self.settings, self.seed = model, device, settings, seed
@@ -290,15 +266,3 @@ class Trainer:
             decisive += ["average", s.ema_decay, self._average_start.updates]
             tensors.append(torch.from_numpy(self._average_start.vector))
         return fingerprint(decisive, tensors)
-
-
-def _require_fit(data: ImageSet, model: UNet) -> None:
-    wanted = model.architecture
-    if (data.image_size, data.channels) != (wanted.image_size, wanted.channels):
-        raise DataError(
-            f"the images are {data.image_size}x{data.image_size} with {data.channels} channels, the network is for "
-            f"{wanted.image_size}x{wanted.image_size} with {wanted.channels}",
-            "Open the images with the image_size and channels of the network",
-        )
-    if wanted.classes:
-        require_labels(data, wanted.classes)

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fedddpm import cli_experiment, errors
+from fedddpm import cli_evaluate, cli_experiment, cli_sample, errors
 from fedddpm.errors import FedDDPMError
 
 if TYPE_CHECKING:
@@ -45,13 +45,6 @@ class Preset(StrEnum):
     PAPER = "paper"
     FAST = "fast"
     TINY = "tiny"
-
-
-class SamplerName(StrEnum):
-    """The ways to draw an image."""
-
-    ANCESTRAL = "ancestral"
-    DDIM = "ddim"
 
 
 class _Commands(TyperGroup):
@@ -205,24 +198,8 @@ def participate(
     with _log_on_stderr(bars=draws_bars(progress)):
         client = Client.from_config(config, settings, progress)
         ended = len(client.participate(rounds, on_round=_tell_round))
-    typer.echo(f"{ended or 'no'} {'round' if ended == 1 else 'rounds'} ended since this start")
-
-
-@app.command()
-def sample(
-    state_dir: Annotated[Path, typer.Option(help="the institution's state folder")],
-    out: Annotated[Path, typer.Option(help="PNG to write")],
-    count: Annotated[int, typer.Option(min=1, help="how many images")] = 16,
-    sampler: Annotated[SamplerName, typer.Option(help="ddim is fast, ancestral is the paper's")] = SamplerName.DDIM,
-    steps: Annotated[int, typer.Option(min=1, help="steps of ddim")] = 50,
-    seed: Annotated[int, typer.Option(help="decides the images")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-) -> None:
-    """Draw images from the institution's newest network."""
-    from fedddpm.sampling import sample_from_state
-
-    sample_from_state(state_dir, out, count=count, sampler=sampler.value, steps=steps, seed=seed, device=device)
-    typer.echo(str(out))
+    if client.leads:
+        typer.echo(f"{ended or 'no'} {'round' if ended == 1 else 'rounds'} ended since this start")
 
 
 @app.command()
@@ -249,8 +226,11 @@ def status(
         raise typer.Exit(4)
 
 
+app.command()(cli_evaluate.evaluate)
 app.command()(cli_experiment.experiment)
 app.command()(cli_experiment.report)
+app.command()(cli_sample.sample)
+app.command()(cli_sample.export)
 
 
 @contextmanager

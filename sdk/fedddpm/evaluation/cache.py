@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,11 @@ from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import CheckpointError
 
 _LOG = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """``fedddpm`` below the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedddpm"
 
 
 def cache_file(folder: Path, kind: str, origin: Mapping[str, str]) -> Path:

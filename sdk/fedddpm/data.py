@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 from fedddpm.errors import DataError
-from fedddpm.image_set import ImageSet, split_holdout, to_floats, to_uint8
+from fedddpm.image_set import ImageSet, split_holdout, spread, to_floats, to_uint8
 from fedddpm.sources import (
+    Labels,
     download_fashion_mnist,
     find_fashion_mnist,
     read_celeba,
@@ -13,13 +14,13 @@ from fedddpm.sources import (
     read_fashion_mnist,
     read_folder,
     read_npz,
-    spread,
 )
 
 __all__ = ["ImageSet", "Split", "open_images", "split_holdout", "to_floats", "to_uint8"]
 
 Split = Literal["train", "test"]
 CELEBA_SIZE = 64  # pixels, as in the paper
+_NAMED = ("fashion-mnist", "cifar10", "celeba")
 
 
 def open_images(
@@ -30,6 +31,8 @@ def open_images(
     channels: int | None = None,
     root: str | Path = "data",
     limit: int | None = None,
+    labels: Labels = None,
+    cache: str | Path | bool = True,
 ) -> ImageSet:
     """Open a set of images.
 
@@ -38,22 +41,32 @@ def open_images(
     Files of a folder and CelebA are cropped and resized to ``image_size``; the other sets must have it already.
     ``limit`` keeps that many images, evenly spread over the set. ``split`` does not matter to folders of images.
 
+    ``labels="folders"`` makes the names of a folder's sub-folders the classes, sorted. Institutions must mean the same
+    by a number: where one of them lacks a class, all name the classes instead, as ``["cat", "dog"]`` or "cat,dog".
+
+    What had to be decoded is kept in ``cache``, a folder, for the next time. True is ``fedddpm/images`` in the user's
+    cache folder, for sets of 8 MiB and more; False keeps nothing: the images then lie nowhere but where they are.
+
     Raises:
-        DataError: nothing usable is there, or size or channels are not what was asked for.
+        DataError: nothing usable is there, or size, channels or classes are not what was asked for.
     """
     _check_request(split, image_size, channels, limit)
     name = str(source).lower()
+    place = cache if isinstance(cache, bool) else Path(cache)
+    is_files = name not in _NAMED and Path(source).is_dir() and find_fashion_mnist(Path(source)) is None
+    if labels is not None and not is_files:
+        raise DataError(f"classes by sub-folders need a folder of images, not {source}", "Leave labels out")
     if name == "celeba":
-        return read_celeba(Path(root), split, image_size or CELEBA_SIZE, channels or 3, limit)
+        return read_celeba(Path(root), split, image_size or CELEBA_SIZE, channels or 3, limit, cache=place)
     if name == "fashion-mnist":
         data = read_fashion_mnist(find_fashion_mnist(Path(root)) or download_fashion_mnist(Path(root)), split)
     elif name == "cifar10":
         data = read_cifar10(Path(root), split)
     else:
         path = Path(source)
-        idx_folder = find_fashion_mnist(path) if path.is_dir() else None
-        if path.is_dir() and idx_folder is None:
-            return read_folder(path, image_size, channels, limit)
+        if is_files:
+            return read_folder(path, image_size, channels, limit, labels=labels, cache=place)
+        idx_folder = find_fashion_mnist(path)
         data = read_fashion_mnist(idx_folder, split) if idx_folder else _read_file(path, split)
     _require_fit(source, data, image_size, channels)
     return data if limit is None else data.subset(spread(len(data), limit))

@@ -1,32 +1,30 @@
 """Readers of image files: each turns one kind of source into an :class:`ImageSet` as it lies there.
 
 Fitting size and channels to what the network wants is the business of ``data.py``, except where images have to be
-decoded one by one (folders, CelebA): there they are resized at once.
+decoded one by one (folders, CelebA): there they are resized at once, and kept in a cache.
 """
 
 import gzip
-import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.lib.npyio import NpzFile
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fedddpm.decoding import Bytes, Form, common_form, decode_files
 from fedddpm.errors import DataError
-from fedddpm.image_set import ImageSet
+from fedddpm.image_cache import cached
+from fedddpm.image_set import ImageSet, spread
 from fedddpm.vision import load_torchvision
 
-Bytes = npt.NDArray[np.uint8]
+Labels: TypeAlias = str | Sequence[str] | None
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-UNREADABLE_LIMIT = 0.1  # the share of unreadable files above which a folder is refused
-_GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F"))
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
 _CELEBA_CROP = 178  # pixels: the width of the aligned images (Liu 2015), as most diffusion papers crop them
 
@@ -99,7 +97,9 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     return ImageSet(torch.from_numpy(images), torch.tensor(dataset.targets))
 
 
-def read_celeba(root: Path, split: str, image_size: int, channels: int, limit: int | None) -> ImageSet:
+def read_celeba(
+    root: Path, split: str, image_size: int, channels: int, limit: int | None, *, cache: Path | bool = True
+) -> ImageSet:
     """CelebA (Liu 2015) by torchvision: the aligned faces, centre crop of 178 pixels, resized."""
     try:
         dataset = _datasets().CelebA(root, split=split)
@@ -108,93 +108,66 @@ def read_celeba(root: Path, split: str, image_size: int, channels: int, limit: i
             f"CelebA is not complete below {root}/celeba ({error})",
             "Fetch it from its authors' page: img_align_celeba.zip (unpacked) and the five text files beside it",
         ) from error
-    files = [root / "celeba" / "img_align_celeba" / name for name in dataset.filename]
-    return _decode_all(root, files, image_size, channels, limit, crop=_CELEBA_CROP)
+    folder = root / "celeba" / "img_align_celeba"
+    files = [folder / dataset.filename[i] for i in spread(len(dataset.filename), limit)]
+    form = Form(image_size, channels, _CELEBA_CROP)
+    source = ("celeba", str(folder.resolve()), f"{split} {form} {limit}")
+    return cached(cache, source, files, lambda: decode_files(root, files, form))
 
 
-def read_folder(folder: Path, image_size: int | None, channels: int | None, limit: int | None) -> ImageSet:
-    """All image files at and below ``folder``, of any mode, cropped to squares and resized.
+def read_folder(
+    folder: Path,
+    image_size: int | None,
+    channels: int | None,
+    limit: int | None,
+    *,
+    labels: Labels = None,
+    cache: Path | bool = True,
+) -> ImageSet:
+    """All image files at and below ``folder``, of any mode, cropped to squares and resized; hidden ones are left out.
 
     Without ``image_size`` all must be squares of one size; without ``channels`` one colour image makes all colour.
+    ``labels``: see :func:`fedddpm.data.open_images`.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path.relative_to(folder)) and path.is_file()
+    )
     if not files:
         raise DataError(
             f"there are no images in {folder}", f"Files must end in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    if image_size is None or channels is None:
-        seen = list(_headers(files))
-        sizes = {size for _, size in seen}
-        channels = channels or (1 if all(mode in _GRAY_MODES for mode, _ in seen) else 3)
-        image_size = image_size or _common_size(folder, sizes)
-    return _decode_all(folder, files, image_size, channels, limit)
-
-
-def _headers(files: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(mode, size) of every file that is readable as far as its header."""
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                yield image.mode, image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # decoding lists it with its reason
-
-
-def _common_size(folder: Path, sizes: set[tuple[int, int]]) -> int:
-    if len(sizes) == 1 and len({side for size in sizes for side in size}) == 1:
-        return sizes.pop()[0]
-    some = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:5])
-    raise DataError(
-        f"the images in {folder} are not squares of one size ({some or 'none is readable'})",
-        "Say image_size=..., and they will be cropped and resized",
-    )
-
-
-def _decode_all(
-    base: Path, files: list[Path], image_size: int, channels: int, limit: int | None, crop: int | None = None
-) -> ImageSet:
-    """Decode ``files`` (``limit`` of them, evenly spread); DataError if too many cannot be read."""
+    names = None if labels is None else _class_names(folder, files, labels)
     chosen = [files[i] for i in spread(len(files), limit)]
-    images, skipped = np.empty((len(chosen), channels, image_size, image_size), dtype=np.uint8), []
-    count = 0
-    for path in chosen:
-        try:
-            images[count] = _decode(path, image_size, channels, crop)
-            count += 1
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            skipped.append(f"{path.relative_to(base)}: {reason}")
-    if count == 0 or len(skipped) > UNREADABLE_LIMIT * len(chosen):
+    numbers = None if names is None else [names.index(path.relative_to(folder).parts[0]) for path in chosen]
+    source = ("folder", str(folder.resolve()), f"{image_size} {channels} {limit}", *(names or ()))
+    deciding = files if image_size is None or channels is None else chosen  # all headers decide the form
+
+    def decode() -> ImageSet:
+        return decode_files(folder, chosen, common_form(folder, files, image_size, channels), numbers)
+
+    return cached(cache, source, deciding, decode)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file or a folder above it is no image of the user's: .cache/x.png, ._x.png of a Mac."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _class_names(folder: Path, files: Sequence[Path], labels: str | Sequence[str]) -> list[str]:
+    """The sub-folders that are classes, in the order of their labels."""
+    present = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
+    names = present if labels == "folders" else labels.split(",") if isinstance(labels, str) else list(labels)
+    advice = "Put every image into the folder of its class, and name all classes, in the order all institutions use"
+    if len(set(names)) != len(names):
+        raise DataError(f"the classes {', '.join(names[:10])} name one twice", advice)
+    stray = [path.name for path in files if path.parent == folder] + [name for name in present if name not in names]
+    if stray:
         raise DataError(
-            f"{len(skipped)} of {len(chosen)} images in {base} cannot be read ({'; '.join(skipped[:3])})",
-            "Repair or remove them; up to 10 % unreadable files would be skipped",
+            f"{', '.join(stray[:3])} in {folder} belongs to none of the classes {', '.join(names[:10])}", advice
         )
-    return ImageSet(torch.from_numpy(images[:count]), skipped=tuple(skipped))
-
-
-def _decode(path: Path, image_size: int, channels: int, crop: int | None) -> Bytes:
-    """One file -> [C, H, W]; transparent pixels become black, 16-bit grayscale keeps its upper 8 bits."""
-    with Image.open(path) as opened, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks about odd metadata; what matters is raised
-        image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = _from_deep_gray(image)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-        image = image.convert("L" if channels == 1 else "RGB")
-        if crop is not None:
-            left, top = round((image.width - crop) / 2), round((image.height - crop) / 2)
-            image = image.crop((left, top, left + crop, top + crop))
-        pixels = np.asarray(ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC))
-    return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1)
-
-
-def _from_deep_gray(image: Image.Image) -> Image.Image:
-    """Pillow would clip 16 bits to 255 instead of scaling them."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no known range; save 8-bit or 16-bit images")
-    return Image.fromarray((values // 256).astype(np.uint8))
+    return names
 
 
 def read_npz(path: Path, split: str) -> ImageSet:
@@ -252,9 +225,3 @@ def _class_labels(labels: npt.NDArray[np.generic] | None, count: int) -> torch.T
     if labels is None or labels.size != count or not np.issubdtype(labels.dtype, np.integer):
         return None
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-def spread(count: int, limit: int | None) -> npt.NDArray[np.int64]:
-    """At most ``limit`` indices below ``count``, evenly spread, so that sorted classes are all met."""
-    kept = count if limit is None else min(count, limit)
-    return np.linspace(0, count - 1, kept).round().astype(np.int64)

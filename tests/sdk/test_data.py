@@ -1,6 +1,7 @@
 """Images from every kind of source, and what is said when they are unusable."""
 
 import gzip
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -139,6 +140,28 @@ def test_celeba_is_cropped_to_178_and_resized(tmp_path: Path, monkeypatch: pytes
     test = open_images("celeba", root=tmp_path, split="test", image_size=32, channels=1)
     assert test.images.shape == (2, 1, 32, 32)
     assert open_images("celeba", root=tmp_path).image_size == 64
+
+
+@pytest.mark.parametrize("size", [28, 32, 64, 128])
+def test_celeba_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    write_celeba(tmp_path, monkeypatch)
+    first = open_images("celeba", root=tmp_path, image_size=size, cache=tmp_path / "cache")
+    assert first.images.shape == (2, 3, size, size)
+    for path in (tmp_path / "celeba" / "img_align_celeba").iterdir():
+        stat = path.stat()
+        path.write_bytes(bytes(stat.st_size))  # nothing could be decoded any more
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    again = open_images("celeba", root=tmp_path, image_size=size, cache=tmp_path / "cache")
+    assert torch.equal(again.images, first.images)
+    with pytest.raises(DataError, match="2 of 2 images"):
+        open_images("celeba", root=tmp_path, image_size=size, split="test", cache=tmp_path / "cache")
+
+
+def test_images_that_celeba_lists_and_lacks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_celeba(tmp_path, monkeypatch)
+    (tmp_path / "celeba" / "img_align_celeba" / "000001.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 images in .*000001\.jpg: .*No such file"):
+        open_images("celeba", root=tmp_path, cache=tmp_path / "cache")
 
 
 def write_mixed_folder(folder: Path) -> None:

@@ -168,7 +168,7 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
         if name not in _NOT_THE_OUTCOME and before.settings.get(name) != fresh.settings.get(name)
     ]
     if differing:
-        some = ", ".join(
+        some = "; ".join(
             f"{name} was {before.settings.get(name)!r}, is {fresh.settings.get(name)!r}" for name in differing[:3]
         )
         raise ConfigError(

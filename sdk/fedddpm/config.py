@@ -108,6 +108,8 @@ class ClientConfig(_Options):
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the images that only measures the loss
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
     channels: Annotated[int, Field(ge=1, le=16)] | None = None
+    labels: str | None = None  # "folders": sub-folders are classes, sorted; or the classes in order: "cat,dog"
+    cache: bool | Path = True  # where decoded images are kept; False: nowhere
     data_root: Path | None = None  # where the named data sets lie
     seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
@@ -170,7 +172,7 @@ def _read_toml(path: Path) -> dict[str, Setting]:
         raise ConfigError(f"the settings {path} cannot be read ({error.strerror})", "Check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
-    _anchor(settings, ("identity", "state_dir", "data_root"), path.parent)
+    _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
     _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
     network = settings.get("network")
     if isinstance(network, dict):

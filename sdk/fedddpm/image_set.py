@@ -52,6 +52,18 @@ class ImageSet:
         """1 for grayscale, 3 for colour."""
         return self.images.shape[1]
 
+    @property
+    def left_out(self) -> str:
+        """A sentence about the files that could not be read, with the first three and why; empty if there are none."""
+        if not self.skipped:
+            return ""
+        are = (
+            "1 file could not be read and is"
+            if len(self.skipped) == 1
+            else f"{len(self.skipped)} files could not be read and are"
+        )
+        return f"{are} left out: {'; '.join(self.skipped[:3])}{'; ...' if len(self.skipped) > 3 else ''}"
+
     def subset(self, indices: npt.NDArray[np.int64] | Sequence[int]) -> "ImageSet":
         """The images at ``indices``, copied, in that order."""
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fedddpm.data import open_images
+from fedddpm.client import Client
+from fedddpm.data import ImageSet, open_images
 from fedddpm.errors import DataError
+from fedddpm.identity import Identity
 
 GREY = Image.fromarray(np.full((40, 52), 200, np.uint8))
 
@@ -22,8 +25,7 @@ def see_through() -> Image.Image:
 
 
 def palette_with_transparency() -> Image.Image:
-    image = see_through().convert("RGBA").quantize(8)
-    return image
+    return see_through().convert("RGBA").quantize(8)
 
 
 IMAGES = {
@@ -144,6 +146,34 @@ def test_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
     GREY.save(tmp_path / "pets" / "loose.png")
     with pytest.raises(DataError, match=r"loose\.png in .* belongs to none"):
         open_images(tmp_path / "pets", labels="folders")
+
+
+def test_an_institution_sets_classes_and_cache(tmp_path: Path) -> None:
+    identity = Identity.generate("hospital-a")
+    identity.save(tmp_path / "a.key")
+
+    def start(**settings: str | Path) -> Client:
+        return Client(
+            aggregator_url="http://127.0.0.1:9",
+            identity=tmp_path / "a.key",
+            federation_root=identity.public_key,
+            data=pets(tmp_path / "pets", "cat", "dog"),
+            state_dir=tmp_path / "state",
+            **settings,  # type: ignore[arg-type]
+        )
+
+    start(labels="cat,dog", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").glob("*.safetensors"))
+    with pytest.raises(DataError, match=r"dog in .* belongs to none of the classes cat"):
+        start(labels="cat")
+
+
+def test_what_was_left_out_is_said_in_a_sentence() -> None:
+    one = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    assert ImageSet(one).left_out == ""
+    assert ImageSet(one, None, ["a: b"]).left_out == "1 file could not be read and is left out: a: b"
+    many = ImageSet(one, None, list("abcd")).subset([0])
+    assert many.left_out == "4 files could not be read and are left out: a; b; c; ..."
 
 
 @pytest.mark.parametrize("size", [28, 32, 64, 128])

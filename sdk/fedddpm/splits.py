@@ -36,7 +36,7 @@ def label_skew(
     Raises:
         DataError: there are too few samples for k institutions.
     """
-    rng = _rng(len(labels), k, seed, smallest)
+    rng = _rng(len(labels), k, seed, smallest, concentration)
     for _ in range(_TRIES):
         shares: list[list[Indices]] = [[] for _ in range(k)]
         for label in np.unique(labels):
@@ -46,7 +46,7 @@ def label_skew(
         whole = [np.sort(np.concatenate(share)) for share in shares]
         if min(map(len, whole)) >= smallest:
             return whole
-    raise _too_few(len(labels), k, smallest)
+    raise _never_drawn(len(labels), k, smallest, concentration)
 
 
 def quantity_skew(
@@ -61,13 +61,13 @@ def quantity_skew(
     Raises:
         DataError: there are too few samples for k institutions.
     """
-    rng = _rng(len(labels), k, seed, smallest)
+    rng = _rng(len(labels), k, seed, smallest, concentration)
     for _ in range(_TRIES):
         cuts = _cuts(rng, len(labels), k, concentration)
         shares = np.split(rng.permutation(len(labels)), cuts)
         if min(map(len, shares)) >= smallest:
             return [np.sort(share) for share in shares]
-    raise _too_few(len(labels), k, smallest)
+    raise _never_drawn(len(labels), k, smallest, concentration)
 
 
 def _cuts(rng: np.random.Generator, count: int, k: int, concentration: float) -> Indices:
@@ -76,7 +76,9 @@ def _cuts(rng: np.random.Generator, count: int, k: int, concentration: float) ->
     return (np.cumsum(proportions)[:-1] * count).round().astype(np.int64)
 
 
-def _rng(count: int, k: int, seed: int, smallest: int = 1) -> np.random.Generator:
+def _rng(count: int, k: int, seed: int, smallest: int = 1, concentration: float = CONCENTRATION) -> np.random.Generator:
+    if not concentration > 0:
+        raise DataError(f"a Dirichlet distribution has no concentration of {concentration}", "Use one above 0")
     if k < 1 or count < k * smallest:
         raise _too_few(count, k, smallest)
     return np.random.default_rng(seed)
@@ -85,5 +87,13 @@ def _rng(count: int, k: int, seed: int, smallest: int = 1) -> np.random.Generato
 def _too_few(count: int, k: int, smallest: int) -> DataError:
     return DataError(
         f"{count} samples do not go round {k} institutions with at least {smallest} each",
+        "Use fewer institutions or more samples",
+    )
+
+
+def _never_drawn(count: int, k: int, smallest: int, concentration: float) -> DataError:
+    return DataError(
+        f"{_TRIES} draws from Dirichlet({concentration:g}) left one of {k} institutions fewer than {smallest} of the"
+        f" {count} samples each time",
         "Use fewer institutions, more samples or a larger concentration",
     )

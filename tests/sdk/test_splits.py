@@ -55,7 +55,14 @@ def test_too_few_samples_are_told(split: Split) -> None:
         split(LABELS[:49], 5, 0)
     with pytest.raises(DataError):
         split(LABELS, 0, 0)
-    with pytest.raises(DataError):
-        split(LABELS[:100], 10, 0)  # possible in principle, never drawn
+    with pytest.raises(DataError, match="left one of 10 institutions fewer than 10 of the 100 samples each time"):
+        split(LABELS[:100], 10, 0)  # possible in principle
     with pytest.raises(DataError):
         iid(LABELS[:2], 3, 0)
+
+
+@pytest.mark.parametrize("split", [label_skew, quantity_skew])
+@pytest.mark.parametrize("concentration", [0.0, -1.0, float("nan")])
+def test_a_concentration_is_positive(split: Callable[..., list[Indices]], concentration: float) -> None:
+    with pytest.raises(DataError, match="no concentration of"):
+        split(LABELS, 5, 0, concentration)

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from fedddpm import errors
 from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions, Setting, load_config
 from fedddpm.connection import Connection
+from fedddpm.crew import Place, follow, open_crew
 from fedddpm.data import open_images
 from fedddpm.device import pick_device, use_cores
 from fedddpm.identity import Identity, load_public_key
@@ -54,6 +56,8 @@ class Client:
         holdout: share of the images that only measures the loss.
         image_size: pixels to which files of a folder are resized.
         channels: 1 for grey, 3 for colour.
+        labels: ``folders`` makes sub-folders the classes, sorted; or the classes in their order, ``cat,dog``.
+        cache: folder for decoded images; True: the user's cache folder; False: none is kept.
         data_root: where the named data sets lie.
         seed: decides order of images and noise.
         limit: use at most so many images.
@@ -80,6 +84,8 @@ class Client:
         holdout: float = 0.1,
         image_size: int | None = None,
         channels: int | None = None,
+        labels: str | None = None,
+        cache: bool | str | Path = True,
         data_root: str | Path | None = None,
         seed: int = 0,
         limit: int | None = None,
@@ -100,6 +106,8 @@ class Client:
             "holdout": holdout,
             "image_size": image_size,
             "channels": channels,
+            "labels": labels,
+            "cache": cache,
             "data_root": data_root,
             "seed": seed,
             "limit": limit,
@@ -118,43 +126,64 @@ class Client:
 
     def _set_up(self, config: ClientConfig, progress: bool | None) -> None:
         use_cores()
-        identity = Identity.load(config.identity)
+        self._place, self._progress = Place.here(), progress
+        identity = Identity.load(config.identity) if self.leads else None
         root = load_public_key(config.federation_root)
+        self._device = pick_device(self._place.device(config.device))
         images = open_images(
             config.data,
             image_size=config.image_size,
             channels=config.channels,
             root=config.data_root or Path("data"),
             limit=config.limit,
+            labels=config.labels,
+            cache=config.cache,
         )
-        self._progress = progress
-        self._institution = Institution(
-            config=config,
-            identity=identity,
-            member_id=config.member_id or identity.member_id,
-            root_public_key=root,
-            images=split_holdout(images, config.holdout, config.seed),
-            device=pick_device(config.device),
-        )
+        self._images = split_holdout(images, config.holdout, config.seed)
+        self._institution: Institution | None = None
+        if identity is not None:
+            self._institution = Institution(
+                config=config,
+                identity=identity,
+                member_id=config.member_id or identity.member_id,
+                root_public_key=root,
+                images=self._images,
+                device=self._device,
+            )
+
+    @property
+    def leads(self) -> bool:
+        """False in the processes of torchrun that only help to train: all but that of rank 0."""
+        return self._place.leads
 
     def __repr__(self) -> str:
-        return f"Client({self._institution.member_id!r} at {self._institution.config.aggregator_url})"
+        us = self._institution
+        return "Client(helps to train)" if us is None else f"Client({us.member_id!r} at {us.config.aggregator_url})"
 
     def participate(
         self, rounds: int | None = None, on_round: Callable[[RoundSummary], None] | None = None
     ) -> list[RoundSummary]:
         """Take part until ``rounds`` rounds have ended (None: until the run ends); one summary for each.
 
-        ``on_round`` is told as soon as a round has ended; without it the summary is shown beside the bars.
+        ``on_round`` is told as soon as a round has ended; without it the summary is shown beside the bars. Under
+        torchrun every process calls this; all but that of rank 0 only help to train and return nothing.
 
         May be killed at any moment and called again: it goes on where it was.
 
         Raises:
             FedDDPMError: what happened and what to do about it; see ``fedddpm.errors``.
         """
-        us, config = self._institution, self._institution.config
+        with _explained(), open_crew(self._place, self._device, self._images[0]) as share:
+            if self._institution is not None:
+                return self._take_part(replace(self._institution, share=share), rounds, on_round)
+            follow(share, self._images[0], self._device)
+        return []
+
+    def _take_part(
+        self, us: Institution, rounds: int | None, on_round: Callable[[RoundSummary], None] | None
+    ) -> list[RoundSummary]:
+        config = us.config
         with (
-            _explained(),
             StateDir(config.state_dir, us.root_public_key, us.member_id) as state,
             make_reporter(self._progress) as reporter,
             Connection(
@@ -166,21 +195,21 @@ class Client:
                 on_warning=reporter.warning,
             ) as connection,
         ):
-            self._introduce(reporter)
+            _introduce(us, reporter)
             tell = on_round or (lambda summary: reporter.notice(str(summary)))
             return Participation(us, state, Transport(connection), reporter, tell).run(rounds)
 
-    def _introduce(self, reporter: Reporter) -> None:
-        us = self._institution
-        train, held = us.images
-        reporter.notice(
-            f"{us.member_id} (key {us.identity.fingerprint}): {len(train)} images to train on, {len(held)} held out,"
-            f" on {us.device}"
-        )
-        if train.skipped:
-            reporter.warning(f"{len(train.skipped)} files could not be read and are left out: {train.skipped[0]}")
-        if us.config.is_plain_http:
-            reporter.warning("the aggregator's address is not https: who takes part, and when, can be read on the way")
+
+def _introduce(us: Institution, reporter: Reporter) -> None:
+    train, held = us.images
+    reporter.notice(
+        f"{us.member_id} (key {us.identity.fingerprint}): {len(train)} images to train on, {len(held)} held out,"
+        f" on {us.device}" + (f" and {us.share.world - 1} more" if us.share.world > 1 else "")
+    )
+    if train.skipped:
+        reporter.warning(train.left_out)
+    if us.config.is_plain_http:
+        reporter.warning("the aggregator's address is not https: who takes part, and when, can be read on the way")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ others wait for; torchrun ends them too when one of them fails; and no exchange 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,13 +27,19 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from fedddpm.errors import ConfigError, TrainingError
+from fedddpm.errors import ConfigError, DataError, TrainingError
+from fedddpm.image_set import ImageSet
 from fedddpm.ranks import ALONE, Share
+from fedddpm.train_settings import TrainSettings
+from fedddpm.trainer import Trainer
+from fedddpm.training_state import fingerprint
+from fedddpm.unet import UNet
+from fedddpm_protocol.spec import Architecture
 
 _STUCK = timedelta(minutes=30)  # longer than any rank works between two exchanges
 _LOOK_EVERY_S = 0.1
 _FAREWELL_S = 5.0  # for the other ranks to read the last word
-_JOB, _END, _FAILED, _LEFT = "job/", "end", "failed", "left"
+_IMAGES, _JOB, _END, _FAILED, _LEFT = "images", "job/", "end", "failed", "left"
 
 
 @dataclass(frozen=True)
@@ -138,18 +145,29 @@ class CrewShare(Share):
         return total
 
 
+def follow(share: Share, images: ImageSet, device: torch.device) -> None:
+    """Train what rank 0 announces, until it has ended; for all other ranks."""
+    for text in share.jobs():
+        job = json.loads(text)
+        shape = {**job["architecture"], "multipliers": tuple(job["architecture"]["multipliers"])}
+        model = UNet.from_architecture(Architecture(**shape))
+        Trainer(model, images, device, TrainSettings(**job["settings"]), job["seed"], share=share).train()
+
+
 @contextmanager
-def open_crew(place: Place, device: torch.device) -> Iterator[Share]:
+def open_crew(place: Place, device: torch.device, images: ImageSet) -> Iterator[Share]:
     """This rank's share, while all ranks are inside; ``ALONE`` where there is only one.
 
     Raises:
         TrainingError: another rank failed or is gone. Ranks above 0 end quietly where rank 0 said why it ended.
+        DataError: this rank has opened other ``images`` than rank 0.
     """
     if place.world == 1:
         yield ALONE
         return
     share = _meet(place, device)
     try:
+        _require_same(share, images)
         yield share
     except RuntimeError as error:  # out of torch, whose exchanges break when a rank has gone; our own errors are none
         heard = _hear(share)
@@ -178,6 +196,18 @@ def _meet(place: Place, device: torch.device) -> CrewShare:
         device_id=device if device.type == "cuda" else None,
     )
     return CrewShare(rank, world, store=PrefixStore("crew", store), device=device)
+
+
+def _require_same(share: CrewShare, images: ImageSet) -> None:
+    labels = () if images.labels is None else (images.labels,)
+    digest = fingerprint((), (images.images, *labels))
+    if share.leads:
+        share.store.set(_IMAGES, digest)
+    elif str(share.store.get(_IMAGES), "utf-8") != digest:
+        raise DataError(
+            f"rank {share.rank} has opened other images than rank 0",
+            "Give all ranks the same settings and the same files",
+        )
 
 
 def _hear(share: CrewShare) -> str | None:

@@ -22,6 +22,7 @@ from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import LocalUpdate, UpdateStore, require_finite, train_update
 from fedddpm.model_store import ModelStore
 from fedddpm.progress import Reporter
+from fedddpm.ranks import ALONE, Share
 from fedddpm.restore import RestoreGuard
 from fedddpm.run_history import RunHistory
 from fedddpm.session_driver import Seat, send_owed
@@ -48,6 +49,7 @@ class Institution:
     root_public_key: bytes
     images: tuple[ImageSet, ImageSet]  # for training, held out
     device: torch.device
+    share: Share = ALONE  # of the training, where several processes train together
 
 
 class Participation:
@@ -230,6 +232,7 @@ class Participation:
             lambda progress: self._reporter.training(spec.round, progress),
             learning=self._us.config.learning,
             average=self._history.average(position, model),
+            share=self._us.share,
         )
         self._updates.save(update)
         return update

@@ -15,7 +15,7 @@ does not depend on their number, up to the rounding of sums in another order. A 
 The order matters: all but ``slice`` and ``scaled`` wait for the other ranks.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Share:
-    """One process alone; :class:`fedddpm.crew.Crew` makes the shares of several."""
+    """One process alone; :func:`fedddpm.crew.open_crew` makes the shares of several."""
 
     rank: int = 0
     world: int = 1
@@ -47,6 +47,10 @@ class Share:
 
     def announce(self, job: str) -> None:
         """Rank 0 tells the others what to train; nothing to do where there are none."""
+
+    def jobs(self) -> Iterator[str]:
+        """What rank 0 announces, on the other ranks, until it has ended."""
+        return iter(())
 
     def wrap(self, model: nn.Module) -> Callable[..., Tensor]:
         """``model``, with gradients that backward averages over the ranks; takes empty slices too."""

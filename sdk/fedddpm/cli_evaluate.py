@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedddpm.evaluation.features import FeatureNet, OnProgress
+    from fedddpm.evaluation.inputs import RealImages
     from fedddpm.evaluation.reference import Reference
     from fedddpm.evaluation.scores import Scores
     from fedddpm.image_set import ImageSet
@@ -83,6 +84,7 @@ def evaluate(
     """Score images against real ones: FID or FD with its N and floor, KID, precision and recall."""
     from fedddpm.evaluation.cache import default_cache
     from fedddpm.evaluation.extra import require_extra
+    from fedddpm.evaluation.inputs import open_real_images, read_scored
     from fedddpm.evaluation.scorecard import print_scores, write_scores
 
     require_extra()
@@ -91,22 +93,23 @@ def evaluate(
         raise ConfigError("exactly one of --images, --model and --state-dir is needed", "Give one of them")
     if out is not None and not out.parent.is_dir():
         raise CheckpointError(f"there is no folder {out.parent} for {out.name}", f"Run: mkdir -p {out.parent}")
-    real = _open_reference_images(reference, data_root, image_size, channels)
+    real = open_real_images(reference, data_root, image_size, channels)
+    given = None if images is None else read_scored(images, real.test)
+    counts = counts or [_DEFAULT_COUNT if given is None else len(given)]
+    if given is not None and counts[-1] > len(given):
+        raise ConfigError(f"{counts[-1]} images cannot be scored: there are {len(given)}", "Lower --count")
     with _bars() as watch:
         judges = _Judges(real, cache or default_cache(), weights, classifier_steps, device, watch)
-        nets = [judges.open(one) for one in net or [Net.INCEPTION]]  # whatever is missing shows before images are drawn
-        if images is not None:
-            floats, how_drawn = _read(images, real.test), ""
-        else:
-            drawing = _Drawing(state_dir, model, network_weights, sampler, steps, guidance, seed, device)
-            floats, how_drawn = drawing.draw(max(counts or [_DEFAULT_COUNT]), real.test, watch("drawing images"))
+        nets = [judges.open(one, counts) for one in net or [Net.INCEPTION]]  # what is missing shows before drawing
+        drawing = _Drawing(state_dir, model, network_weights, sampler, steps, guidance, seed, device)
+        floats, how_drawn = (given, "") if given is not None else drawing.draw(counts[-1], real.test, watch)
         scores = [
             judges.score(one, floats, n, how, companions)
             for one in nets
             for how in saving or [SavingName.RESCALED]
-            for n in counts or [len(floats)]
+            for n in counts
         ]
-    notes = [note for note in (how_drawn, real.note, *(one.source for one in nets)) if note]
+    notes = [note for note in (how_drawn, real.note, *(f"{one.name}: {one.source}" for one in nets)) if note]
     print_scores(Console(soft_wrap=False), scores, notes)
     if out is not None:
         write_scores(out, scores, str(images or model or state_dir), reference, notes)
@@ -124,43 +127,6 @@ def _counts(given: list[str] | None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Real:
-    """The real images: what is compared with, what the floors are made of, and what to know about them."""
-
-    train: ImageSet
-    test: ImageSet
-    note: str
-
-
-def _open_reference_images(source: str, root: Path, image_size: int | None, channels: int | None) -> _Real:
-    import torch
-
-    from fedddpm.data import open_images
-    from fedddpm.image_set import split_holdout
-
-    train, test = (
-        open_images(source, split=split, root=root, image_size=image_size, channels=channels)
-        for split in ("train", "test")
-    )
-    if not torch.equal(train.images, test.images):
-        return _Real(train, test, "")
-    train, test = split_holdout(test, 0.5, seed=0)  # the floor needs real images that are not in the reference
-    note = f"{source} has one set of images only: {len(test)} of them are the reference, the others serve the floor"
-    return _Real(train, test, note)
-
-
-def _read(path: Path, real: ImageSet) -> Tensor:
-    """Images of a folder or file as a network would have given them, in the reference's size."""
-    import torch
-
-    from fedddpm.data import open_images
-    from fedddpm.image_set import to_floats
-
-    found = open_images(path, image_size=real.image_size, channels=real.channels)
-    return to_floats(found.images, torch.device("cpu"))
-
-
-@dataclass(frozen=True)
 class _Drawing:
     """Where drawn images come from."""
 
@@ -173,7 +139,7 @@ class _Drawing:
     seed: int
     device: str
 
-    def draw(self, count: int, real: ImageSet, on_progress: OnProgress) -> tuple[Tensor, str]:
+    def draw(self, count: int, real: ImageSet, watch: Watch) -> tuple[Tensor, str]:
         """``count`` images as floats in [-1, 1] and how they came about; ConfigError if they would not fit ``real``."""
         from fedddpm.device import pick_device
         from fedddpm.sampling import chosen_file, chosen_weights, load_network, sample_images_raw
@@ -196,7 +162,7 @@ class _Drawing:
             seed=self.seed,
             device=pick_device(self.device),
             guidance=self.guidance,
-            on_progress=on_progress,
+            on_progress=watch("drawing images"),
         )
         weights = "the moving average of the weights" if which == "ema" else "the weights as trained"
         steps = "" if self.steps is None else f", {self.steps} steps"
@@ -207,14 +173,14 @@ class _Judges:
     """The feature nets and their references."""
 
     def __init__(
-        self, real: _Real, cache: Path, weights: Path | None, steps: int | None, device: str, watch: Watch
+        self, real: RealImages, cache: Path, weights: Path | None, steps: int | None, device: str, watch: Watch
     ) -> None:
         self._real, self._cache, self._device, self._watch = real, cache, device, watch
         self._weights, self._steps = weights, steps
         self._references: dict[str, Reference] = {}
 
-    def open(self, which: Net) -> FeatureNet:
-        """The net, and its reference beside it."""
+    def open(self, which: Net, counts: Sequence[int]) -> FeatureNet:
+        """The net, with its reference and floors made ready."""
         from fedddpm.evaluation.classifier import DEFAULT_STEPS, open_classifier
         from fedddpm.evaluation.inception import open_inception
         from fedddpm.evaluation.reference import open_reference
@@ -227,7 +193,10 @@ class _Judges:
             steps, heard = self._steps or DEFAULT_STEPS, self._watch("training the classifier")
             net = open_classifier(train, test, self._cache, steps=steps, device=self._device, on_progress=heard)
         progress = self._watch(f"real images in {net.name}")
-        self._references[net.name] = open_reference(net, train, test, self._cache, on_progress=progress)
+        reference = open_reference(net, train, test, self._cache, on_progress=progress)
+        for n in counts:
+            reference.floor(n, self._watch(f"floor at N = {n}"))
+        self._references[net.name] = reference
         return net
 
     def score(self, net: FeatureNet, floats: Tensor, n: int, how: SavingName, companions: bool) -> Scores:
@@ -236,14 +205,10 @@ class _Judges:
         from fedddpm.evaluation.scores import score
         from fedddpm.image_set import spread
 
-        if n > len(floats):
-            raise ConfigError(f"{n} images cannot be scored: there are {len(floats)}", "Lower --count")
         saved = as_saved(floats[spread(len(floats), n)], how.value)
-        reference = self._references[net.name]
-        reference.floor(n, self._watch(f"floor at N = {n}"))
         return score(
             net,
-            reference,
+            self._references[net.name],
             saved,
             companions=companions,
             saving=how.value,

@@ -6,7 +6,7 @@ import importlib.metadata
 import pytest
 import torch
 
-from fedddpm.errors import ConfigError
+from fedddpm.errors import ConfigError, DataError
 from fedddpm.evaluation import inception, weights
 from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.inception import MAPPING_TOLERANCE, open_inception
@@ -68,6 +68,18 @@ def test_normalisations_are_folded_and_features_are_those_of_pytorch_fid(net, pa
     assert expected.std() > 0.1
     assert (found - expected).abs().max() < 2e-5
     assert heard == [(2, 2)]
+
+
+def test_images_that_are_neither_grey_nor_coloured(net):
+    with pytest.raises(DataError, match="4 channels"):
+        net.extract(torch.zeros(1, 4, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_features_on_a_card_are_those_of_the_cpu(net, package):
+    images = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    assert abs(open_inception(package.path, "cuda").extract(images) - net.extract(images)).max() < 1e-3
 
 
 def test_a_wrong_mapping_is_refused(package, monkeypatch):

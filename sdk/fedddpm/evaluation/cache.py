@@ -6,6 +6,7 @@ share a folder: the second one waits and reads.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -81,5 +82,6 @@ def locked(path: Path) -> Iterator[None]:
             f"the cache folder {path.parent} cannot be used ({error.strerror})", "Choose another with --cache"
         ) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it up
+        with contextlib.suppress(OSError):  # some network file systems have no locks: then the second one works twice
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it up
         yield

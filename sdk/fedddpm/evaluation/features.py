@@ -56,16 +56,24 @@ def extract_batches(
     return np.concatenate(pieces)
 
 
+def _tf32_switch() -> tuple[object, str, object]:
+    """Where TF32 is switched, the attribute's name, and its value for off."""
+    backend = torch.backends.cudnn
+    if hasattr(backend, "conv"):  # torch 2.9 and later, where reading the older switch fails beside the newer one
+        return backend.conv, "fp32_precision", "ieee"
+    return backend, "allow_tf32", False
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """No TF32 inside convolutions on CUDA: its 10 bits would move features in the third digit."""
-    backend = torch.backends.cudnn
-    before = backend.allow_tf32
-    backend.allow_tf32 = False
+    switch, name, off = _tf32_switch()
+    before = getattr(switch, name)
+    setattr(switch, name, off)
     try:
         yield
     finally:
-        backend.allow_tf32 = before
+        setattr(switch, name, before)
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -19,15 +19,14 @@ FORMAT = "fedddpm/scores/1"
 def print_scores(console: Console, scores: Sequence[Scores], notes: Sequence[str]) -> None:
     """One line for each; the floor stands beside the distance, because neither says much without the other."""
     table = Table(box=None, pad_edge=False)
-    for name in ("metric", "distance", "floor", "KID x 1000", "precision", "recall", "saving", "net"):
-        table.add_column(name, justify="left" if name in ("metric", "saving", "net") else "right", no_wrap=True)
+    for name in ("metric", "distance", "floor", "KID x 1000", "precision", "recall", "saving"):
+        table.add_column(name, justify="left" if name in ("metric", "saving") else "right", no_wrap=True)
     for one in scores:
         kernel = "" if one.kid is None or one.kid_std is None else f"{1000 * one.kid:.2f} ± {1000 * one.kid_std:.2f}"
         shares = ("" if share is None else f"{share:.3f}" for share in (one.precision, one.recall))
         digits = 2 if one.metric == "FID" else 4
-        table.add_row(
-            one.label, f"{one.distance:.{digits}f}", f"{one.floor:.{digits}f}", kernel, *shares, one.saving, one.net
-        )
+        distances = (f"{value:.{digits}f}" for value in (one.distance, one.floor))
+        table.add_row(one.label, *distances, kernel, *shares, one.saving)
     console.print(table)
     console.print("floor: the distance of as many real training images", style="dim", highlight=False)
     for note in notes:

@@ -68,9 +68,9 @@ def compiled(network: Forward, device: torch.device, try_out: Callable[[Forward]
         ConfigError: it fails although it is ``required``.
     """
     mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: no launch of single kernels
-    fast: Forward = torch.compile(network, mode=mode, dynamic=False)
     try:
         with warnings.catch_warnings(action="ignore"):  # the compiler's advice to its users is not for ours
+            fast: Forward = torch.compile(network, mode=mode, dynamic=False)
             try_out(fast)
     except torch.OutOfMemoryError:
         raise

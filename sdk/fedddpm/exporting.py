@@ -13,7 +13,8 @@ from fedddpm.unet import UNet
 
 Format = Literal["plain", "diffusers"]
 
-SCHEDULE_KEY, LABELS_KEY, WEIGHTS_KEY = "fedddpm.schedule", "fedddpm.labels", "fedddpm.weights"
+SCHEDULE_KEY, LABELS_KEY = "fedddpm.schedule", "fedddpm.labels"
+RANGE_KEY, WEIGHTS_KEY = "fedddpm.image_range", "fedddpm.weights"
 
 
 def export_model(path: Path, model: UNet, format_: Format = "plain", weights: str = "model") -> None:
@@ -21,7 +22,7 @@ def export_model(path: Path, model: UNet, format_: Format = "plain", weights: st
 
     The file is a model file of this package as well. Its metadata are JSON: architecture and manifest (see
     :func:`fedddpm.partition.save_model`), the schedule under the names that diffusers' ``scheduler_config.json`` has,
-    and for a conditional network what labels there are.
+    the range of the pixels, and for a conditional network what labels there are.
 
     Raises:
         ConfigError: the file exists, or there is no such format.
@@ -34,7 +35,7 @@ def export_model(path: Path, model: UNet, format_: Format = "plain", weights: st
         raise _no_diffusers(model.architecture.preset)
     if path.exists():
         raise ConfigError(f"{path} exists and is not overwritten", "Choose another --out, or remove it first")
-    notes = {SCHEDULE_KEY: schedule_json(), WEIGHTS_KEY: weights, "format": "pt"}
+    notes = {SCHEDULE_KEY: schedule_json(), RANGE_KEY: "[-1.0, 1.0]", WEIGHTS_KEY: weights, "format": "pt"}
     if model.architecture.classes:
         labels = {"classes": model.architecture.classes, "no_label": model.architecture.classes}
         notes[LABELS_KEY] = json.dumps(labels)
@@ -53,7 +54,6 @@ def schedule_json() -> str:
             "variance_type": "fixed_small",
             "clip_sample": True,
             "clip_sample_range": 1.0,
-            "image_range": [-1.0, 1.0],
         }
     )
 
@@ -63,6 +63,6 @@ def _no_diffusers(preset: str) -> ModelError:
     return ModelError(
         f"the network {preset!r} is no UNet2DModel of diffusers, whatever its settings: that one has ResNet blocks "
         f"that normalise before each convolution (here: {blocks}), begins and ends with 3x3 convolutions (here: 7x7 "
-        "and 1x1) and has as many levels up as down (here: one less), so its layers could not hold these weights",
+        "and 1x1) and must have as many levels up as down (here: one less), so its layers could not hold these weights",
         "Use the format plain: the metadata of the file say how the weights and the schedule are to be read",
     )

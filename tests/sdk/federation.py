@@ -64,8 +64,8 @@ class Federation:
     def install(self):
         aggregator("federation", "install", self.roster, "--data", self.data)
 
-    def start_run(self, method, rounds=2, **settings):
-        save_model(self.folder / "theta0.safetensors", make_network())
+    def start_run(self, method, rounds=2, network=None, **settings):
+        save_model(self.folder / "theta0.safetensors", network or make_network())
         options = {"batch_size": 8, "clip_norm": 2.0, "join_s": 60, "chunk_coordinates": 65536, **settings}
         flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
         model = ("--initial-model", self.folder / "theta0.safetensors")

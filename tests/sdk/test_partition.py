@@ -119,6 +119,25 @@ def test_a_model_file_reads_back_and_says_what_it_holds(tmp_path: Path) -> None:
     assert {name for part in listed.values() for name, _ in part} == set(tensors)
 
 
+def test_files_from_before_there_were_classes_name_none(tmp_path: Path) -> None:
+    path, model = tmp_path / "m.safetensors", tiny()
+    save_model(path, model)
+    tensors, metadata = load_tensors(path)
+    fields = json.loads(metadata["fedddpm.architecture"])
+    assert fields.pop("classes") == 0
+    save_tensors(path, tensors, {**metadata, "fedddpm.architecture": json.dumps(fields)})
+    assert read_architecture(path) == model.architecture
+    load_model_into(path, tiny(1))
+
+
+def test_classes_are_part_of_the_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, UNet(8, 1, "tiny", classes=10))
+    assert read_architecture(path).classes == 10
+    with pytest.raises(ModelError, match="classes=10"):
+        load_model_into(path, UNet(8, 1, "tiny", classes=9))
+
+
 def test_a_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
     path, model = tmp_path / "m.safetensors", tiny(1)
     save_model(path, tiny(0, image_size=32, channels=3))

@@ -92,8 +92,8 @@ def test_linear_attention_is_its_formula(rows: int, columns: int, memory_format:
 
 
 def test_the_architecture_rebuilds_the_network() -> None:
-    model = UNet(32, 3, "fast", base_dim=24, multipliers=(1, 2))
-    assert model.architecture == Architecture("fast", 32, 3, 24, (1, 2))
+    model = UNet(32, 3, "fast", base_dim=24, multipliers=(1, 2), classes=5)
+    assert model.architecture == Architecture("fast", 32, 3, 24, (1, 2), 5)
     again = UNet.from_architecture(model.architecture)
     assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 

@@ -1,0 +1,32 @@
+"""Model files as the coordinator hands them in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+from safetensors import safe_open
+from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0
+
+from fedddpm_aggregator.models import ARCHITECTURE_KEY, ModelFileError, read_network, to_safetensors
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """The same tensors with other fields of the architecture; None takes a field away."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    fields = {**json.loads(metadata[ARCHITECTURE_KEY]), **changes}
+    metadata[ARCHITECTURE_KEY] = json.dumps({name: value for name, value in fields.items() if value is not None})
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), metadata))
+
+
+def test_classes_are_read_and_old_files_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "theta_0.safetensors"
+    path.write_bytes(to_safetensors(replace(ARCHITECTURE, classes=10), MANIFESTS, theta_0()))
+    assert read_network(path).architecture == replace(ARCHITECTURE, classes=10)
+    rewrite(path, classes=None)
+    assert read_network(path).architecture == ARCHITECTURE
+    rewrite(path, classes=1001)
+    with pytest.raises(ModelFileError, match="1001 classes are outside"):
+        read_network(path)

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from fedddpm.data import open_images
+from fedddpm.data import Split, open_images
 from fedddpm.errors import DataError
 from fedddpm.experiment.settings import StudySettings
-from fedddpm.image_set import ImageSet, split_holdout
+from fedddpm.image_set import ImageSet, split_holdout, spread
 from fedddpm.splits import SMALLEST_SHARE, Indices, iid, label_skew, quantity_skew
 
 _TEST_SHARE = 0.1  # of a set that comes without test images
@@ -25,6 +25,7 @@ class ImageSource:
     root: str
     image_size: int | None
     channels: int | None
+    labels: str | None
     subset: int | None
     test_images: int | None
 
@@ -32,7 +33,7 @@ class ImageSource:
     def of(cls, settings: StudySettings) -> ImageSource:
         """The source that ``settings`` name."""
         s = settings
-        return cls(s.data, str(s.data_root), s.image_size, s.channels, s.subset, s.test_images)
+        return cls(s.data, str(s.data_root), s.image_size, s.channels, s.labels, s.subset, s.test_images)
 
 
 @lru_cache(maxsize=2)
@@ -42,12 +43,24 @@ def open_source(source: ImageSource) -> tuple[ImageSet, ImageSet]:
     Raises:
         DataError: the images cannot be used.
     """
-    fit = {"image_size": source.image_size, "channels": source.channels, "root": source.root}
-    train = open_images(source.data, split="train", limit=source.subset, **fit)  # type: ignore[arg-type]
-    test = open_images(source.data, split="test", limit=source.test_images, **fit)  # type: ignore[arg-type]
+    train, test = (_open(source, split) for split in ("train", "test"))
     if train.images.shape == test.images.shape and torch.equal(train.images, test.images):
         train, test = split_holdout(train, _TEST_SHARE, 0)
-    return train, test
+    return (
+        train.subset(spread(len(train), source.subset)),
+        test.subset(spread(len(test), source.test_images)),
+    )
+
+
+def _open(source: ImageSource, split: Split) -> ImageSet:
+    return open_images(
+        source.data,
+        split=split,
+        image_size=source.image_size,
+        channels=source.channels,
+        root=source.root,
+        labels=source.labels,
+    )
 
 
 def share_out(train: ImageSet, split: str, institutions: int, seed: int, concentration: float) -> list[Indices]:

@@ -39,6 +39,7 @@ class StudySettings(BaseModel):
     data_root: Path = Path("data")  # where the named sets lie
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
     channels: Literal[1, 3] | None = None
+    labels: str | None = None  # "folders", or class names with commas: sub-folders of a folder are classes
     subset: Count | None = None  # training images of all institutions together; None: all there are
     test_images: Count | None = None  # reference images for the scores; None: all
 

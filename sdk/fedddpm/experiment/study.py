@@ -157,7 +157,7 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
         settings=settings.model_dump(mode="json"),
         machine=_machine(device),
         versions=_versions(),
-        notes=_notes(plans),
+        notes=_notes(settings, plans),
     )
     if not (place.folder / FILE).exists():
         return fresh
@@ -178,8 +178,8 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
     return before.model_copy(update={"notes": fresh.notes})
 
 
-def _notes(plans: list[RunPlan]) -> list[str]:
-    notes = []
+def _notes(settings: StudySettings, plans: list[RunPlan]) -> list[str]:
+    notes = [left_out] if (left_out := open_source(ImageSource.of(settings))[0].left_out) else []
     plain = sorted({f"{plan.method} with K = {plan.institutions}" for plan in plans if plan.aggregation == "plain"})
     if plain:
         notes.append(

@@ -1,5 +1,7 @@
 """The classifier, the reference and the scores: what they say, and that they are made once."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from tests.sdk.evaluated import CLASSES, SIZE, shapes
@@ -67,6 +69,17 @@ def test_a_trained_classifier_is_found_again(net, cache):
     again = open_classifier(TRAIN, TEST, cache, steps=STEPS, on_progress=forbidden)
     assert (again.name, again.source, again.digest, again.accuracy) == (net.name, net.source, net.digest, net.accuracy)
     assert (again.extract(TEST.images[:50]) == net.extract(TEST.images[:50])).all()
+
+
+def test_two_at_once_train_one_classifier(tmp_path):
+    train, test, heard = shapes(200, 1), shapes(40, 2), []
+
+    def go(_):
+        return open_classifier(train, test, tmp_path, steps=4, on_progress=lambda *told: heard.append(told)).digest
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(go, range(2)))) == 1
+    assert len(heard) == 4  # the second one waited, and read
 
 
 @pytest.mark.parametrize("change", ["steps", "seed", "images"])

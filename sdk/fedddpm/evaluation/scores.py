@@ -58,10 +58,11 @@ def score(
         DataError: too few images, more than there are real training images for the floor, or of another size.
         ConfigError: the extra is not installed.
     """
+    floor = reference.floor(len(images))  # refuses what has none before minutes are spent
     features = net.extract(images, on_progress)
     distance = frechet(Statistics.of(features), reference.statistics)
     metric: Literal["FID", "FD"] = "FID" if net.is_inception else "FD"
-    plain = Scores(metric, net.name, len(images), distance, reference.floor(len(images)), saving=saving)
+    plain = Scores(metric, net.name, len(images), distance, floor, saving=saving)
     if not companions:
         return plain
     kid_mean, kid_std, precision, recall = _companions(reference.features, features, seed)

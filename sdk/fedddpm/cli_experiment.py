@@ -124,8 +124,6 @@ def experiment(
     with _Watching(settings) as watching:
         results = run_study(settings, place, watching)
     print_tables(console, results)
-    for note in results.notes:
-        console.print(note, style="bold red" if note.startswith("INSECURE") else None, highlight=False)
     typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -151,10 +151,21 @@ def test_a_plain_average_is_marked_in_every_table(method: str) -> None:
     for table in tables:
         assert set(column(table, "Aggregation")) == {INSECURE}, table.title
         assert f"**{INSECURE}**" in as_markdown(table)
-    screen = Console(file=io.StringIO(), width=200)
-    print_tables(screen, study)
-    assert isinstance(screen.file, io.StringIO)
-    assert screen.file.getvalue().count(INSECURE) >= len(tables)
+    for terminal in (True, False):
+        assert printed(study, width=60, terminal=terminal).count("INSECURE") >= len(tables)
+
+
+def printed(study: StudyResults, width: int, terminal: bool) -> str:
+    file = io.StringIO()
+    print_tables(Console(file=file, width=width, force_terminal=terminal, color_system=None), study)
+    return " ".join(file.getvalue().split())
+
+
+def test_a_narrow_terminal_cuts_nothing_off() -> None:
+    text = printed(made_study(made_run("UDEC", split="quantity-skew"), made_run("centralised")), 60, terminal=True)
+    assert "…" not in text
+    assert "Method UDEC, K 5, Split quantity-skew, Aggregation secure, Epochs 75, FID (N = 1000) 60.0, Real" in text
+    assert "FID in the paper 139, N here (10⁶) 118.84" in text
 
 
 def test_institutions_are_those_of_the_lowest_seed() -> None:

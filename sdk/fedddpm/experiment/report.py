@@ -90,6 +90,7 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
         finished=sum(run.done for run in results.runs),
         plain=_plain_runs(results),
         insecure=INSECURE,
+        took=_time(results.seconds),
         tables=tables,
         rounds=[rounds_table(run) for run in results.runs if run.rounds],
         splits=splits,
@@ -100,6 +101,10 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
 
 def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _plain_runs(results: StudyResults) -> int:
@@ -170,7 +175,7 @@ def _strips(folder: Path, results: StudyResults, place: Path) -> list[Picture]:
 
 
 def _caption(run: RunRecord, epochs: int, round_: int) -> str:
-    return f"{epochs} epochs" if Group((run,)).centralised else f"round {round_ + 1}"
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}" if Group((run,)).centralised else f"round {round_ + 1}"
 
 
 def _title(group: Group) -> str:

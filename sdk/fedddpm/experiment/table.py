@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -60,15 +61,31 @@ def as_markdown(table: Table, heading: str = "###") -> str:
 
 
 def as_rich(table: Table) -> RichTable:
-    """For the terminal; the notes are its caption."""
+    """For a terminal that is wide enough; the notes are the caption."""
     caption = Text("\n".join(table.notes)) if table.notes else None
     shown = RichTable(title=Text(table.title, "bold"), caption=caption, title_justify="left", caption_justify="left")
     shown.box, shown.pad_edge = SIMPLE_HEAD, False
+    shown.collapse_padding = True
     for column in table.columns:
         shown.add_column(Text(column.title), justify="right" if column.number else "left")
     for row in table.rows:
         shown.add_row(*(Text(cell, style="bold red" if cell == INSECURE else "") for cell in row))
     return shown
+
+
+def show(table: Table, console: Console) -> None:
+    """Print it as a table, or, where words would not fit into its columns, row by row with their titles."""
+    shown = as_rich(table)
+    if not any("…" in segment.text for segment in console.render(shown)):  # Rich's sign for a word that it cut
+        console.print(shown, highlight=False)
+        return
+    console.print(Text(table.title, "bold"))
+    for row in table.rows:
+        cells = [f"{column.title} {cell}" for column, cell in zip(table.columns, row, strict=True) if cell != NONE]
+        line = Text("* " + ", ".join(cells))
+        line.highlight_words([INSECURE], "bold red")
+        console.print(line)
+    console.print(Text("\n".join((*table.notes, ""))))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -15,9 +15,10 @@ from fedddpm.evaluation.scores import Scores
 from fedddpm.experiment.comparison import comparison_table
 from fedddpm.experiment.groups import Group, Scored, decimals, final_scores, grouped, mean_and_spread, short
 from fedddpm.experiment.results import RunRecord, StudyResults
-from fedddpm.experiment.table import NONE, Column, Table, as_rich
+from fedddpm.experiment.table import NONE, Column, Table, show
 from fedddpm.experiment.traffic_table import traffic_table
 
+_FILE_WIDTH = 160  # characters
 _COMMON = ("K", "Split", "Network")
 _SETTING = (Column("Method"), Column("K", True), Column("Split"), Column("Network"), Column("Aggregation"))
 
@@ -36,11 +37,13 @@ def all_tables(results: StudyResults) -> list[Table]:
 
 
 def print_tables(console: Console, results: StudyResults) -> None:
-    """Show the tables in a terminal, and before them what a reader must know."""
+    """Show the tables, and before them what a reader must know; into a file or a pipe as wide as they need."""
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     for note in results.notes:
-        console.print(note, style="bold", markup=False)
+        console.print(note, style="bold red" if note.startswith("INSECURE") else "bold", markup=False, highlight=False)
     for table in all_tables(results):
-        console.print(as_rich(table))
+        show(table, console)
 
 
 def scores_tables(results: StudyResults) -> list[Table]:

@@ -104,7 +104,7 @@ def open_classifier(
 ) -> ClassifierNet:
     """The classifier of ``train``: from ``cache`` if it is there, else trained in ``steps`` batches of 128.
 
-    The default takes one to two minutes on two cores. ``on_progress`` hears (steps done, steps) while it trains.
+    The default takes about a minute on two cores. ``on_progress`` hears (steps done, steps) while it trains.
 
     Raises:
         DataError: a set has no labels, there is one class only, or the two sets do not fit each other.

@@ -21,6 +21,7 @@ from fedddpm.cli import app
 from fedddpm.identity import Identity
 from fedddpm.partition import flatten
 from fedddpm.sampling import newest_network
+from fedddpm.state_report import read_state
 from fedddpm.transport import SessionApi
 from fedddpm_protocol.methods import Method
 
@@ -31,6 +32,10 @@ PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
 def same_models(fed, members, method=Method.UDEC):
     vectors = [fed.shared_vector(member, method) for member in members]
     return all(np.array_equal(vector, vectors[0]) for vector in vectors)
+
+
+def network_file(fed, member):
+    return read_state(fed.folder / f"state-{member}").runs[-1].model
 
 
 def in_background(target, *arguments, **named):
@@ -141,8 +146,7 @@ def test_a_lost_network_is_fetched_again(federation):
     fed = federation("abc")
     fed.start_run(Method.UDEC, 2)
     fed.together(1)
-    (model,) = (fed.folder / f"state-{A}").glob("model-*.safetensors")
-    model.unlink()
+    network_file(fed, A).unlink()
     fed.together()
     assert same_models(fed, fed.members)
 
@@ -151,8 +155,7 @@ def test_a_network_lost_while_rounds_went_by_is_fetched_again(federation):
     fed = federation("abcd", c_max=1)
     fed.start_run(Method.ULATDEC, 3, join_s=1.5)
     fed.together(1)
-    (model,) = (fed.folder / f"state-{D}").glob("model-*.safetensors")
-    model.unlink()
+    network_file(fed, D).unlink()
     fed.together(1, members=[A, B, C])
     late = in_background(fed.together, members=[D])
     fed.wait_for_join(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -49,10 +48,6 @@ class Network(StrEnum):
     TINY = "tiny"
 
 
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedddpm"
-
-
 def experiment(
     out: Annotated[Path, typer.Option(help="folder of the study; the same command goes on after a stop")],
     preset: Annotated[str | None, typer.Option(help="paper-fmnist, paper-celeba, cpu-small or smoke")] = None,
@@ -82,14 +77,17 @@ def experiment(
     insecure_plain_average: Annotated[
         bool, typer.Option("--insecure-plain-average", help="run what secure aggregation refuses without masks")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="processes in which institutions train side by side")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes in which institutions train; default: one a core, one on a GPU")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="feature nets and statistics of real images")] = None,
 ) -> None:
     """Run a study: institutions, rounds with the real secure aggregation, baselines, scores, a report."""
+    from fedddpm.evaluation.cache import default_cache
     from fedddpm.experiment.presets import preset as preset_named
     from fedddpm.experiment.settings import build, read_toml
-    from fedddpm.experiment.study import Place, run_study
+    from fedddpm.experiment.study import Place, default_workers, run_study
     from fedddpm.experiment.tables import print_tables
 
     options = {
@@ -119,7 +117,8 @@ def experiment(
     file = {} if config is None else read_toml(config)
     named = preset or file.pop("preset", None)
     settings = build({} if named is None else preset_named(str(named)), file, options)
-    place = Place(out, cache or _default_cache(), workers, device, weights, shlex.join(["fedddpm", *sys.argv[1:]]))
+    command = shlex.join(["fedddpm", *sys.argv[1:]])
+    place = Place(out, cache or default_cache(), workers or default_workers(settings, device), device, weights, command)
     console = Console(soft_wrap=False)
     with _Watching(settings) as watching:
         results = run_study(settings, place, watching)

@@ -18,6 +18,7 @@ import torch
 
 from fedddpm.device import pick_device, usable_cores
 from fedddpm.errors import ConfigError
+from fedddpm.evaluation.extra import require_extra
 from fedddpm.experiment.around import Surroundings
 from fedddpm.experiment.centralised import CentralisedRun, epochs_in_all
 from fedddpm.experiment.federated import FederatedRun
@@ -62,6 +63,16 @@ class Place:
     command: str = ""
 
 
+def default_workers(settings: StudySettings, device: str) -> int:
+    """One process a core, as far as there are institutions for them: threads of one small network wait for each other.
+
+    A GPU gets one process.
+    """
+    if pick_device(device).type != "cpu" or not settings.federated:
+        return 1
+    return min(usable_cores(), max(settings.institutions))
+
+
 def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyResults:
     """Do all runs that are not done, and write ``results.json``, the pictures and ``report.html``.
 
@@ -71,6 +82,7 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
         TrainingError: a training diverged, or a worker died.
     """
     plans = plan_runs(settings)
+    require_extra()
     device = str(pick_device(place.device))
     networks = _networks(settings)
     shares = _shares(settings, plans)

@@ -24,7 +24,9 @@ class Stepper:
         self._model, self._device, self._settings, self._whole, self._share = model, device, settings, whole, share
         self._diffusion = Diffusion()
         self.precision = resolve_precision(settings.precision, device)
-        self.compiles = resolve_compile(settings.compile, device, steps)
+        # Several ranks compile on request only: CUDA graphs around an exchange of gradients are their own risk.
+        wanted = False if settings.compile is None and share.world > 1 else settings.compile
+        self.compiles = resolve_compile(wanted, device, steps)
         self._plain: Forward = model  # for a last batch of another size, which is not worth compiling for
         self._fast: Forward = model
         self._ready = False

@@ -38,7 +38,6 @@ def launch(folder, what):
             process.stderr.close()
 
 
-@pytest.mark.slow
 def test_two_processes_reach_the_result_of_one_also_after_a_kill(tmp_path):
     (killed, _), (alone, message) = launch(tmp_path, "kill")
     assert killed == -9
@@ -65,7 +64,6 @@ def test_two_processes_reach_the_result_of_one_also_after_a_kill(tmp_path):
     assert json.loads((tmp_path / "short.json").read_text()) == [1, "max_seconds"]
 
 
-@pytest.mark.slow
 def test_a_whole_federation_with_an_institution_of_two_processes(federation):
     world = federation()
     world.start_run("UDEC", rounds=1)

@@ -9,9 +9,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ IMAGE_SIZE = 28
 PEERS = {"denoising_diffusion_pytorch": "denoising-diffusion-pytorch", "diffusers": "diffusers"}
 _DIM_LUCIDRAINS = 32  # 2.6 million parameters; its README's own choices of width are multiples of 32
 _DIM_DIFFUSERS = 28  # 3.0 million
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # a peer draws bars whoever calls it; read when tqdm is imported
 
 Fact = str | int | float | None
 Rows = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[Mapping[str, object]]]  # headings, cells, raw values
@@ -48,10 +45,16 @@ def versions() -> str:
 def lucidrains_diffusion(sampling_steps: int | None = None) -> Any:
     """denoising-diffusion-pytorch's UNet in its GaussianDiffusion, whose images lie in [0, 1]."""
     library = importlib.import_module("denoising_diffusion_pytorch")
+    module = importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    vars(module)["tqdm"] = _no_bar  # it draws one whoever calls it
     unet = library.Unet(dim=_DIM_LUCIDRAINS, dim_mults=(1, 2, 4), channels=1, flash_attn=False)
     return library.GaussianDiffusion(
         unet, image_size=IMAGE_SIZE, timesteps=1000, sampling_timesteps=sampling_steps, objective="pred_noise"
     )
+
+
+def _no_bar(steps: Iterable[int], **_: object) -> Iterable[int]:
+    return steps
 
 
 def diffusers_unet() -> Any:

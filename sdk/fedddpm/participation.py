@@ -25,6 +25,7 @@ from fedddpm.progress import Reporter
 from fedddpm.ranks import ALONE, Share
 from fedddpm.restore import RestoreGuard
 from fedddpm.run_history import RunHistory
+from fedddpm.seeds import derived_seed
 from fedddpm.session_driver import Seat, send_owed
 from fedddpm.state import StateDir
 from fedddpm.summary import RoundSummary, append_summary, summarize
@@ -227,7 +228,7 @@ class Participation:
             self._us.images,
             self._us.device,
             self._us.config.policy,
-            self._us.config.seed,
+            derived_seed(self._us.config.seed, self._us.member_id),  # one default seed for all, not one noise
             self._updates.checkpoint,
             lambda progress: self._reporter.training(spec.round, progress),
             learning=self._us.config.learning,

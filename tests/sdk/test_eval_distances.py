@@ -68,8 +68,8 @@ def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
     off = ~np.eye(60, dtype=bool)
     expected = kernel(real, real)[off].mean() + kernel(fake, fake)[off].mean() - 2 * kernel(real, fake).mean()
     mean, spread = kid(real, fake)
-    assert mean == pytest.approx(expected, rel=1e-3)  # subsets of 60 of 60: all the same
-    assert spread < 1e-3
+    assert mean == pytest.approx(expected, abs=3 * spread / 10)  # over 100 subsets of 30
+    assert 0 < spread < expected
     assert abs(kid(features(300, 8, 3), features(300, 8, 4))[0]) < 0.1 < mean
     assert kid(real, features(90, 8, 5), seed=1) == kid(real, features(90, 8, 5), seed=1)
 
@@ -89,7 +89,7 @@ def test_precision_and_recall_tell_missing_variety_from_missing_quality():
 def test_too_few_images_for_the_companions():
     with pytest.raises(DataError, match="neighbours"):
         precision_recall(features(3, 4, 0), features(9, 4, 0))
-    with pytest.raises(DataError, match="two images"):
+    with pytest.raises(DataError, match="four images"):
         kid(features(1, 4, 0), features(9, 4, 0))
 
 

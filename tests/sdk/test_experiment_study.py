@@ -190,7 +190,8 @@ def test_a_study_killed_in_a_round_goes_on_and_ends_the_same(data: Path, tmp_pat
     whole = start(tmp_path / "whole")
     killed = start(tmp_path / "killed")
     deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "results.json").exists():
+    results = tmp_path / "killed" / "results.json"
+    while not (results.exists() and read_results(tmp_path / "killed").runs):
         assert killed.poll() is None, (tmp_path / "killed.log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -224,7 +225,7 @@ def test_class_conditional_institutions_share_the_label_embedding(data: Path, tm
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"institutions": (16,)}, DataError, "150 images do not go round 16 institutions"),
+        ({"institutions": (16,), "final_samples": (64,)}, DataError, "150 images do not go round 16 institutions"),
         ({"institutions": (2,)}, ConfigError, "refuses FULL with K = 2"),
         ({"data": "no-such-set"}, DataError, "does not exist"),
         ({"inception": True, "weights": True}, ConfigError, "weights"),

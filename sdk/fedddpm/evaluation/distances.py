@@ -66,15 +66,16 @@ def frechet(a: Statistics, b: Statistics) -> float:
 def kid(real: Features, fake: Features, seed: int = 0) -> tuple[float, float]:
     """Kernel distance (Binkowski 2018, arXiv 1801.01401): mean and standard deviation over 100 random subsets.
 
-    The cubic kernel and the unbiased estimate of torch-fidelity; subsets of 1000, or of all where there are fewer.
+    The cubic kernel and the unbiased estimate of torch-fidelity; subsets of 1000, or of half where there are
+    fewer than twice as many: subsets that are always the same would not tell how sure the mean is.
 
     Raises:
-        DataError: fewer than two vectors on a side.
+        DataError: fewer than four vectors on a side.
         ConfigError: the extra is not installed.
     """
-    size = min(KID_SUBSET_SIZE, len(real), len(fake))
+    size = min(KID_SUBSET_SIZE, len(real) // 2, len(fake) // 2)
     if size < 2:
-        raise DataError("the kernel distance needs two images on each side", "Score more images")
+        raise DataError("the kernel distance needs four images on each side", "Score more images")
     module = load_extra("torch_fidelity.metric_kid")
     found = module.kid_features_to_metric(
         torch.from_numpy(fake),

@@ -95,7 +95,8 @@ class CentralisedRun:
         if average is not None:
             save_average(average_file(path), trainer.model, average)
         save_model(path, trainer.model)
-        where, grid = Where({_EVERYBODY: self._folder}, epochs, epochs, local=False), self._grid(epochs)
+        where = Where({_EVERYBODY: self._folder}, epochs, epochs, local=False, seed=self._plan.seed)
+        grid = self._grid(epochs)
         measured = self._around.meter.after_round(where, grid, lambda at, share: tell("drawing images", share))
         record = RoundRecord(
             round=len(self.record.rounds),

@@ -35,6 +35,7 @@ from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord
 from fedddpm.experiment.secure_sum import Federation, Opened, aggregate
 from fedddpm.local_update import local_parts
 from fedddpm.partition import flatten, manifest, save_model
+from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
@@ -58,7 +59,14 @@ class FederatedRun:
         source = ImageSource.of(self._settings)
         self._sites = {
             name: Site(
-                name, self._folder / name, source, share, self._settings.loss_images, plan.seed, around.device, averaged
+                name=name,
+                folder=self._folder / name,
+                source=source,
+                share=share,
+                loss_images=self._settings.loss_images,
+                seed=derived_seed(plan.seed, name),  # one seed for all would give all the same noise at every step
+                device=around.device,
+                averaged=averaged,
             )
             for name, share in zip(plan.members, shares, strict=True)
         }
@@ -156,6 +164,7 @@ class FederatedRun:
             loss=sum(losses) / len(losses),
             client_losses=dict(zip(self._sites, losses, strict=True)) if local_parts(self._method) else {},
             survivors=len(set().union(*opened.survivors.values())),
+            clipped=opened.clipped,
             aggregation_s=opened.seconds,
             training_s=max(one.seconds for one in trained.values()),
             model_hash=model_hash(spec.base_manifest, opened.model).hex(),
@@ -216,7 +225,7 @@ class FederatedRun:
         if not local and self._settings.ema_decay == 0:
             folders = dict(list(folders.items())[:1])
         done = len(self.record.rounds) if rounds is None else rounds
-        return Where(folders, done, done * self._settings.epochs, local)
+        return Where(folders, done, done * self._settings.epochs, local, self._plan.seed)
 
     def _traffic(self) -> int:
         hashes = [bytes.fromhex(record.spec_hash) for record in self.record.rounds]

@@ -142,19 +142,18 @@ class AdoptJob:
 
 
 def adopt(job: AdoptJob, tell: Tell) -> float | None:
-    """Write the network after the round; returns its loss on the test images."""
+    """Write the network after the round, also over that of an unfinished try; its loss on the test images."""
     site, spec = job.site, job.spec
     path = model_file(site.folder, spec.round + 1)
-    if not is_kept(path, averaged=site.averaged):
-        update = stored_update(site, spec)
-        if update is None:
-            raise CheckpointError(f"{site.folder} has lost the update of round {spec.round + 1}", "Run the study again")
-        model = load_network(model_file(site.folder, spec.round))
-        average = adopt_round(model, Method(spec.method), np.load(job.shared, allow_pickle=False), update)
-        if average is not None:
-            save_average(average_file(path), model, average)
-        save_model(path, model)
-    loss = measure_loss(load_network(path), site.images()[1], site.device) if job.scored else None
+    update = stored_update(site, spec)
+    if update is None:
+        raise CheckpointError(f"{site.folder} has lost the update of round {spec.round + 1}", "Run the study again")
+    model = load_network(model_file(site.folder, spec.round))
+    average = adopt_round(model, Method(spec.method), np.load(job.shared, allow_pickle=False), update)
+    if average is not None:
+        save_average(average_file(path), model, average)
+    save_model(path, model)
+    loss = measure_loss(model, site.images()[1], site.device) if job.scored else None
     tell(1.0)
     return loss
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedddpm.errors import ConfigError
 from fedddpm.evaluation.classifier import open_classifier
 from fedddpm.evaluation.features import FeatureNet
 from fedddpm.evaluation.inception import open_inception
@@ -24,6 +25,7 @@ from fedddpm.experiment.settings import StudySettings
 from fedddpm.experiment.workers import OnProgress, Workers
 from fedddpm.image_set import ImageSet
 from fedddpm.sampling import save_grid
+from fedddpm.seeds import derived_seed
 
 Bytes = npt.NDArray[np.uint8]
 Pictures = Mapping[str, Mapping[Saving, Bytes]]  # institution -> way of saving -> images
@@ -47,6 +49,7 @@ class Where:
     rounds: int  # done
     epochs: int
     local: bool  # whether the institutions' networks differ in parts that are never shared
+    seed: int  # of the run
 
 
 @dataclass
@@ -86,6 +89,11 @@ class Meter:
             self.rulers.append(self._ruler(classifier, train, test, cache, step))
         if inception is not None:
             self.rulers.append(self._ruler(inception, train, test, cache, step))
+        if not self.rulers:
+            raise ConfigError(
+                "these images have no classes, so no small classifier can score what is drawn",
+                "Add --fid, or set round_samples = 0 and final_samples = []",
+            )
 
     def _ruler(self, net: FeatureNet, train: ImageSet, test: ImageSet, cache: Path, step: Step) -> Ruler:
         reference = open_reference(
@@ -96,7 +104,10 @@ class Meter:
         return Ruler(net, reference)
 
     def _counts(self, net: FeatureNet) -> list[int]:
-        counts = set(self.settings.final_samples)
+        s = self.settings
+        counts = set(s.final_samples)
+        if any(method in ("ULATDEC", "UDEC") for method in s.methods):  # scored by institution as well
+            counts |= {s.client_share(count, k) for count in s.final_samples for k in s.institutions}
         if not net.is_inception and self.settings.round_samples:
             counts.add(self.settings.round_samples)
         return sorted(counts)
@@ -138,7 +149,7 @@ class Meter:
     ) -> Measured:
         began, s = time.monotonic(), self.settings
         pooled = self._score(ruler, _pool(pictures, how, count), how, companions=True)
-        own = s.client_samples or -(-count // len(where.folders))
+        own = s.client_share(count, len(where.folders))
         clients = {
             name: self._score(ruler, images[how][:own], how, companions=False)
             for name, images in (pictures.items() if where.local else ())
@@ -167,7 +178,7 @@ class Meter:
                 averaged=s.ema_decay > 0,
                 sampler=s.sampler,
                 steps=s.sampler_steps,
-                seed=seed + 1000 * s.seeds[0] + number,
+                seed=derived_seed(where.seed, seed, number),
                 guidance=s.guidance,
                 savings=tuple(savings),
                 device=self.device,

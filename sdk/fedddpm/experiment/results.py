@@ -43,6 +43,7 @@ class RoundRecord(_Record):
     loss: float  # held-out loss of what everybody has at the round's end: mean over the institutions
     client_losses: dict[str, float] = {}
     survivors: int = 0
+    clipped: int = 0  # institutions whose update was scaled down to the clip norm
     aggregation_s: float = 0.0  # the secure sum alone, all institutions on one machine
     training_s: float = 0.0  # longest institution
     model_hash: str = ""  # hex, of the shared parts
@@ -89,6 +90,8 @@ class StudyResults(_Record):
     machine: str
     versions: dict[str, str]
     nets: list[str] = []  # sentences: which feature nets scored, with which weights, how proven
+    images: str = ""  # SHA-256 of training and test images
+    planned: list[str] = []  # names of all runs, also of those not begun
     notes: list[str] = []  # what a reader must know, for instance runs without masks
     seconds: float = 0.0
     runs: list[RunRecord] = []

@@ -61,6 +61,7 @@ class Opened:
     sums: dict[str, tuple[int, ...]]  # part -> opened sums of weights and losses, as SUM_FIELDS
     survivors: dict[str, tuple[str, ...]]  # part -> institutions in the sum
     result_hash: bytes  # of the signed result; of the model where nothing is signed
+    clipped: int  # institutions whose update was scaled down to the clip norm
     seconds: float
 
 
@@ -86,11 +87,13 @@ def aggregate(
         document = sign_spec(spec, federation.server)
         for _ in updates:
             check_spec(document, federation.roster, policy)
-    pieces = {member: clipped_pieces(spec, update.delta)[0] for member, update in updates.items()}
+    clipped = {member: clipped_pieces(spec, update.delta) for member, update in updates.items()}
     opened, results = {}, []
     for name, reporters in reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids).items():
         contributions = {
-            member: Contribution(spec, name, updates[member], pieces[member][name], _rounding(rounding, member, name))
+            member: Contribution(
+                spec, name, updates[member], clipped[member][0][name], _rounding(rounding, member, name)
+            )
             for member in reporters
         }
         session = Session(federation, spec, name, policy, contributions)
@@ -105,6 +108,7 @@ def aggregate(
         {name: sums for name, (_, sums, _) in opened.items()},
         reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids),
         _publish(federation, spec, tuple(results), hashed) if masked else hashed,
+        sum(norm > spec.clip_norm for _, norm in clipped.values()),
         time.monotonic() - began,
     )
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedddpm.diffusion import Diffusion
 from fedddpm.errors import ConfigError
 
 MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"]
@@ -26,6 +27,7 @@ NetworkName = Literal["paper", "fast", "tiny"]
 Saving = Literal["rescaled", "clipped"]
 Count = Annotated[int, Field(ge=1)]
 MAX_INSTITUTIONS = 128  # of one cohort
+SMALLEST_SCORED = 4  # images; precision and recall look at three neighbours
 
 
 class StudySettings(BaseModel):
@@ -81,6 +83,15 @@ class StudySettings(BaseModel):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} names something twice")
+        Diffusion().visited(self.sampler, self.sampler_steps)
+        if self.inception and not self.final_samples:
+            raise ValueError("FID needs final_samples, for instance 1000")
+        if self.max_steps and "centralised" in self.methods:
+            raise ValueError("max_steps would cut the rounds short but not the centralised baseline; leave one out")
+        local = {"ULATDEC", "UDEC"} & set(self.methods)
+        shares = [self.client_share(n, k if local else 1) for n in self.final_samples for k in self.institutions]
+        if shares and min(shares) < SMALLEST_SCORED:
+            raise ValueError(f"final_samples must give each institution {SMALLEST_SCORED} images or more")
         if self.guidance != 1 and not self.conditional:
             raise ValueError("guidance needs conditional = true")
         if self.sampler == "ancestral" and self.sampler_steps is not None:
@@ -90,6 +101,10 @@ class StudySettings(BaseModel):
                 f"a subset of {self.subset} images does not go round {max(self.institutions)} institutions"
             )
         return self
+
+    def client_share(self, count: int, institutions: int) -> int:
+        """Images of one institution that are scored by themselves, where ``count`` are drawn from all."""
+        return self.client_samples or -(-count // institutions)
 
     @property
     def federated(self) -> tuple[str, ...]:
@@ -108,7 +123,12 @@ def build(*layers: Mapping[str, object], where: str = "the options") -> StudySet
     Raises:
         ConfigError: a setting is unknown or wrong; it is named, with ``where`` it came from.
     """
-    merged = {name: value for layer in layers for name, value in layer.items() if value is not None}
+    merged: dict[str, object] = {}
+    for layer in layers:
+        given = {name: value for name, value in layer.items() if value is not None}
+        if "sampler" in given:
+            merged.pop("sampler_steps", None)  # those of another sampler
+        merged |= given
     try:
         return StudySettings.model_validate(merged)
     except ValidationError as error:

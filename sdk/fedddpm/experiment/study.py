@@ -19,6 +19,7 @@ import torch
 from fedddpm.device import pick_device, usable_cores
 from fedddpm.errors import ConfigError
 from fedddpm.evaluation.extra import require_extra
+from fedddpm.evaluation.features import digest_tensors
 from fedddpm.experiment.around import Surroundings
 from fedddpm.experiment.centralised import CentralisedRun, epochs_in_all
 from fedddpm.experiment.federated import FederatedRun
@@ -90,7 +91,13 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
         results = _begin(settings, place, plans, device)
         meter = Meter(settings, workers, device)
         meter.open(place.cache, place.weights, watcher.step)
+        if results.runs and results.nets != meter.notes:
+            raise ConfigError(
+                f"{place.folder} was scored by other feature nets than there are now",
+                "Use the same --cache and --weights as at its start, or a new --out",
+            )
         results = results.model_copy(update={"nets": meter.notes})
+        write_results(place.folder, results)  # from here on the folder belongs to these settings
         around = Surroundings(settings, place.folder, workers, meter, device, networks)
         return _Runs(around, plans, shares, results, watcher).all()
 
@@ -163,12 +170,15 @@ def _shares(settings: StudySettings, plans: list[RunPlan]) -> _Shares:
 
 def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: str) -> StudyResults:
     """The results so far, or new ones; ConfigError if the folder belongs to another study."""
+    train, test = open_source(ImageSource.of(settings))
     fresh = StudyResults(
         name=settings.name,
         command=place.command,
         settings=settings.model_dump(mode="json"),
         machine=_machine(device),
         versions=_versions(),
+        images=digest_tensors({"train": train.images, "test": test.images}),
+        planned=[plan.name for plan in plans],
         notes=_notes(settings, plans),
     )
     if not (place.folder / FILE).exists():
@@ -187,7 +197,12 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
             f"{place.folder} holds a study with other settings ({some})",
             "Give another --out, or the same settings to go on with that one",
         )
-    return before.model_copy(update={"notes": fresh.notes})
+    if before.images != fresh.images:
+        raise ConfigError(
+            f"the images are not those that {place.folder} was begun with",
+            "Give back the images as they were, or another --out",
+        )
+    return before
 
 
 def _notes(settings: StudySettings, plans: list[RunPlan]) -> list[str]:
@@ -197,6 +212,11 @@ def _notes(settings: StudySettings, plans: list[RunPlan]) -> list[str]:
         notes.append(
             f"INSECURE: {', '.join(plain)} ran with a plain average, without masks. Whoever sums sees every update;"
             " these runs are for comparison only."
+        )
+    if settings.ema_decay and settings.draws_images:
+        notes.append(
+            "Images are drawn from averaged weights. Averages stay in the institutions, so with FULL and USPLIT too the"
+            " pooled images come from all institutions in equal shares."
         )
     if any(plan.method == "USPLIT" for plan in plans):
         notes.append(

@@ -81,14 +81,15 @@ def _score_notes(first: Scores, rows: Sequence[Scored]) -> tuple[str, ...]:
     elif first.kid_std is not None:
         notes.append("± of the KID is the standard deviation over its subsets.")
     notes.append(
-        f"Real images: the same distance for {first.n} real training images, which no generator can be asked to beat."
+        f"Real images: the same distance for {first.n} real training images, saved properly: what a perfect generator"
+        " would come to."
     )
     if first.metric == "FD":
         notes.append("FD is the Frechet distance in the features of a small classifier; it is no FID and not like one.")
     if first.saving == "clipped":
         notes.append("Clipped saving loses everything below mid-grey: only for comparison with the paper's code.")
     if any(one.per_client for one in rows):
-        notes.append("With ULATDEC and UDEC, the images come from all institutions' networks in equal shares.")
+        notes.append("Where institutions' networks differ, the images come from all of them in equal shares.")
     return tuple(notes)
 
 

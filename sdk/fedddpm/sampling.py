@@ -27,7 +27,7 @@ from fedddpm.vision import load_torchvision
 Weights = Literal["ema", "model"]
 Watch = Callable[[int, int], None]  # steps of the network done, steps in all
 
-_BATCH = 64
+BATCH = 64
 
 
 def newest_file(state_dir: Path) -> Path:
@@ -92,7 +92,7 @@ def sample_images(
     device: torch.device,
     labels: Tensor | None = None,
     guidance: float = 1.0,
-    batch: int = _BATCH,
+    batch: int = BATCH,
     on_progress: Watch | None = None,
 ) -> Tensor:
     """``count`` new images: uint8 [count, C, H, W] on the CPU; the rest is as in :func:`sample_images_raw`."""
@@ -121,23 +121,30 @@ def sample_images_raw(
     device: torch.device,
     labels: Tensor | None = None,
     guidance: float = 1.0,
-    batch: int = _BATCH,
+    batch: int = BATCH,
+    start: int = 0,
     on_progress: Watch | None = None,
 ) -> Tensor:
     """``count`` new images: float32 [count, C, H, W] in [-1, 1] on the CPU; ``model`` is moved to ``device``.
 
     ``labels`` [count] int64 say what each image is to show; without them a conditional network takes its classes in
     turn, and the value ``classes`` stands for no label. ``guidance`` is the scale of classifier-free guidance. Each
-    batch has a generator of its own, so the same seed and ``batch`` give the same images, however many are drawn.
+    batch has a generator of its own, so the same seed and ``batch`` give the same images, however many are drawn;
+    ``start``, a multiple of ``batch``, leaves out the first ones, so that several processes can draw one set.
 
     Raises:
         ConfigError: an impossible number of images or steps, an unknown sampler, or labels or a guidance that the
             network does not know.
     """
-    if count < 1 or batch < 1:
-        raise ConfigError(f"{count} images in batches of {batch} cannot be drawn", "Both must be at least 1")
+    if count < 1 or batch < 1 or start % batch:
+        raise ConfigError(
+            f"{count} images from number {start} on in batches of {batch} cannot be drawn",
+            "Use at least one, and begin with a batch",
+        )
     path = Diffusion().visited(sampler, steps)  # refuses before anything is computed
-    chosen = _labels(model, count, labels, guidance)
+    chosen = _labels(model, count if labels is not None else start + count, labels, guidance)
+    if chosen is not None and labels is None:
+        chosen = chosen[start:]
     model.to(device).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     total, pieces = len(path) * -(-count // batch), []
@@ -147,7 +154,7 @@ def sample_images_raw(
         if chosen is not None:
             here = chosen[first : first + size].to(device)
             network = guided(model, here, model.architecture.classes, guidance)
-        generator = torch.Generator(device).manual_seed(derived_seed("sample", seed, first))
+        generator = torch.Generator(device).manual_seed(derived_seed("sample", seed, start + first))
         watch = None if on_progress is None else _part_of(on_progress, number * len(path), total)
         pieces.append(_draw(model, network, size, generator, sampler, steps, watch))
     return torch.cat(pieces)

@@ -296,3 +296,14 @@ def test_the_export_command_says_what_it_wrote(tmp_path: Path) -> None:
     refused = command(tmp_path, "export", "--model", path, "--out", "d.safetensors", "--format", "diffusers")
     assert refused.exit_code == 2
     assert "UNet2DModel" in refused.stderr
+
+
+def test_a_set_drawn_in_pieces_is_the_same_set():
+    torch.manual_seed(0)
+    model = UNet(8, 1, "tiny", classes=3)
+    how = {"sampler": "dpm", "steps": 3, "seed": 5, "device": torch.device("cpu"), "batch": 4, "guidance": 2.0}
+    whole = sample_images_raw(model, 10, **how)
+    pieces = [sample_images_raw(model, count, start=start, **how) for start, count in ((0, 4), (4, 6))]
+    assert torch.equal(whole, torch.cat(pieces))
+    with pytest.raises(ConfigError, match="from number 3 on"):
+        sample_images_raw(model, 4, start=3, **how)

@@ -168,6 +168,7 @@ class DrawJob:
     """Draw images from the network in a file."""
 
     path: Path
+    start: int  # number of the first image, a multiple of the sampler's batch
     count: int
     averaged: bool
     sampler: Sampler
@@ -189,6 +190,7 @@ def draw(job: DrawJob, tell: Tell) -> dict[Saving, npt.NDArray[np.uint8]]:
         seed=job.seed,
         device=pick_device(job.device),
         guidance=job.guidance,
+        start=job.start,
         on_progress=lambda done, total: tell(min(done / total, 0.999)),
     )
     tell(1.0)

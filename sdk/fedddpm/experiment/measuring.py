@@ -24,7 +24,7 @@ from fedddpm.experiment.results import Measured
 from fedddpm.experiment.settings import StudySettings
 from fedddpm.experiment.workers import OnProgress, Workers
 from fedddpm.image_set import ImageSet
-from fedddpm.sampling import save_grid
+from fedddpm.sampling import BATCH, save_grid
 from fedddpm.seeds import derived_seed
 
 Bytes = npt.NDArray[np.uint8]
@@ -174,7 +174,8 @@ class Meter:
         jobs = [
             DrawJob(
                 path=model_file(folder, where.rounds),
-                count=each,
+                start=start,
+                count=min(BATCH, each - start),
                 averaged=s.ema_decay > 0,
                 sampler=s.sampler,
                 steps=s.sampler_steps,
@@ -184,8 +185,17 @@ class Meter:
                 device=self.device,
             )
             for number, folder in enumerate(where.folders.values())
+            for start in range(0, each, BATCH)
         ]
-        return dict(zip(where.folders, self.workers.map(draw, jobs, on_progress), strict=True))
+        drawn = self.workers.map(draw, jobs, on_progress)
+        batches = len(jobs) // len(where.folders)
+        return {
+            name: {
+                how: np.concatenate([one[how] for one in drawn[number * batches : (number + 1) * batches]])
+                for how in savings
+            }
+            for number, name in enumerate(where.folders)
+        }
 
 
 def _pool(pictures: Pictures, how: Saving, count: int) -> Bytes:

@@ -67,7 +67,7 @@ def test_examples_together(federation: LocalFederation, tmp_path: Path) -> None:
         fed._start(member, sys.executable, EXAMPLES / script, *common, *options)
     fed.wait_for_sites(fed.members, 120)
     assert "round 1: loss" in fed.log("folder")
-    assert "1 files could not be read and are left out" in fed.log("folder")
+    assert "1 file could not be read and is left out" in fed.log("folder")
     assert "round 1: 3 institutions in the sum" in fed.log("npz")
     assert "share 0 of 3:" in fed.log("fashion")
     assert "round 1: loss" in fed.log("fashion")

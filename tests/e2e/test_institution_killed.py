@@ -19,7 +19,7 @@ EVERY_STEP = """
 import time
 import fedddpm.trainer as trainer
 defaults = trainer.TrainSettings.__init__.__defaults__
-trainer.TrainSettings.__init__.__defaults__ = (*defaults[:5], 1, defaults[6])  # a checkpoint at every step
+trainer.TrainSettings.__init__.__defaults__ = (*defaults[:5], 1, *defaults[6:])  # a checkpoint at every step
 save = trainer.Trainer._save
 def save_and_rest(*arguments):
     save(*arguments)

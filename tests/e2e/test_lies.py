@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
 
-import fedddpm.session_driver
+import fedddpm.contribution
 from fedddpm import LocalPolicyOptions
 from fedddpm.errors import ModelError, PolicyError, TransportError
 from fedddpm.problems import NotEnrolledError
@@ -234,7 +234,7 @@ def test_a_magnified_update_is_held(new_federation: NewFederation, monkeypatch: 
         made.magnify = threading.current_thread().name == liar
         return made
 
-    monkeypatch.setattr(fedddpm.session_driver, "ValuesEncoder", encoder)
+    monkeypatch.setattr(fedddpm.contribution, "ValuesEncoder", encoder)
     fed.join_here()
     line = fed.wait_for(Phase.FAILED)
     assert "an institution did not clip its update" in str(line.reason)

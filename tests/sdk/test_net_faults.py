@@ -127,7 +127,7 @@ def test_a_training_that_was_killed_goes_on_in_the_middle(fed, monkeypatch):
             raise Crash
 
     monkeypatch.setattr("fedddpm.progress.Reporter.training", watch)
-    monkeypatch.setattr("fedddpm.trainer.Trainer._is_due", lambda trainer, done, seconds: done >= 1)
+    monkeypatch.setattr("fedddpm.trainer.Trainer._is_due", lambda trainer, position, saved, at: position.step > saved)
     np.savez(fed.folder / "more.npz", images=np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE), np.uint8))
     with pytest.raises(Crash):
         fed.client(A, data=fed.folder / "more.npz").participate()

@@ -41,7 +41,7 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "rounds": 30,
         "batch_size": 64,
     },
-    # All methods and both baselines within a quarter of an hour on two cores; images scored by the fast net.
+    # All methods and both baselines in about a quarter of an hour on two cores; images scored by the fast net.
     "cpu-small": {
         "data": "fashion-mnist",
         "networks": ("fast",),

@@ -10,7 +10,6 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from fedddpm import cli_evaluate, cli_experiment, cli_sample, errors
+from fedddpm.cli_choices import Preset
 from fedddpm.errors import FedDDPMError
 
 if TYPE_CHECKING:
@@ -37,14 +37,6 @@ _EXIT_CODES: tuple[tuple[type[FedDDPMError], int], ...] = (
     (errors.CheckpointError, 5),
     (errors.TrainingError, 5),
 )
-
-
-class Preset(StrEnum):
-    """The networks of this package."""
-
-    PAPER = "paper"
-    FAST = "fast"
-    TINY = "tiny"
 
 
 class _Commands(TyperGroup):

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedddpm.cli_choices import SamplerName, WeightsName
 from fedddpm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -43,21 +44,6 @@ class SavingName(StrEnum):
     CLIPPED = "clipped"
 
 
-class SamplerName(StrEnum):
-    """The ways to draw an image."""
-
-    ANCESTRAL = "ancestral"
-    DDIM = "ddim"
-    DPM = "dpm"
-
-
-class Which(StrEnum):
-    """Which weights of a trained network draw the images."""
-
-    EMA = "ema"
-    MODEL = "model"
-
-
 def evaluate(
     reference: Annotated[str, typer.Option(help="real images: fashion-mnist, cifar10, celeba, a folder or an .npz")],
     images: Annotated[Path | None, typer.Option(help="score these: a folder of images or an .npz")] = None,
@@ -77,7 +63,7 @@ def evaluate(
     sampler: Annotated[SamplerName, typer.Option(help="how images are drawn")] = SamplerName.DPM,
     steps: Annotated[int | None, typer.Option(min=1, help="steps of ddim or dpm")] = None,
     guidance: Annotated[float, typer.Option(help="of classifier-free guidance")] = 1.0,
-    network_weights: Annotated[Which | None, typer.Option(help="default: ema where there is one")] = None,
+    network_weights: Annotated[WeightsName | None, typer.Option(help="default: ema where there is one")] = None,
     seed: Annotated[int, typer.Option(help="decides the drawn images")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
@@ -132,7 +118,7 @@ class _Drawing:
 
     state_dir: Path | None
     model: Path | None
-    which: Which | None
+    which: WeightsName | None
     sampler: SamplerName
     steps: int | None
     guidance: float

@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fedddpm.cli_choices import Preset
+
 if TYPE_CHECKING:
     from fedddpm.experiment.plan import RunPlan
     from fedddpm.experiment.settings import StudySettings
@@ -40,14 +42,6 @@ class Split(StrEnum):
     QUANTITY = "quantity-skew"
 
 
-class Network(StrEnum):
-    """The networks of this package."""
-
-    PAPER = "paper"
-    FAST = "fast"
-    TINY = "tiny"
-
-
 def experiment(
     out: Annotated[Path, typer.Option(help="folder of the study; the same command goes on after a stop")],
     preset: Annotated[str | None, typer.Option(help="paper-fmnist, paper-celeba, cpu-small or smoke")] = None,
@@ -55,7 +49,7 @@ def experiment(
     method: Annotated[list[Method] | None, typer.Option(help="repeat for several")] = None,
     institutions: Annotated[list[int] | None, typer.Option("--institutions", "-k", help="K; repeatable")] = None,
     split: Annotated[list[Split] | None, typer.Option(help="who gets which images; repeatable")] = None,
-    network: Annotated[list[Network] | None, typer.Option(help="repeatable")] = None,
+    network: Annotated[list[Preset] | None, typer.Option(help="repeatable")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="repeatable")] = None,
     rounds: Annotated[int | None, typer.Option(help="R")] = None,
     epochs: Annotated[int | None, typer.Option(help="E, local epochs a round")] = None,

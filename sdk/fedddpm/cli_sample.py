@@ -12,22 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fedddpm.cli_choices import SamplerName, WeightsName
 from fedddpm.errors import CheckpointError, ConfigError
-
-
-class SamplerName(StrEnum):
-    """The ways to draw an image."""
-
-    ANCESTRAL = "ancestral"
-    DDIM = "ddim"
-    DPM = "dpm"
-
-
-class WeightsName(StrEnum):
-    """Which weights to draw from."""
-
-    EMA = "ema"
-    MODEL = "model"
 
 
 class FormatName(StrEnum):

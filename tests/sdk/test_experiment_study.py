@@ -20,6 +20,7 @@ from fedddpm.experiment.results import RunRecord, StudyResults, read_results
 from fedddpm.experiment.settings import StudySettings, build
 from fedddpm.experiment.study import Place, run_study
 from fedddpm.partition import read_architecture
+from fedddpm.sampling import load_network
 
 SIZE, CLASSES = 16, 3
 
@@ -110,12 +111,12 @@ def test_every_run_is_there_with_rounds_scores_and_pictures(finished: Path) -> N
 
 
 def test_parts_that_are_never_shared_differ_and_shared_ones_do_not(finished: Path) -> None:
-    from fedddpm.experiment.institution import load_network, model_file
+    from fedddpm.experiment.institution import model_file
     from fedddpm.partition import flatten
 
     for method, local in (("full", ()), ("udec", ("encoder", "bottleneck"))):
         run = next((finished / "runs").glob(f"{method}-*"))
-        first, second = (load_network(model_file(run / f"site-00{index}", 2)) for index in (1, 2))
+        first, second = (load_network(model_file(run / f"site-00{index}", 2), "model") for index in (1, 2))
         for part in ("encoder", "bottleneck", "decoder"):
             same = np.array_equal(flatten(first, (part,)), flatten(second, (part,)))
             assert same == (part not in local), (method, part)
@@ -210,12 +211,12 @@ def test_a_study_killed_in_a_round_goes_on_and_ends_the_same(data: Path, tmp_pat
 
 
 def test_class_conditional_institutions_share_the_label_embedding(data: Path, tmp_path: Path) -> None:
-    from fedddpm.experiment.institution import load_network, model_file
+    from fedddpm.experiment.institution import model_file
 
     few: dict[str, object] = {"methods": ("FULL",), "rounds": 1, "final_samples": (), "round_samples": 0}
     results = study(data, tmp_path / "study", **few, conditional=True, guidance=2.0)
     run = tmp_path / "study" / "runs" / results.runs[0].name
-    tables = [dict(load_network(model_file(run / f"site-00{i}", 1)).named_parameters()) for i in (1, 2, 3)]
+    tables = [dict(load_network(model_file(run / f"site-00{i}", 1), "model").named_parameters()) for i in (1, 2, 3)]
     embeddings = [table["encoder.label.weight"].detach().numpy() for table in tables]
     assert embeddings[0].shape[0] == CLASSES + 1
     assert np.array_equal(embeddings[0], embeddings[1])

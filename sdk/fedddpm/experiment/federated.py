@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from fedddpm.experiment.institution import (
     TrainJob,
     adopt,
     is_kept,
-    load_network,
     model_file,
     stored_update,
     train,
@@ -35,6 +35,7 @@ from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord
 from fedddpm.experiment.secure_sum import Federation, Opened, aggregate
 from fedddpm.local_update import local_parts
 from fedddpm.partition import flatten, manifest, save_model
+from fedddpm.sampling import load_network
 from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
@@ -187,7 +188,6 @@ class FederatedRun:
         s, method = self._settings, self._method
         parts = tuple(part_spec(name, manifest(base_model, parts)) for name, parts in method.sessions.items())
         shared = manifest(base_model, method.shared_parts)
-        first = self._around.first_network(self._plan.network, self._plan.seed)
         return RoundSpec(
             protocol=PROTOCOL,
             federation=self._federation.roster.federation,
@@ -199,7 +199,7 @@ class FederatedRun:
             roster_version=self._federation.roster.version,
             roster_hash=self._federation.roster.hash,
             architecture=base_model.architecture,
-            initial_model_hash=model_hash(manifest(first), flatten(first)),
+            initial_model_hash=self._initial_hash,
             base_model_hash=model_hash(shared, flatten(base_model, method.shared_parts)),
             parts=parts,
             weighting="disclosed" if method is Method.USPLIT else "hidden",
@@ -215,9 +215,14 @@ class FederatedRun:
             previous_result=bytes.fromhex(self.record.rounds[-1].result_hash) if index else b"",
         )
 
+    @cached_property
+    def _initial_hash(self) -> bytes:
+        first = self._around.first_network(self._plan.network, self._plan.seed)
+        return model_hash(manifest(first), flatten(first))
+
     def _network(self, rounds: int) -> UNet:
         """The first institution's network: its shared parts are everybody's."""
-        return load_network(model_file(next(iter(self._sites.values())).folder, rounds))
+        return load_network(model_file(next(iter(self._sites.values())).folder, rounds), "model")
 
     def _where(self, rounds: int | None = None) -> Where:
         local = bool(local_parts(self._method))

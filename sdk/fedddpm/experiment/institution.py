@@ -15,40 +15,32 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fedddpm.config import LearningOptions, LocalPolicyOptions
 from fedddpm.device import pick_device
 from fedddpm.diffusion import Sampler
-from fedddpm.ema import AverageState, average_file, load_average, load_average_into, save_average
+from fedddpm.ema import AverageState, average_file, load_average, save_average
 from fedddpm.errors import CheckpointError
 from fedddpm.evaluation.saving import Saving, as_saved
 from fedddpm.experiment.images import ImageSource, open_source
 from fedddpm.experiment.workers import Tell
+from fedddpm.held_out import held_out_loss
 from fedddpm.image_set import ImageSet
 from fedddpm.local_update import LocalUpdate, UpdateStore, adopt_round, train_update
-from fedddpm.partition import load_model_into, read_architecture, save_model
-from fedddpm.sampling import sample_images_raw
-from fedddpm.trainer import Progress, Trainer, TrainSettings
+from fedddpm.partition import save_model
+from fedddpm.sampling import load_network, sample_images_raw
+from fedddpm.trainer import Progress
 from fedddpm.unet import UNet
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spec import RoundSpec
 
-Vector = npt.NDArray[np.float32]
+_LOSS_BATCH = 128  # decides the noise of a loss, so it is the same in all studies
 
 
 def model_file(folder: Path, rounds: int) -> Path:
     """The network after so many rounds."""
     return folder / f"model-{rounds:04d}.safetensors"
-
-
-def load_network(path: Path, *, averaged: bool = False) -> UNet:
-    """The network of a file, or its average; CheckpointError or ModelError if it cannot be read."""
-    model = UNet.from_architecture(read_architecture(path))
-    if averaged:
-        load_average_into(average_file(path), model)
-    else:
-        load_model_into(path, model)
-    return model
 
 
 def is_kept(path: Path, *, averaged: bool) -> bool:
@@ -103,7 +95,7 @@ def train(job: TrainJob, tell: Tell) -> Trained:
     site, spec = job.site, job.spec
     update = stored_update(site, spec)
     if update is None:
-        model = load_network(model_file(site.folder, spec.round))
+        model = load_network(model_file(site.folder, spec.round), "model")
         store = UpdateStore(site.folder)
         update = train_update(
             model,
@@ -148,7 +140,7 @@ def adopt(job: AdoptJob, tell: Tell) -> float | None:
     update = stored_update(site, spec)
     if update is None:
         raise CheckpointError(f"{site.folder} has lost the update of round {spec.round + 1}", "Run the study again")
-    model = load_network(model_file(site.folder, spec.round))
+    model = load_network(model_file(site.folder, spec.round), "model")
     average = adopt_round(model, Method(spec.method), np.load(job.shared, allow_pickle=False), update)
     if average is not None:
         save_average(average_file(path), model, average)
@@ -159,8 +151,11 @@ def adopt(job: AdoptJob, tell: Tell) -> float | None:
 
 
 def measure_loss(model: UNet, images: ImageSet, device: str) -> float:
-    """Loss on ``images`` with noise that is always the same."""
-    return Trainer(model, images, pick_device(device), TrainSettings(), seed=0).score(images)
+    """Loss on ``images`` with noise that is always the same; ``model`` is moved to ``device``."""
+    where = pick_device(device)
+    model.to(where)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return held_out_loss(model, images, where, _LOSS_BATCH)
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ class DrawJob:
 
 def draw(job: DrawJob, tell: Tell) -> dict[Saving, npt.NDArray[np.uint8]]:
     """Images [count, C, H, W] for every way of saving."""
-    model = load_network(job.path, averaged=job.averaged)
+    model = load_network(job.path, "ema" if job.averaged else "model")
     images = sample_images_raw(
         model,
         job.count,

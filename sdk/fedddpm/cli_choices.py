@@ -1,0 +1,26 @@
+"""What several commands let the user choose from."""
+
+from enum import StrEnum
+
+
+class Preset(StrEnum):
+    """The networks of this package."""
+
+    PAPER = "paper"
+    FAST = "fast"
+    TINY = "tiny"
+
+
+class SamplerName(StrEnum):
+    """The ways to draw an image."""
+
+    ANCESTRAL = "ancestral"
+    DDIM = "ddim"
+    DPM = "dpm"
+
+
+class WeightsName(StrEnum):
+    """Which weights of a network draw the images: their moving average, or themselves."""
+
+    EMA = "ema"
+    MODEL = "model"

@@ -20,7 +20,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fedddpm.attention import LinearAttention
+from fedddpm.device import pick_device
+from fedddpm.errors import FedDDPMError
 from fedddpm.unet import UNet
+from fedddpm.vision import load_torchvision
 
 IMAGE_SIZE = 28
 PEERS = {"denoising_diffusion_pytorch": "denoising-diffusion-pytorch", "diffusers": "diffusers"}
@@ -35,6 +38,22 @@ def missing_peers(peers: Mapping[str, str] = PEERS) -> str:
     """What to say when a peer is not installed; empty when all are."""
     missing = [name for module, name in peers.items() if importlib.util.find_spec(module) is None]
     return f"{' and '.join(missing)} not installed. Run: pip install {' '.join(peers.values())}" if missing else ""
+
+
+def set_up(device: str, threads: int, console: Console) -> torch.device | None:
+    """Make ready for a measurement; None, and what is missing on the console, where that cannot be."""
+    if missing := missing_peers():
+        console.print(missing)
+        return None
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    try:
+        where = pick_device(device)
+        load_torchvision()  # before the peers, which import torchvision themselves
+    except FedDDPMError as error:
+        console.print(str(error))
+        return None
+    return where
 
 
 def versions() -> str:

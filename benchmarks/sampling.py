@@ -29,12 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import peers
 
 from fedddpm.acceleration import tuned_kernels
-from fedddpm.device import pick_device
 from fedddpm.diffusion import Sampler
-from fedddpm.errors import FedDDPMError
 from fedddpm.sampling import sample_images
 from fedddpm.unet import UNet
-from fedddpm.vision import load_torchvision
 
 HEADINGS = ("network", "sampler", "steps", "images/s", "ms/image", "ratio")
 REFERENCE = "fedddpm paper"
@@ -162,16 +159,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options, console = arguments(), peers.console()
-    if missing := peers.missing_peers():
-        console.print(missing)
-        return 1
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    try:
-        device = pick_device(options.device)
-        load_torchvision()  # before the peers, which import torchvision themselves
-    except FedDDPMError as error:
-        console.print(str(error))
+    device = peers.set_up(options.device, options.threads, console)
+    if device is None:
         return 1
     with tuned_kernels(device):
         rows = measure(line_up(options, device), options.repeats, options.batch)

@@ -33,14 +33,11 @@ from benchmarks import peers
 
 from fedddpm.acceleration import arithmetic, resolve_precision, tuned_kernels
 from fedddpm.data import ImageSet
-from fedddpm.device import pick_device
 from fedddpm.diffusion import Diffusion
-from fedddpm.errors import FedDDPMError
 from fedddpm.image_set import to_floats
 from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm.training_state import make_adam
 from fedddpm.unet import UNet
-from fedddpm.vision import load_torchvision
 
 LEARNING_RATE = 1e-4
 REFERENCE = "fedddpm paper"
@@ -248,16 +245,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options, console = arguments(), peers.console()
-    if missing := peers.missing_peers():
-        console.print(missing)
-        return 1
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    try:
-        device = pick_device(options.device)
-        load_torchvision()  # before the peers, which import torchvision themselves
-    except FedDDPMError as error:
-        console.print(str(error))
+    device = peers.set_up(options.device, options.threads, console)
+    if device is None:
         return 1
     side = peers.IMAGE_SIZE
     images = ImageSet(torch.randint(0, 256, (4 * options.batch, 1, side, side), dtype=torch.uint8))

@@ -93,19 +93,20 @@ def init_model(
     seed: Annotated[int, typer.Option(help="decides the first weights")] = 0,
 ) -> None:
     """Make the first model (theta_0) that everybody starts from; the coordinator gives it to the aggregator."""
-    import torch
-
+    from fedddpm.initial import initial_network, seed_of
     from fedddpm.partition import save_model
-    from fedddpm.unet import UNet
+    from fedddpm.unet import architecture_of
 
     if out.exists():
         raise errors.ConfigError(f"{out} exists and is not overwritten", "Choose another --out, or remove it first")
-    torch.manual_seed(seed)
-    model = UNet(image_size, channels, preset.value, classes=classes)
-    save_model(out, model)
+    public = seed_of(seed)
+    architecture = architecture_of(image_size, channels, preset.value, classes=classes)
+    model = initial_network(architecture, public)
+    save_model(out, model, initial_seed=public)
     size = sum(parameter.numel() for parameter in model.parameters())
     told = f" with {classes} classes" if classes else ""
     typer.echo(f"{out}: {preset.value} network for {image_size}x{image_size}x{channels}{told}, {size:,} parameters")
+    typer.echo(f"seed: {public.hex()} (public; institutions make these weights from it and download none)")
 
 
 @app.command()

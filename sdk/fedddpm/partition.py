@@ -23,6 +23,7 @@ from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec
 PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
 ARCHITECTURE_KEY = "fedddpm.architecture"
 MANIFEST_KEY = "fedddpm.manifest"
+INITIAL_SEED_KEY = "fedddpm.initial_seed"
 
 Vector = npt.NDArray[np.float32]
 
@@ -84,11 +85,19 @@ def unflatten(model: UNet, parts: Iterable[str], vector: Vector) -> None:
         start += parameter.numel()
 
 
-def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None, mode: int = 0o644) -> None:
+def save_model(
+    path: Path,
+    model: UNet,
+    notes: Mapping[str, str] | None = None,
+    mode: int = 0o644,
+    *,
+    initial_seed: bytes = b"",
+) -> None:
     """Write all parts to a safetensors file, atomically.
 
-    Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]}, and
-    ``notes``.
+    Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]},
+    ``notes``, and ``fedddpm.initial_seed`` in hex for a theta_0 that :func:`fedddpm.initial.initial_network` makes from
+    that seed: a federation then gives the seed away instead of the file.
 
     Raises:
         ModelError: a weight is no finite number.
@@ -99,6 +108,8 @@ def save_model(path: Path, model: UNet, notes: Mapping[str, str] | None = None, 
     shapes = {part: [[spec.name, list(spec.shape)] for spec in manifest(model, (part,))] for part in PARTS}
     metadata = {ARCHITECTURE_KEY: _architecture_json(model.architecture), MANIFEST_KEY: json.dumps(shapes)}
     metadata |= notes or {}
+    if initial_seed:
+        metadata[INITIAL_SEED_KEY] = initial_seed.hex()
     tensors = {name: p for part in PARTS for name, p in parameters_of(model, part)}
     save_tensors(path, tensors, metadata, mode)
 

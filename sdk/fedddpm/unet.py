@@ -234,12 +234,7 @@ class UNet(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        defaults = {"fast": -(-image_size // 16) * 16, "tiny": 16}
-        base = base_dim if base_dim is not None else defaults.get(preset, image_size)
-        try:
-            self.architecture = Architecture(preset, image_size, channels, base, tuple(multipliers), classes)
-        except ValueError as error:
-            raise ModelError(str(error), "Choose another size, number of channels, classes or preset") from error
+        self.architecture = architecture_of(image_size, channels, preset, base_dim, multipliers, classes)
         plan = _plan(self.architecture)
         self.encoder = Encoder(plan)
         self.bottleneck = Bottleneck(plan)
@@ -264,6 +259,23 @@ class UNet(nn.Module):
         h, skips, time = self.encoder(x_t, t, labels)
         out: Tensor = self.decoder(self.bottleneck(h, time), skips, time)
         return out
+
+
+def architecture_of(
+    image_size: int = 28,
+    channels: int = 1,
+    preset: str = "paper",
+    base_dim: int | None = None,
+    multipliers: tuple[int, ...] = MULTIPLIERS,
+    classes: int = 0,
+) -> Architecture:
+    """The architecture of a :class:`UNet` with these arguments; ModelError for a value outside its range."""
+    defaults = {"fast": -(-image_size // 16) * 16, "tiny": 16}
+    base = base_dim if base_dim is not None else defaults.get(preset, image_size)
+    try:
+        return Architecture(preset, image_size, channels, base, tuple(multipliers), classes)
+    except ValueError as error:
+        raise ModelError(str(error), "Choose another size, number of channels, classes or preset") from error
 
 
 def _plan(architecture: Architecture) -> _Plan:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from fedddpm.checkpoint import load_tensors
 from fedddpm.cli import app
-from fedddpm.partition import read_architecture
+from fedddpm.initial import seed_of
+from fedddpm.partition import INITIAL_SEED_KEY, read_architecture
 from fedddpm.state import RunPosition, StateDir
 from fedddpm_protocol.messages import SignedDocument
 
@@ -87,6 +88,9 @@ def test_init_model_is_decided_by_its_seed(tmp_path):
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not all(torch.equal(one[name], two[name]) for name in one)
     assert read_architecture(tmp_path / "one.safetensors").preset == "tiny"
+    seed = load_tensors(tmp_path / "two.safetensors")[1][INITIAL_SEED_KEY]
+    assert f"seed: {seed}" in result.stdout
+    assert bytes.fromhex(seed) == seed_of(2)
     refused(fedddpm("init-model", "--out", "one.safetensors", cwd=tmp_path), 2, "not overwritten")
 
 

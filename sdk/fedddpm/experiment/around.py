@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fedddpm.experiment.measuring import Meter
 from fedddpm.experiment.results import RunRecord
 from fedddpm.experiment.settings import StudySettings
 from fedddpm.experiment.workers import Workers
+from fedddpm.initial import initial_network, seed_of
 from fedddpm.partition import PARTS, parameters_of
 from fedddpm.unet import UNet
 
@@ -32,8 +31,7 @@ class Surroundings:
 
     def first_network(self, preset: str, seed: int) -> UNet:
         """theta_0: the same for every method with this network and seed."""
-        torch.manual_seed(seed)
-        return UNet.from_architecture(self.networks[preset].architecture)
+        return initial_network(self.networks[preset].architecture, seed_of(seed))
 
     def part_sizes(self, preset: str) -> dict[str, int]:
         """Parameters of each part of a network."""

@@ -28,6 +28,7 @@ from fedddpm.run_history import RunHistory
 from fedddpm.seeds import derived_seed
 from fedddpm.session_driver import Seat, send_owed
 from fedddpm.state import StateDir
+from fedddpm.state_report import parameters_in
 from fedddpm.summary import RoundSummary, append_summary, summarize
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_roster, accept_spec, require_enrolled
@@ -140,12 +141,14 @@ class Participation:
 
     def _summarize(self, result: RoundResult, update: LocalUpdate | None) -> RoundSummary:
         self._state.add_traffic(result.run, result.round, self._transport.connection.meter.take())
+        position = self._state.position(result.run)
         summary = summarize(
             result,
             self._us.member_id,
             update if update is not None and update.round == result.round else None,
             self._state.traffic(result.run, result.round),
             time.monotonic() - self._round_began,
+            None if position is None else parameters_in(self._state.path / position.model_file),
         )
         append_summary(self._state.path, summary)
         self._on_round(summary)

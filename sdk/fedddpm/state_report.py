@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from fedddpm.errors import StateError
 
@@ -20,6 +23,7 @@ class RunReport:
     next_round: int
     finished: bool
     model: Path
+    rounds: int  # in which it sent an update
     parameters_up: int
     parameters_down: int
     bytes_up: int
@@ -43,7 +47,8 @@ def read_state(folder: Path) -> StateReport:
             facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
             owed = db.execute("SELECT COUNT(*) FROM spent WHERE acknowledged = 0").fetchone()[0]
             rows = db.execute(
-                "SELECT runs.run, method, next_round, finished, model_file, COALESCE(SUM(parameters_up), 0),"
+                "SELECT runs.run, method, next_round, finished, model_file,"
+                " COUNT(DISTINCT CASE WHEN parameters_up > 0 THEN round END), COALESCE(SUM(parameters_up), 0),"
                 " COALESCE(SUM(parameters_down), 0), COALESCE(SUM(bytes_up), 0), COALESCE(SUM(bytes_down), 0)"
                 " FROM runs LEFT JOIN traffic ON traffic.run = runs.run GROUP BY runs.run"
             ).fetchall()
@@ -57,6 +62,16 @@ def read_state(folder: Path) -> StateReport:
         unacknowledged=owed,
         runs=tuple(sorted(reports, key=lambda report: report.run == newest)),
     )
+
+
+def parameters_in(model: Path) -> int | None:
+    """How many parameters a model file holds, from its header alone; None where it is missing or damaged."""
+    try:
+        with safe_open(model, framework="numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return sum(math.prod(shape) for shape in shapes)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 from fedddpm.config import ClientConfig
 from fedddpm.connection import Connection
 from fedddpm.identity import Identity
-from fedddpm.state_report import read_state
+from fedddpm.state_report import RunReport, parameters_in, read_state
+from fedddpm.traffic import beside_fedavg, fedavg_bytes
 from fedddpm.transport import Transport
 from fedddpm_protocol.api import RunState
 
@@ -36,6 +37,7 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
             ("run", f"{run.run} ({run.method}), {end}"),
             ("sent", f"{run.parameters_up:,} parameters, {run.bytes_up / 1e6:.2f} MB"),
             ("received", f"{run.parameters_down:,} parameters, {run.bytes_down / 1e6:.2f} MB"),
+            *_rows_a_round(run),
             ("network", str(run.model)),
         ]
     if not report.runs:
@@ -47,6 +49,16 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
     elif remote is not None:
         rows += _remote_rows(remote)
     return rows
+
+
+def _rows_a_round(run: RunReport) -> list[tuple[str, str]]:
+    """Bytes of a round beside those of naive FedAvg, once there was a round."""
+    parameters = parameters_in(run.model)
+    if not run.rounds or parameters is None:
+        return []
+    fedavg = fedavg_bytes(parameters)
+    moved = beside_fedavg(run.bytes_up // run.rounds, run.bytes_down // run.rounds, fedavg)
+    return [("on average a round", f"{moved}, which moves {fedavg / 1e6:.2f} MB in float32")]
 
 
 def _remote_rows(remote: RunState) -> list[tuple[str, str]]:

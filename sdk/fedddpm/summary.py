@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
-from fedddpm.traffic import Traffic
+from fedddpm.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.spec import PartResult, RoundResult
@@ -35,6 +35,7 @@ class RoundSummary:
     mean_loss_after: float | None
     traffic: Traffic
     seconds: float
+    fedavg_bytes: int | None  # what naive FedAvg in float32 moves in a round; None: this institution did not train
 
     def __str__(self) -> str:
         own = "did not train" if self.loss_before is None else f"loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
@@ -42,7 +43,7 @@ class RoundSummary:
             f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
             f" ({'with' if self.took_part else 'without'} this one), {own},"
             f" federation {_loss(self.mean_loss_before)} -> {_loss(self.mean_loss_after)},"
-            f" {self.traffic.bytes_up / 1e6:.2f} MB up, {self.traffic.bytes_down / 1e6:.2f} MB down,"
+            f" {beside_fedavg(self.traffic.bytes_up, self.traffic.bytes_down, self.fedavg_bytes)},"
             f" {self.seconds:.0f} s"
         )
 
@@ -52,9 +53,14 @@ def _loss(value: float | None) -> str:
 
 
 def summarize(
-    result: RoundResult, member_id: str, update: LocalUpdate | None, traffic: Traffic, seconds: float
+    result: RoundResult,
+    member_id: str,
+    update: LocalUpdate | None,
+    traffic: Traffic,
+    seconds: float,
+    parameters: int | None,
 ) -> RoundSummary:
-    """Put a signed result and the own part in it together."""
+    """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
     opened = [part for part in result.parts if part.opened]
     before, after = federation_losses(opened)
     survivors = {member for part in opened for member in part.survivors}
@@ -73,6 +79,7 @@ def summarize(
         mean_loss_after=after,
         traffic=traffic,
         seconds=seconds,
+        fedavg_bytes=None if update is None or parameters is None else fedavg_bytes(parameters),
     )
 
 

@@ -44,6 +44,8 @@ class RoundRecord(_Record):
     client_losses: dict[str, float] = {}
     survivors: int = 0
     clipped: int = 0  # institutions whose update was scaled down to the clip norm
+    payload_up: int = 0  # bytes of all institutions together: packed words, as the round's specification plans them
+    payload_down: int = 0
     aggregation_s: float = 0.0  # the secure sum alone, all institutions on one machine
     training_s: float = 0.0  # longest institution
     model_hash: str = ""  # hex, of the shared parts

@@ -28,6 +28,13 @@ def planned(method: str, k: int, rounds: int) -> int:
     }[method]
 
 
+def payload(method: str, k: int, round_: int, bits: int = 8) -> dict[str, int]:
+    """Bytes of a round: 16 bits a parameter in the first, ``bits`` later, no padding; half a network up with USPLIT."""
+    shared = {"FULL": P, "USPLIT": P, "ULATDEC": M + U, "UDEC": U, "centralised": 0}[method]
+    down = k * shared * (bits if round_ else 16) // 8
+    return {"payload_up": down // 2 if method == "USPLIT" else down, "payload_down": down}
+
+
 def scores(distance: float, metric: Literal["FID", "FD"] = "FID", n: int = 1000, saving: str = "rescaled") -> Scores:
     net, floor = ("inception-2048", 23.2) if metric == "FID" else ("fashion-classifier", 0.003)
     return Scores(metric, net, n, distance, floor, 0.0123, 0.0021, 0.61, 0.42, saving)
@@ -64,6 +71,7 @@ def made_run(
             survivors=k if method != "centralised" else 0,
             aggregation_s=0.4,
             training_s=12.0,
+            **payload(method, k, r),
             measured=Measured(epochs=epochs * (r + 1), pooled=scores(level * (0.1 + 2 / (r + 1)), "FD", 240)),
             grid=f"runs/{method}-{k}-{seed}/round-{r:03d}.png",
         )

@@ -12,7 +12,14 @@ from fedddpm.experiment.comparison import comparison_table
 from fedddpm.experiment.groups import grouped, mean_and_spread, short
 from fedddpm.experiment.results import StudyResults
 from fedddpm.experiment.table import INSECURE, Column, Table, as_markdown
-from fedddpm.experiment.tables import all_tables, clients_table, institutions_table, print_tables, scores_tables
+from fedddpm.experiment.tables import (
+    all_tables,
+    clients_table,
+    institutions_table,
+    print_tables,
+    rounds_table,
+    scores_tables,
+)
 from fedddpm.experiment.traffic_table import traffic_table
 from fedddpm.partition import manifest
 from fedddpm.traffic import paper_parameters
@@ -117,6 +124,28 @@ def test_traffic_is_set_against_full_of_the_same_k() -> None:
     assert column(table, "Saved against FULL") == ["-", "41.3 %", "73.6 %"] * 2
     alone = traffic_table(made_study(made_run("UDEC", rounds=3), rounds=3))  # FULL was not run: 2 K R P
     assert column(alone, "Saved against FULL") == [f"{100 * (1 - planned('UDEC', 5, 3) / (30 * P)):.1f} %"]
+
+
+def test_bytes_are_set_against_naive_fedavg() -> None:
+    """16 bits in the first round, 8 in 14: FULL moves 2 * 16 - 1 bytes a parameter, FedAvg 15 * 8."""
+    runs = [made_run(method, k=k) for method in ("FULL", "UDEC") for k in (5, 10)]
+    table = traffic_table(made_study(*runs))
+    assert column(table, "MB up") == column(table, "MB down") == ["3.20", "0.76"] * 2
+    assert column(table, "Less than FedAvg") == ["74.2 %", "93.8 %"] * 2
+    first, second = rounds_table(runs[0]).rows[:2]
+    place = [one.title for one in rounds_table(runs[0]).columns].index("MB up")
+    assert first[place : place + 3] == ("5.99", "5.99", "50.0 %")
+    assert second[place : place + 3] == ("3.00", "3.00", "75.0 %")
+    begun = traffic_table(made_study(made_run("FULL", done=1)))  # no final model yet, and no second round
+    assert column(begun, "Less than FedAvg") == ["75.0 %"]
+
+
+def test_a_study_that_counted_no_bytes_has_none() -> None:
+    run = made_run("UDEC", done=1)
+    silent = run.model_copy(update={"rounds": [r.model_copy(update={"payload_up": 0}) for r in run.rounds]})
+    assert column(traffic_table(made_study(silent)), "Less than FedAvg") == ["-"]
+    assert rounds_table(silent).rows[0][-6:-3] == ("-", "-", "-")
+    assert rounds_table(made_run("centralised", done=1)).rows[0][-6:-3] == ("-", "-", "-")
 
 
 def test_the_paper_stands_beside_what_it_ran_and_nothing_else() -> None:

@@ -16,7 +16,7 @@ from fedddpm.experiment.comparison import comparison_table
 from fedddpm.experiment.groups import Group, Scored, decimals, final_scores, grouped, mean_and_spread, short
 from fedddpm.experiment.results import RunRecord, StudyResults
 from fedddpm.experiment.table import NONE, Column, Table, show
-from fedddpm.experiment.traffic_table import traffic_table
+from fedddpm.experiment.traffic_table import BYTE_COLUMNS, round_bytes_cells, traffic_table
 
 _FILE_WIDTH = 160  # characters
 _COMMON = ("K", "Split", "Network")
@@ -189,6 +189,7 @@ def rounds_table(run: RunRecord) -> Table:
         Column("Institutions", True),
         Column("Aggregation (s)", True),
         Column("Training (s)", True),
+        *BYTE_COLUMNS,
         Column("Metric"),
         Column("Distance", True),
         Column("Real images", True),
@@ -205,6 +206,7 @@ def rounds_table(run: RunRecord) -> Table:
                 str(record.survivors) if record.survivors else NONE,
                 short(record.aggregation_s),
                 short(record.training_s),
+                *round_bytes_cells(run, record),
                 scores.label if scores else NONE,
                 short(scores.distance) if scores else NONE,
                 short(scores.floor) if scores else NONE,

@@ -1,34 +1,43 @@
-"""Fixed-point encoding of one institution's update, and the exact decode of the sum.
+"""Fixed-point encoding of one institution's update.
 
-Values are the weighted delta ``w_i * delta`` with ``w_i = weight units / 65535``, on one common scale with room for the
-largest cohort, so that no sum of clipped updates can wrap. Rounding is stochastic (unbiased) from an AES-CTR stream.
-Aggregator and institutions derive the next model by the same steps: integers, one float64 factor, one rounding to
-float32; the model hash must therefore agree everywhere.
+Values are the weighted delta ``w_i * delta`` with ``w_i = weight units / 65535``, in units of the common scale that
+``scale`` gives. ROTATED: the vector is rotated, and rounded with public dither that the decoder takes out again.
+FIXED_POINT: rounding is stochastic (unbiased) from an AES-CTR stream. Both work chunk by chunk, so an update is never
+held twice, however long.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.errors import EncodingError, NonFiniteError, ResultError, RingOverflowError
+from fedddpm_protocol.dither import UNITS, Dither
+from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
 from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.rotation import Rotation
+from fedddpm_protocol.scale import step_of
+from fedddpm_protocol.spec import (
+    LOSS_LIMIT,
+    LOSS_UNITS,
+    ROTATED,
+    WEIGHT_UNITS,
+    PartSpec,
+    RoundSpec,
+)
 
 Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32
-
-
-def step_of(spec: RoundSpec, part: PartSpec) -> float:
-    """Value of one ring unit: every clipped update, rounded either way, fits ``largest_cohort`` times."""
-    half: int = 2 ** (part.values.bits - 1)
-    return float(spec.clip_norm * spec.largest_cohort / (half - 2 * spec.largest_cohort))
+_PIECE = 2**18  # coordinates that are looked at together
+_ABSURD = 1e6  # times the clip norm: no update of a training that works
+_FLOAT32_BITS = 16  # float32 carries the rotated values of rings up to here
 
 
 def weight_units(samples: int, spec: RoundSpec) -> int:
@@ -66,104 +75,126 @@ def sums_words(part: PartSpec, weight: int, loss_before: float, loss_after: floa
     return np.array(values, ring.word_dtype(part.weights.bits))
 
 
-def clip_to_norm(delta: Vector, clip_norm: float) -> tuple[Vector, float]:
-    """``delta`` scaled down to an L2 norm of at most ``clip_norm``, and the norm it had.
+def fit_to_norm(delta: Vector, clip_norm: float) -> tuple[float, float]:
+    """The factor, at most 1, that brings ``delta`` to an L2 norm of at most ``clip_norm``, and the norm it has.
 
-    NonFiniteError if it holds NaN or infinity.
+    NonFiniteError if it holds NaN or infinity; EncodingError for a norm that no clipping makes sense of.
     """
     norm = l2_norm(delta)
     if norm <= clip_norm:
-        return delta, norm
-    return (delta * np.float32(clip_norm / norm * (1 - 2**-20))).astype(np.float32), norm
+        return 1.0, norm
+    if norm > _ABSURD * clip_norm:
+        raise EncodingError(
+            f"an update of norm {norm:.3g} is absurd beside the agreed {clip_norm:.3g}: the training has diverged; "
+            "lower the learning rate or check the images"
+        )
+    return clip_norm / norm * (1 - 2**-20), norm
 
 
-def l2_norm(vector: npt.NDArray[np.floating]) -> float:
-    """L2 norm in float64; NonFiniteError if the vector holds NaN or infinity."""
-    norm = math.sqrt(float(np.dot(wide := vector.astype(np.float64), wide)))
-    if not math.isfinite(norm):
+def l2_norm(vector: npt.NDArray[np.floating[Any]]) -> float:
+    """L2 norm, summed in float64 without a copy of the vector; NonFiniteError if it holds NaN or infinity."""
+    total = 0.0
+    for start in range(0, len(vector), _PIECE):
+        wide = vector[start : start + _PIECE].astype(np.float64)
+        total += float(np.dot(wide, wide))
+    if not math.isfinite(total):
         raise NonFiniteError("the update holds NaN or infinity; lower the learning rate or check the images")
-    return norm
+    return math.sqrt(total)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a member stands in its session's cohort: scale and dither follow from it."""
+
+    position: int
+    cohort: int  # members of U1
+
+    @classmethod
+    def of(cls, member: str, cohort: Sequence[str]) -> Place:
+        """The place of ``member`` in the sorted ids of a cohort; EncodingError if it has none."""
+        if member not in cohort:
+            raise EncodingError(f"{member!r} is not in the cohort and has nothing to add to its sum")
+        return cls(list(cohort).index(member), len(cohort))
 
 
 class ValuesEncoder:
-    """Ring words of one update, chunk by chunk, so that masking needs no second whole vector."""
+    """Ring words of one update, chunk by chunk, so that masking needs no second whole vector.
+
+    ``delta`` [parameters] counts ``factor`` times, see :func:`fit_to_norm`. ``rounding_seed`` (32 bytes) makes
+    stochastic rounding repeatable; without it that rounding is fresh.
+
+    Raises:
+        NonFiniteError, RingOverflowError, EncodingError: an update that cannot be summed.
+    """
 
     def __init__(
-        self, spec: RoundSpec, part: PartSpec, delta: Vector, weight: int, rounding_seed: bytes | None = None
+        self,
+        spec: RoundSpec,
+        part: PartSpec,
+        delta: Vector,
+        weight: int,
+        place: Place,
+        *,
+        factor: float = 1.0,
+        rounding_seed: bytes | None = None,
     ) -> None:
-        if delta.dtype != np.float32 or delta.shape != (part.values.coordinates,):
-            raise EncodingError(f"{part.values.coordinates} float32 values expected, got {delta.dtype}{delta.shape}")
-        norm = l2_norm(delta)
+        if delta.dtype != np.float32 or delta.shape != (part.parameters,):
+            raise EncodingError(f"{part.parameters} float32 values expected, got {delta.dtype}{delta.shape}")
+        norm = l2_norm(delta) * factor
         if norm > spec.clip_norm:
             raise RingOverflowError(f"an update of norm {norm:.6g} exceeds the agreed {spec.clip_norm:.6g}; clip it")
         if not 1 <= weight <= WEIGHT_UNITS:
             raise RingOverflowError(f"a weight of {weight} units is outside 1 to {WEIGHT_UNITS}")
-        self._spec, self._part, self._delta = spec, part, delta
-        self._factor = weight / WEIGHT_UNITS / step_of(spec, part)
-        self._rounding = MaskStream(rounding_seed or secrets.token_bytes(32), "rounding", _ROUNDING_BITS)
+        self._spec, self._part, self._delta, self._place = spec, part, delta, place
+        self._weight = factor * weight / WEIGHT_UNITS
+        self._step = step_of(spec, part, place.cohort)
+        if part.values.encoding == ROTATED:
+            narrow = part.values.bits <= _FLOAT32_BITS
+            self._rotation, self._dither = Rotation(spec, part, "f4" if narrow else "f8"), Dither(spec, part)
+        else:
+            self._rounding = MaskStream(rounding_seed or secrets.token_bytes(32), "rounding", _ROUNDING_BITS)
 
     def chunk(self, index: int) -> ring.Words:
-        """Words of chunk ``index``; the same ones at every call."""
+        """Words of chunk ``index``; the same ones at every call, in memory of their own."""
         start, count = chunk_span(self._part.values, self._spec.chunk_coordinates, index)
-        scaled = self._delta[start : start + count].astype(np.float64) * self._factor
-        scaled += self._rounding.words(start, count) * 2.0**-_ROUNDING_BITS
-        integers = np.floor(scaled, out=scaled).astype(np.int64)
-        bits = self._part.values.bits
-        if not ring.is_native(bits):
-            integers &= 2**bits - 1
-        return integers.astype(ring.word_dtype(bits))  # two's complement
+        if self._part.values.encoding == ROTATED:
+            rounded = np.floor(self._rotated(index, start))
+        else:
+            rounded = self._delta[start : start + count].astype(np.float64)
+            rounded *= self._weight / self._step
+            rounded += self._rounding.words(start, count) * 2.0**-_ROUNDING_BITS
+            np.floor(rounded, out=rounded)
+        return _to_words(rounded, self._part.values.bits)
+
+    def residual(self, index: int, into: Vector) -> None:
+        """Write what rounding took from the parameters of chunk ``index`` into ``into`` [parameters]; rotated only.
+
+        It is in the units of ``delta``: added to the next update it is not lost but late (error feedback).
+        """
+        start, _ = chunk_span(self._part.values, self._spec.chunk_coordinates, index)
+        shifted = self._rotated(index, start)  # value + dither + 1/2; its floor is sent, the dither is taken out again
+        error = shifted - np.floor(shifted)
+        error -= 0.5  # value - (sent - dither)
+        back = self._rotation.back(error, index)
+        back *= self._step / self._weight / math.sqrt(self._part.values.block)
+        self._rotation.scatter(back, index, into)
+
+    def _rotated(self, index: int, start: int) -> npt.NDArray[np.floating[Any]]:
+        """Values in ring units plus dither plus one half: [block, w]."""
+        slab = self._rotation.gather(self._delta, index)
+        slab *= slab.dtype.type(self._weight / self._step / math.sqrt(self._part.values.block))
+        turned = self._rotation.forward(slab, index)
+        flat = turned.reshape(-1)
+        words = self._dither.member(start, flat.size, self._place.position, self._place.cohort)
+        shift = words.astype(flat.dtype)
+        shift *= flat.dtype.type(1 / UNITS)
+        flat += shift
+        return turned
 
 
-def decode_mean(spec: RoundSpec, part: PartSpec, opened: ring.Words, sums: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The weighted mean update [coordinates] behind an opened values segment and its opened sums."""
-    factor = step_of(spec, part) * WEIGHT_UNITS / sums[0]
-    return ring.signed(opened, part.values.bits).astype(np.float64) * factor
-
-
-def check_opened(
-    spec: RoundSpec, part: PartSpec, opened: ring.Words, sums: Sequence[int], survivors: int
-) -> npt.NDArray[np.float64]:
-    """The decoded mean update; ResultError unless clipped updates of ``survivors`` institutions can give this sum.
-
-    A mean of clipped updates is itself within the clip norm, up to the rounding of every coordinate.
-    """
-    if opened.shape != (part.values.coordinates,) or opened.dtype != ring.word_dtype(part.values.bits):
-        raise ResultError(f"{part.values.coordinates} opened values expected, got {opened.dtype}{opened.shape}")
-    if len(sums) != len(SUM_FIELDS) or not survivors <= sums[0] <= survivors * WEIGHT_UNITS:
-        raise ResultError(f"the weights of {survivors} institutions cannot sum to {list(sums)[:1]}")
-    if any(total >= survivors * LOSS_LIMIT * LOSS_UNITS for total in sums[1:]):
-        raise ResultError("an institution reported a loss outside the agreed range")
-    mean = decode_mean(spec, part, opened, sums)
-    rounding = step_of(spec, part) * survivors * WEIGHT_UNITS / sums[0] * math.sqrt(len(opened))
-    norm, limit = l2_norm(mean), spec.clip_norm * (1 + 1e-6) + rounding
-    if norm > limit:
-        raise ResultError(
-            f"the mean update of part {part.name!r} has norm {norm:.4g}, above the agreed {spec.clip_norm:.4g}: "
-            "an institution did not clip its update. The round is held and the model stays as it is"
-        )
-    return mean
-
-
-def next_model(
-    spec: RoundSpec,
-    base: Vector,
-    opened: Mapping[str, tuple[ring.Words, Sequence[int], int]],
-) -> Vector:
-    """The next shared model [coordinates of the base manifest].
-
-    ``opened`` maps a part to (opened values, opened sums, number of survivors); a part that is missing keeps its base
-    values. ResultError as :func:`check_opened`.
-    """
-    expected = sum(part.values.coordinates for part in spec.parts)
-    if base.dtype != np.float32 or base.shape != (expected,):
-        raise ResultError(f"a base model of {expected} float32 values expected, got {base.dtype}{base.shape}")
-    pieces: list[Vector] = []
-    start = 0
-    for part in spec.parts:
-        piece = base[start : start + part.values.coordinates]
-        start += part.values.coordinates
-        if part.name in opened:
-            mean = check_opened(spec, part, *opened[part.name])
-            piece = (piece.astype(np.float64) + mean).astype(np.float32)
-        pieces.append(piece)
-    return np.concatenate(pieces)
+def _to_words(rounded: npt.NDArray[np.floating[Any]], bits: int) -> ring.Words:
+    """Two's complement words of whole numbers; those outside the ring wrap around."""
+    whole = rounded.astype(np.int32 if rounded.dtype == np.float32 else np.int64)
+    words = whole.reshape(-1).astype(ring.word_dtype(bits))
+    ring.reduce_in_place(words, bits)
+    return words

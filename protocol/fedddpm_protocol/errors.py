@@ -23,7 +23,8 @@
         ├── SurvivorsError          survivors that are no subset, or without or against the own upload
         ├── ReleaseError            a release that is unknown or already used
         ├── CommitmentError         a reconstructed secret does not match its commitment
-        └── ResultError             a published result that does not follow from what was opened
+        └── ResultError             a published result that does not follow from what was opened;
+                                    WrappedSumError: the sum was too large for its ring
 
 ``code`` is the stable name that the aggregator puts into problem documents.
 """
@@ -194,3 +195,9 @@ class ResultError(PeerProtocolError):
     """A published result that does not follow from what was opened."""
 
     code = "result"
+
+
+class WrappedSumError(ResultError):
+    """An opened sum so large for its ring that coordinates have wrapped around: it is not used."""
+
+    code = "wrapped-sum"

@@ -44,7 +44,7 @@ from fedddpm_protocol.messages import (
 )
 from fedddpm_protocol.phases import ClientState, Step, next_state
 from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.prg import MaskStream, Scratch
 from fedddpm_protocol.roster import Release, Roster
 from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
 from fedddpm_protocol.shamir import RandomBytes, split
@@ -101,6 +101,7 @@ class Participant:
         self._newest_roster = roster
         self._upload_digest = b""
         self._streams: dict[str, list[tuple[MaskStream, int]]] = {}
+        self._scratch = Scratch()
         self._chunks: dict[str, dict[int, bytes]] = {segment.name: {} for segment in plan.segments}
 
     # --- steps -----------------------------------------------------------------------------------------------------
@@ -198,8 +199,8 @@ class Participant:
         if words.shape != (count,) or words.dtype != ring.word_dtype(segment.bits):
             raise EncodingError(f"chunk {index} of {segment_name!r} has {count} words, got {words.dtype}{words.shape}")
         for stream, sign in self._streams[segment_name]:
-            combine = ring.add_in_place if sign > 0 else ring.subtract_in_place
-            combine(words, stream.words(start, count), segment.bits)
+            stream.combine(words, start, sign, self._scratch)
+        ring.reduce_in_place(words, segment.bits)
         packed = ring.pack(words, segment.bits)
         digest = hashlib.sha256(packed).digest()
         if self._chunks[segment_name].setdefault(index, digest) != digest:
@@ -312,6 +313,11 @@ class Participant:
     def session_id(self) -> bytes | None:
         """32 bytes once the cohort is known."""
         return self._cohort.session_id if self._cohort else None
+
+    @property
+    def cohort_ids(self) -> tuple[str, ...]:
+        """U1, sorted; PhaseError before the cohort is known."""
+        return self._require(self._cohort).ids
 
     @contextmanager
     def _step(self, step: Step) -> Iterator[None]:

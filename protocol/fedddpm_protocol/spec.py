@@ -14,14 +14,18 @@ import numpy.typing as npt
 
 from fedddpm_protocol import canonical
 from fedddpm_protocol.canonical import PROTOCOL, tagged_hash
-from fedddpm_protocol.messages import MAX_CHUNKS
+from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT
 from fedddpm_protocol.methods import Method
+from fedddpm_protocol.ring import MAX_BITS, MIN_BITS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRESETS = ("paper", "fast", "tiny")
 WEIGHTINGS = ("hidden", "equal", "disclosed")
 MAX_COORDINATES = 2**32
-MAX_VALUE_BITS = 48  # float64 keeps every unit of a wider scale only up to here
+RINGS = (4, 6, 8, 12, 16, 20, 24, 32)  # bits of a values segment
+WIDEST_ROTATED = 24  # float64 decodes a rotated sum exactly up to here
+LARGEST_BLOCK = 4096  # coordinates that are rotated together
+_PADDING_SHARE, _PADDING_WORDS = 100, 64  # padding stays below one in a hundred words, or 64 of them
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-9, 1e9  # far outside training, well inside float64
 HASH_BYTES = 32
 WEIGHT_UNITS = 65535  # a full weight; weights travel as integers in [1, 65535]
@@ -105,20 +109,60 @@ def model_hash(manifest: Manifest, vector: npt.NDArray[np.float32]) -> bytes:
     return tagged_hash("model", manifest_bytes(manifest), raw)
 
 
+ROTATED, FIXED_POINT, INTEGERS = "rotated", "fixed-point", "integers"
+
+
 @dataclass(frozen=True)
 class SegmentSpec:
     """One masked vector of a session, in its own ring of ``bits`` bits."""
 
     name: str
     bits: int
-    coordinates: int
-    encoding: str  # "fixed-point": the weighted update; "integers": sums that are opened as they are
+    coordinates: int  # words on the wire, padding included
+    encoding: str  # ROTATED or FIXED_POINT: the weighted update; INTEGERS: sums that are opened as they are
+    block: int = 0  # coordinates that are rotated together, a power of two; 0: none are
 
     def __post_init__(self) -> None:
         require_name("segment", self.name)
-        _require(8 <= self.bits <= 64, f"a ring of {self.bits} bits is outside 8 to 64")
+        _require(MIN_BITS <= self.bits <= MAX_BITS, f"a ring of {self.bits} bits is outside {MIN_BITS} to {MAX_BITS}")
         _require(0 < self.coordinates <= MAX_COORDINATES, f"{self.coordinates} coordinates are out of range")
-        _require(self.encoding in ("fixed-point", "integers"), f"unknown encoding {self.encoding!r}")
+        _require(self.encoding in (ROTATED, FIXED_POINT, INTEGERS), f"unknown encoding {self.encoding!r}")
+        if self.encoding != ROTATED:
+            _require(self.block == 0, f"a segment that is {self.encoding} has no blocks")
+            return
+        _require(self.bits <= WIDEST_ROTATED, f"a ring of {self.bits} bits is too wide to be rotated exactly")
+        _require(8 <= self.block <= LARGEST_BLOCK and self.block.bit_count() == 1, f"no blocks of {self.block}")
+        _require(self.coordinates % self.block == 0, "a rotated segment must hold whole blocks")
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks are rotated, each on its own; 0 where none are."""
+        return self.coordinates // self.block if self.block else 0
+
+
+@dataclass(frozen=True)
+class ScaleReference:
+    """How large the last accepted sum of a part was: from it follows the scale of the next one."""
+
+    norm: float  # L2 norm of its mean update, as in the signed result; 0.0: nothing is known
+    survivors: int
+    weight: int  # sum of their weights, in units
+
+    @classmethod
+    def after(cls, norm: float, survivors: int, weight: int) -> ScaleReference:
+        """What follows from an accepted sum; nothing, if it was zero."""
+        return cls(norm, survivors, weight) if norm else NOTHING_KNOWN
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.norm < math.inf, f"a norm of {self.norm} is no norm")
+        if self.norm == 0:
+            _require(self.survivors == self.weight == 0, "a reference without a norm must be empty")
+        else:
+            _require(2 <= self.survivors <= MAX_COHORT, f"no sum has {self.survivors} survivors")
+            _require(self.survivors <= self.weight <= self.survivors * WEIGHT_UNITS, "weights do not fit the survivors")
+
+
+NOTHING_KNOWN = ScaleReference(0.0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -128,15 +172,25 @@ class PartSpec:
     name: str
     manifest: tuple[TensorSpec, ...]
     segments: tuple[SegmentSpec, ...]
+    reference: ScaleReference = NOTHING_KNOWN
 
     def __post_init__(self) -> None:
         _require(len(self.segments) == 2, "a part has a values segment and a weights segment")
         values, weights = self.segments
         _require(values.name == self.name and weights.name == f"{self.name}.weights", "segments are misnamed")
-        _require(values.encoding == "fixed-point" and weights.encoding == "integers", "segments are misencoded")
-        _require(values.coordinates == coordinates(self.manifest), "the values segment and the manifest differ in size")
+        _require(values.encoding != INTEGERS and weights.encoding == INTEGERS, "segments are misencoded")
+        _require(
+            values.bits in RINGS, f"values have no ring of {values.bits} bits; known: {', '.join(map(str, RINGS))}"
+        )
+        words = -(-self.parameters // values.block) * values.block if values.block else self.parameters
+        _require(values.coordinates == words, "the values segment and the manifest differ in size")
         _require(weights.coordinates == len(SUM_FIELDS), f"the weights segment must hold {len(SUM_FIELDS)} sums")
         _require(weights.bits >= 32, "weights need a ring of at least 32 bits")
+
+    @property
+    def parameters(self) -> int:
+        """Values of the model that the part carries, without padding."""
+        return coordinates(self.manifest)
 
     @property
     def values(self) -> SegmentSpec:
@@ -149,16 +203,26 @@ class PartSpec:
         return self.segments[1]
 
 
-def part_spec(name: str, manifest: Manifest, bits: int = 32) -> PartSpec:
-    """The session of ``manifest`` with values in a ring of ``bits`` bits and weights in one of 32."""
-    return PartSpec(
-        name,
-        manifest,
-        (
-            SegmentSpec(name, bits, coordinates(manifest), "fixed-point"),
-            SegmentSpec(f"{name}.weights", 32, len(SUM_FIELDS), "integers"),
-        ),
-    )
+def part_spec(name: str, manifest: Manifest, bits: int = 32, reference: ScaleReference = NOTHING_KNOWN) -> PartSpec:
+    """The session of ``manifest``: values in a ring of ``bits`` bits, rotated up to 24 of them, and weights in 32.
+
+    ``reference`` is that of the part's last accepted sum, where there is one.
+    """
+    parameters = coordinates(manifest)
+    if bits > WIDEST_ROTATED:
+        values = SegmentSpec(name, bits, parameters, FIXED_POINT)
+    else:
+        block = rotation_block(parameters)
+        values = SegmentSpec(name, bits, -(-parameters // block) * block, ROTATED, block)
+    return PartSpec(name, manifest, (values, SegmentSpec(f"{name}.weights", 32, len(SUM_FIELDS), INTEGERS)), reference)
+
+
+def rotation_block(parameters: int) -> int:
+    """The largest block, a power of two, whose padding is small: 1 % of the words or 64 of them."""
+    block = LARGEST_BLOCK
+    while block > 8 and -parameters % block > max(parameters // _PADDING_SHARE, _PADDING_WORDS):
+        block //= 2
+    return block
 
 
 @dataclass(frozen=True)
@@ -176,6 +240,7 @@ class RoundSpec:
     roster_hash: bytes
     architecture: Architecture
     initial_model_hash: bytes  # theta_0: the whole network, given at first contact
+    initial_seed: bytes  # 32 public bytes that theta_0 follows from; empty: it is downloaded
     base_model_hash: bytes  # the shared parts that this round's updates are measured against
     parts: tuple[PartSpec, ...]
     weighting: str  # "hidden" sample counts, "equal" weights, or "disclosed" counts
@@ -183,6 +248,7 @@ class RoundSpec:
     weight_cap: int  # samples that count as a full weight
     largest_cohort: int
     chunk_coordinates: int
+    encoding_seed: bytes  # 32 public bytes behind rotation and dither
     epochs: int
     max_steps: int  # 0: no limit
     batch_size: int
@@ -217,16 +283,25 @@ class RoundSpec:
             self._check_ring(part)
         _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch size must be positive")
         _require(min(self.durations_s) > 0 and math.isfinite(sum(self.durations_s)), "durations must be positive")
-        for digest in (self.roster_hash, self.initial_model_hash, self.base_model_hash):
-            _require(len(digest) == HASH_BYTES, "a hash field must have 32 bytes")
+        for digest in (self.roster_hash, self.initial_model_hash, self.base_model_hash, self.encoding_seed):
+            _require(len(digest) == HASH_BYTES, "a hash or seed field must have 32 bytes")
+        _require(len(self.initial_seed) in (0, HASH_BYTES), "the seed of theta_0 must have 32 bytes, or none")
         _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
 
     def _check_ring(self, part: PartSpec) -> None:
-        bits, chunks = part.values.bits, -(-part.values.coordinates // self.chunk_coordinates)
-        _require(bits <= MAX_VALUE_BITS, f"values of {bits} bits are more than {MAX_VALUE_BITS}")
+        values, chunks = part.values, -(-part.values.coordinates // self.chunk_coordinates)
         _require(
-            2 ** (bits - 1) > 2 * self.largest_cohort,
-            f"a ring of {bits} bits has no room for the sum of {self.largest_cohort} institutions",
+            values.encoding == ROTATED or 2 ** (values.bits - 1) > 2 * self.largest_cohort,
+            f"a ring of {values.bits} bits has no room for the sum of {self.largest_cohort} institutions",
+        )
+        largest_sum = self.largest_cohort * max(WEIGHT_UNITS, int(LOSS_LIMIT * LOSS_UNITS))
+        _require(
+            largest_sum < 2**part.weights.bits,
+            f"a ring of {part.weights.bits} bits cannot hold the weights of {self.largest_cohort} institutions",
+        )
+        _require(
+            not values.block or self.chunk_coordinates % values.block == 0,
+            f"chunks of {self.chunk_coordinates} words do not hold whole blocks of {values.block}",
         )
         _require(chunks <= MAX_CHUNKS, f"{chunks} chunks of one segment are more than {MAX_CHUNKS}; make them larger")
 
@@ -266,17 +341,24 @@ class PartResult:
     survivors: tuple[str, ...]
     sums: tuple[int, ...]  # opened weights segment, as SUM_FIELDS
     opened_digest: bytes  # segment digest of the opened values
+    norm: float  # L2 norm of the mean update, or more where it is concentrated: the next scale follows from it
 
     def __post_init__(self) -> None:
         _require(
             not self.opened or (len(self.sums) == len(SUM_FIELDS) and len(self.survivors) > 1 and self.sums[0] > 0),
             "an opened part needs its sums and at least two survivors",
         )
+        _require(0 <= self.norm < math.inf, f"a norm of {self.norm} is no norm")
         for digest in (self.session_id, self.hu3, self.opened_digest):
             _require(not self.opened or len(digest) == HASH_BYTES, "a digest of an opened part must have 32 bytes")
         for ids in (self.cohort, self.survivors):
             _require(list(ids) == sorted(set(ids)), "cohort and survivors must be sorted and distinct")
         _require(set(self.survivors) <= set(self.cohort), "survivors must come from the cohort")
+
+    @property
+    def reference(self) -> ScaleReference:
+        """What the next round's scale follows from; nothing where the sum was not opened or zero."""
+        return ScaleReference.after(self.norm, len(self.survivors), self.sums[0]) if self.opened else NOTHING_KNOWN
 
 
 @dataclass(frozen=True)

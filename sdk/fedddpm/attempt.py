@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fedddpm.contribution import clipped_pieces
+from fedddpm.contribution import scaled_pieces
 from fedddpm.errors import PolicyError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.session_driver import Seat, SessionDriver
@@ -30,12 +30,12 @@ class Attempt:
     ) -> None:
         self.document, self.spec, self.update = document, spec, update
         self._notice = notice
-        pieces, norm = clipped_pieces(spec, update.delta)
-        if norm > spec.clip_norm:
-            notice(f"the update's norm {norm:.3g} is above the agreed {spec.clip_norm:.3g} and was scaled down to it")
+        pieces = scaled_pieces(spec, update.delta)
+        if pieces.factor < 1:
+            notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
         self._drivers = {
-            name: SessionDriver(seat, transport, spec, name, update, piece)
-            for name, piece in pieces.items()
+            name: SessionDriver(seat, transport, spec, name, update, pieces)
+            for name in pieces.by_part
             if seat.member_id in expected_reporters(spec, seat.roster, name)
         }
 

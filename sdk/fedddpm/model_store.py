@@ -6,6 +6,7 @@ Whatever arrives is believed only when its hash is the one that the signed speci
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.unet import UNet
 from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import segment_digest
-from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.chunks import chunk_span, segment_digest
+from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.methods import MODEL_PARTS, Method
 from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
@@ -30,6 +31,7 @@ from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, 
 Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
 _DOWNLOAD = "download.partial"
+_SAME_NORM = 1e-9  # sums of float64 squares may differ by the machine in their last digits
 
 
 class ModelStore:
@@ -114,10 +116,11 @@ class ModelStore:
         Raises:
             ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
         """
-        opened: dict[str, tuple[ring.Words, tuple[int, ...], int]] = {}
+        opened: dict[str, OpenedPart] = {}
         for part in result.parts:
             if part.opened:
-                opened[part.part] = (self._fetch_opened(spec, result, part), part.sums, len(part.survivors))
+                opened[part.part] = self._fetch_opened(spec, result, part)
+                self._check_norm(spec, part, opened[part.part])
         vector = next_model(spec, base, opened)
         if model_hash(spec.base_manifest, vector) != result.model_hash:
             raise ResultError(
@@ -126,25 +129,42 @@ class ModelStore:
             )
         return vector
 
-    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> ring.Words:
-        values = spec.part(part.part).values
+    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> OpenedPart:
+        agreed = spec.part(part.part)
+        values = agreed.values
         try:
             self._transport.download_opened(
-                result.run, result.round, part.part, self._scratch, values.coordinates, self._watcher("result")
+                result.run, result.round, part.part, self._scratch, agreed.parameters, self._watcher("result")
             )
-            packed = self._scratch.read_bytes()
-            words = ring.unpack(packed, values.bits, values.coordinates)
-            chunk = ring.packed_bytes(spec.chunk_coordinates, values.bits)
-            digests = [hashlib.sha256(packed[start : start + chunk]).digest() for start in range(0, len(packed), chunk)]
+            packed = memoryview(self._scratch.read_bytes())
+            size = ring.packed_bytes(spec.chunk_coordinates, values.bits)
+            chunks = [packed[start : start + size] for start in range(0, len(packed), size)]
+            digests = [hashlib.sha256(chunk).digest() for chunk in chunks]
             if segment_digest(values, spec.chunk_coordinates, digests) != part.opened_digest:
                 raise ResultError(f"the opened sum of part {part.part!r} is not the one that was signed", "aggregator")
-            return words
+
+            def read(index: int) -> ring.Words:
+                return ring.unpack(chunks[index], values.bits, chunk_span(values, spec.chunk_coordinates, index)[1])
+
+            return OpenedPart(read, part.sums, part.cohort, part.survivors)
         except MalformedError as error:
             raise ResultError(
                 f"the opened sum of part {part.part!r} has a wrong length: {error}", "aggregator"
             ) from error
         finally:
             self._scratch.unlink(missing_ok=True)
+
+    @staticmethod
+    def _check_norm(spec: RoundSpec, part: PartResult, opened: OpenedPart) -> None:
+        """The next round's scale follows from the signed norm, so it must be that of the opened sum."""
+        agreed = spec.part(part.part)
+        energy = measure(spec, agreed, opened)
+        norm = check_opened(spec, agreed, energy, part.sums, len(part.cohort), len(part.survivors))
+        if not math.isclose(norm, part.norm, rel_tol=_SAME_NORM):
+            raise ResultError(
+                f"the signed norm {part.norm:.6g} of part {part.part!r} is not the {norm:.6g} of its opened sum",
+                "aggregator",
+            )
 
     def _download(self, wanted: bytes, parameters: int, what: str) -> None:
         self._transport.download_model(wanted, self._scratch, parameters, self._watcher(what))

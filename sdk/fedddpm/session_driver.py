@@ -6,10 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from fedddpm.contribution import Contribution
+from fedddpm.contribution import Contribution, Pieces
 from fedddpm.errors import TransportError
 from fedddpm.evidence import keep_evidence
 from fedddpm.identity import Identity
@@ -59,12 +56,12 @@ class SessionDriver:
         spec: RoundSpec,
         part: str,
         update: LocalUpdate,
-        delta: npt.NDArray[np.float32],
+        pieces: Pieces,
     ) -> None:
         self.left: str | None = None
         self._seat, self._spec, self._part = seat, spec, spec.part(part)
         self._api: SessionApi = transport.session(spec.hash, part)
-        self._contribution = Contribution(spec, part, update, delta)
+        self._contribution = Contribution(spec, part, update, pieces)
         self._join: Join | None = None
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
@@ -175,6 +172,7 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
+        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids)
         for _ in range(_UPLOAD_PASSES):
             if not self._upload_missing():
                 break
@@ -201,8 +199,11 @@ class SessionDriver:
         return sent
 
     def _parameters(self, segment: SegmentSpec, index: int) -> int:
-        """Coordinates of the model in a chunk; sums of weights and losses are none."""
-        return chunk_span(segment, self._spec.chunk_coordinates, index)[1] if segment == self._part.values else 0
+        """Parameters of the model in a chunk, without padding; sums of weights and losses are none."""
+        if segment != self._part.values:
+            return 0
+        start, count = chunk_span(segment, self._spec.chunk_coordinates, index)
+        return max(0, min(count, self._part.parameters - start))
 
     def _confirm(self) -> None:
         self._received = reply = self._api.survivors()

@@ -10,7 +10,16 @@ from tests.protocol.sessions import make_roster
 from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import Architecture, PartResult, RoundResult, RoundSpec, TensorSpec, part_spec
+from fedddpm_protocol.spec import (
+    LARGEST_BLOCK,
+    WIDEST_ROTATED,
+    Architecture,
+    PartResult,
+    RoundResult,
+    RoundSpec,
+    TensorSpec,
+    part_spec,
+)
 
 ARCHITECTURE = Architecture("tiny", 28, 1, 8, (1, 2))
 MANIFESTS = {
@@ -48,13 +57,15 @@ def make_spec(
         "roster_hash": roster.hash,
         "architecture": ARCHITECTURE,
         "initial_model_hash": b"\x01" * 32,
+        "initial_seed": b"",
         "base_model_hash": b"\x02" * 32,
         "parts": parts,
         "weighting": "equal" if scheme is Method.USPLIT else "hidden",
         "clip_norm": 2.0,
         "weight_cap": 1000,
         "largest_cohort": 5,
-        "chunk_coordinates": 8,
+        "chunk_coordinates": 8 if bits > WIDEST_ROTATED else LARGEST_BLOCK,
+        "encoding_seed": b"\x08" * 32,
         "epochs": 1,
         "max_steps": 10,
         "batch_size": 4,
@@ -71,7 +82,7 @@ def make_spec(
 
 def make_part_result(**changes: Any) -> PartResult:
     ids = ("site-0", "site-1", "site-2")
-    part = PartResult("full", True, b"\x04" * 32, b"\x05" * 32, ids, ids, (3 * 65535, 100, 90), b"\x06" * 32)
+    part = PartResult("full", True, b"\x04" * 32, b"\x05" * 32, ids, ids, (3 * 65535, 100, 90), b"\x06" * 32, 1.5)
     return replace(part, **changes)
 
 

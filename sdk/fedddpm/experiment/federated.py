@@ -40,7 +40,7 @@ from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
-from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.canonical import PROTOCOL, tagged_hash, u64
 from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spec import RoundSpec, model_hash, part_spec
@@ -200,6 +200,7 @@ class FederatedRun:
             roster_hash=self._federation.roster.hash,
             architecture=base_model.architecture,
             initial_model_hash=self._initial_hash,
+            initial_seed=b"",
             base_model_hash=model_hash(shared, flatten(base_model, method.shared_parts)),
             parts=parts,
             weighting="disclosed" if method is Method.USPLIT else "hidden",
@@ -207,6 +208,7 @@ class FederatedRun:
             weight_cap=max(len(site.share) for site in self._sites.values()),
             largest_cohort=len(self._sites),
             chunk_coordinates=_CHUNK,
+            encoding_seed=tagged_hash("study", self._plan.name.encode(), u64(index)),
             epochs=s.epochs,
             max_steps=s.max_steps,
             batch_size=s.batch_size,

@@ -10,25 +10,25 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fedddpm.contribution import Contribution, Vector, clipped_pieces
+from fedddpm.contribution import Contribution, Vector, scaled_pieces
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol import ring
 from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.chunks import chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.cohort import SurvivorSet, session_plan
 from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
-from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import ShareItem
 from fedddpm_protocol.methods import Method, reporters_by_session
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
 from fedddpm_protocol.roster import Member, Roster
-from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec, SegmentSpec, model_hash
+from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec, ScaleReference, SegmentSpec, model_hash
 from fedddpm_protocol.spent import SpentLog
 
 Chunks = dict[str, list[bytes]]  # segment name -> packed chunks
@@ -60,6 +60,7 @@ class Opened:
     model: Vector  # the next shared parts [coordinates of the base manifest]
     sums: dict[str, tuple[int, ...]]  # part -> opened sums of weights and losses, as SUM_FIELDS
     survivors: dict[str, tuple[str, ...]]  # part -> institutions in the sum
+    references: dict[str, ScaleReference]  # part -> what the next round's scale follows from
     result_hash: bytes  # of the signed result; of the model where nothing is signed
     clipped: int  # institutions whose update was scaled down to the clip norm
     seconds: float
@@ -87,30 +88,46 @@ def aggregate(
         document = sign_spec(spec, federation.server)
         for _ in updates:
             check_spec(document, federation.roster, policy)
-    clipped = {member: clipped_pieces(spec, update.delta) for member, update in updates.items()}
-    opened, results = {}, []
+    pieces = {member: scaled_pieces(spec, update.delta) for member, update in updates.items()}
+    opened, norms, results = {}, {}, []
     for name, reporters in reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids).items():
         contributions = {
-            member: Contribution(
-                spec, name, updates[member], clipped[member][0][name], _rounding(rounding, member, name)
-            )
+            member: Contribution(spec, name, updates[member], pieces[member], _rounding(rounding, member, name))
             for member in reporters
         }
         session = Session(federation, spec, name, policy, contributions)
         words, result = session.run() if masked else (session.run_plain(), None)
-        opened[name] = (words[name], _sums(spec, name, words), len(reporters))
+        opened[name] = _opened_part(spec, name, words, reporters)
+        norms[name] = _norm(spec, name, opened[name])
         if result is not None:
-            results.append(result)
+            results.append(replace(result, norm=norms[name]))
     model = next_model(spec, base, opened)
     hashed = model_hash(spec.base_manifest, model)
     return Opened(
         model,
-        {name: sums for name, (_, sums, _) in opened.items()},
+        {name: tuple(part.sums) for name, part in opened.items()},
         reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids),
+        {name: ScaleReference.after(norms[name], len(one.survivors), one.sums[0]) for name, one in opened.items()},
         _publish(federation, spec, tuple(results), hashed) if masked else hashed,
-        sum(norm > spec.clip_norm for _, norm in clipped.values()),
+        sum(one.factor < 1 for one in pieces.values()),
         time.monotonic() - began,
     )
+
+
+def _opened_part(spec: RoundSpec, name: str, words: Mapping[str, ring.Words], reporters: tuple[str, ...]) -> OpenedPart:
+    values = spec.part(name).values
+
+    def chunk(index: int) -> ring.Words:
+        start, count = chunk_span(values, spec.chunk_coordinates, index)
+        return words[name][start : start + count]
+
+    return OpenedPart(chunk, _sums(spec, name, words), reporters, reporters)
+
+
+def _norm(spec: RoundSpec, name: str, opened: OpenedPart) -> float:
+    part = spec.part(name)
+    count = len(opened.survivors)
+    return check_opened(spec, part, measure(spec, part, opened), opened.sums, len(opened.cohort), count)
 
 
 def _publish(federation: Federation, spec: RoundSpec, parts: tuple[PartResult, ...], hashed: bytes) -> bytes:
@@ -167,6 +184,7 @@ class Session:
         uploads, digests = {}, {}
         for member in sharing.ids:
             machines[member].receive_shares(inboxes[member])
+            self._contributions[member].take_place(member, cohort.ids)
             uploads[member] = self._mask(machines[member], self._contributions[member])
             manifest = machines[member].finish_upload(self._contributions[member].disclosed_samples)
             digests[member] = sharing.verify_manifest(member, manifest)
@@ -182,11 +200,14 @@ class Session:
             survivors=survivors.ids,
             sums=_sums(self._spec, self._part.name, words),
             opened_digest=digest,
+            norm=0.0,  # follows from all parts of the opened sum, see aggregate
         )
 
     def run_plain(self) -> dict[str, ring.Words]:
         """The same words, packed and summed without masks: whoever sums sees every update."""
         opened = {}
+        for member, contribution in self._contributions.items():
+            contribution.take_place(member, tuple(self._contributions))
         for segment in self._part.segments:
             total = ring.zeros(segment.coordinates, segment.bits)
             for index in self._indices(segment):

@@ -1,0 +1,136 @@
+"""From opened sums to the next model, the same bits for everybody.
+
+Opened words and dithers are whole numbers, and the inverse rotation only adds and subtracts them: below 2^53 float64
+does that exactly, in whatever order a machine's BLAS adds. One float64 factor turns them into values, which are added
+to the base model and rounded to float32 once. So aggregator and institutions derive the same model, and its hash must
+agree everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedddpm_protocol import ring
+from fedddpm_protocol.chunks import chunk_count, chunk_span
+from fedddpm_protocol.dither import UNITS, Dither, total_table
+from fedddpm_protocol.errors import ResultError, WrappedSumError
+from fedddpm_protocol.rotation import Rotation
+from fedddpm_protocol.scale import Energy, step_of
+from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
+
+Vector = npt.NDArray[np.float32]
+_CLIPPING = 1e-6  # how far float32 may leave a clipped norm above the agreed one
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """One opened sum; ``chunk`` reads the words of one chunk of the values."""
+
+    chunk: Callable[[int], ring.Words]
+    sums: Sequence[int]  # opened weights segment, as SUM_FIELDS
+    cohort: Sequence[str]
+    survivors: Sequence[str]
+
+
+def measure(spec: RoundSpec, part: PartSpec, opened: OpenedPart) -> Energy:
+    """The energy of all opened values; ResultError for a chunk of a wrong size."""
+    energy = Energy(part)
+    for index in range(chunk_count(part.values, spec.chunk_coordinates)):
+        energy.add(_words(spec, part, opened, index))
+    return energy
+
+
+def check_opened(
+    spec: RoundSpec, part: PartSpec, energy: Energy, sums: Sequence[int], cohort: int, survivors: int
+) -> float:
+    """The norm that the next scale follows from.
+
+    WrappedSumError if the sum was too large for its ring; ResultError unless clipped updates of ``survivors``
+    institutions can give it: a mean of clipped updates is itself within the clip norm, up to the rounding.
+    """
+    if not energy.complete:
+        raise ResultError(f"{part.values.coordinates} opened values of part {part.name!r} expected")
+    if len(sums) != len(SUM_FIELDS) or not survivors <= sums[0] <= survivors * WEIGHT_UNITS:
+        raise ResultError(f"the weights of {survivors} institutions cannot sum to {list(sums)[:1]}")
+    if any(total >= survivors * LOSS_LIMIT * LOSS_UNITS for total in sums[1:]):
+        raise ResultError("an institution reported a loss outside the agreed range")
+    if energy.wrapped:
+        raise WrappedSumError(
+            f"the sum of part {part.name!r} is larger than its ring of {part.values.bits} bits was made for and is not "
+            "used; the next attempt has a wider one"
+        )
+    unit = step_of(spec, part, cohort) * WEIGHT_UNITS / sums[0] * math.sqrt(part.values.coordinates)
+    rounding = unit * (math.sqrt(survivors) if part.values.encoding == ROTATED else survivors)
+    norm, limit = energy.root_mean_square * unit, spec.clip_norm * (1 + _CLIPPING) + rounding
+    if norm > limit:
+        raise ResultError(
+            f"the mean update of part {part.name!r} has norm {norm:.4g}, above the agreed {spec.clip_norm:.4g}: "
+            "an institution did not clip its update. The round is held and the model stays as it is"
+        )
+    return energy.reference * unit
+
+
+def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> Vector:
+    """The next shared model [coordinates of the base manifest].
+
+    A part that is missing in ``opened`` keeps its base values. ResultError as :func:`check_opened`.
+    """
+    expected = sum(part.parameters for part in spec.parts)
+    if base.dtype != np.float32 or base.shape != (expected,):
+        raise ResultError(f"a base model of {expected} float32 values expected, got {base.dtype}{base.shape}")
+    model = base.copy()
+    start = 0
+    for part in spec.parts:
+        piece = model[start : start + part.parameters]
+        start += part.parameters
+        if part.name in opened:
+            one = opened[part.name]
+            energy = measure(spec, part, one)
+            check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
+            add_mean(spec, part, one, piece)
+    return model
+
+
+def add_mean(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector) -> None:
+    """Add the weighted mean update behind an opened sum to ``onto`` [parameters], chunk by chunk."""
+    factor = step_of(spec, part, len(opened.cohort)) * WEIGHT_UNITS / opened.sums[0]
+    if part.values.encoding == ROTATED:
+        return _add_rotated(spec, part, opened, onto, factor)
+    for index in range(chunk_count(part.values, spec.chunk_coordinates)):
+        start, count = chunk_span(part.values, spec.chunk_coordinates, index)
+        mean = ring.signed(_words(spec, part, opened, index), part.values.bits).astype(np.float64)
+        mean *= factor
+        mean += onto[start : start + count]
+        onto[start : start + count] = mean
+    return None
+
+
+def _add_rotated(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector, factor: float) -> None:
+    rotation, dither = Rotation(spec, part, "f8"), Dither(spec, part)
+    places = (list(opened.cohort).index(member) for member in opened.survivors)
+    table = total_table(places, len(opened.cohort))
+    # H is not normalised, so going there and back multiplied by sqrt(block); dithers are counted in 1/65536 step.
+    factor = factor / (UNITS * math.sqrt(part.values.block))
+    for index in range(chunk_count(part.values, spec.chunk_coordinates)):
+        start, count = chunk_span(part.values, spec.chunk_coordinates, index)
+        units = ring.signed(_words(spec, part, opened, index), part.values.bits).astype(np.float64)
+        units *= UNITS
+        units -= dither.total(start, count, table)
+        mean = rotation.back(units.reshape(part.values.block, -1), index)
+        mean *= factor
+        base = rotation.gather(onto, index)
+        base += mean
+        rotation.scatter(base, index, onto)
+
+
+def _words(spec: RoundSpec, part: PartSpec, opened: OpenedPart, index: int) -> ring.Words:
+    words = opened.chunk(index)
+    _, count = chunk_span(part.values, spec.chunk_coordinates, index)
+    if words.shape != (count,) or words.dtype != ring.word_dtype(part.values.bits):
+        raise ResultError(f"{count} opened values expected in chunk {index}, got {words.dtype}{words.shape}")
+    return words

@@ -1,0 +1,97 @@
+"""A public random rotation of a vector, block by block, so that no coordinate of it stands out.
+
+The parameters of a part form a matrix [block, blocks], row by row, zeros at the end: parameter i lies in block
+i % blocks, so that every tensor is spread over all blocks. A block is multiplied by random signs and a Walsh-Hadamard
+matrix H (H H = block * I). A chunk of the encoded vector is a slab of whole columns: its words are [block, w], row by
+row. H is the Kronecker product of two small ones, so a rotation is two products of small matrices, which NumPy leaves
+to BLAS. All entries are +-1: integers go through exactly as long as every partial sum stays below 2^53.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedddpm_protocol.canonical import tagged_hash
+from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.spec import PartSpec, RoundSpec
+
+Slab = npt.NDArray[Any]
+Kind = Literal["f4", "f8"]
+_SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int8)
+
+
+class Rotation:
+    """The rotation of one part in one attempt; forward and back, a slab of columns at a time."""
+
+    def __init__(self, spec: RoundSpec, part: PartSpec, kind: Kind) -> None:
+        self.block, self.blocks = part.values.block, part.values.blocks
+        self._columns = spec.chunk_coordinates // self.block
+        self._parameters = part.parameters
+        seed = tagged_hash("rotation", spec.encoding_seed, part.name.encode())
+        self._stream = MaskStream(seed, "signs", 8)
+        self._table = _SIGNS.astype(kind)
+        self._kind = kind
+        low = self.block.bit_length() - 1 >> 1
+        self._inner, self._outer = _hadamard(self.block >> low, kind), _hadamard(1 << low, kind)
+
+    def columns(self, chunk: int) -> tuple[int, int]:
+        """First column of a chunk and the one after its last."""
+        first = chunk * self._columns
+        return first, min(first + self._columns, self.blocks)
+
+    def gather(self, vector: npt.NDArray[np.float32], chunk: int) -> Slab:
+        """The slab of ``vector`` [parameters] that a chunk carries: [block, w], zeros where it is padding."""
+        first, end = self.columns(chunk)
+        rows, rest = divmod(self._parameters, self.blocks)
+        slab = np.empty((self.block, end - first), self._kind)
+        slab[:rows] = vector[: rows * self.blocks].reshape(rows, self.blocks)[:, first:end]
+        slab[rows:] = 0
+        if rest > first:
+            last = vector[rows * self.blocks :][first:end]
+            slab[rows, : len(last)] = last
+        return slab
+
+    def scatter(self, slab: Slab, chunk: int, vector: npt.NDArray[np.float32]) -> None:
+        """Inverse of :meth:`gather`: write a slab into ``vector``, padding left out."""
+        first, end = self.columns(chunk)
+        rows, rest = divmod(self._parameters, self.blocks)
+        vector[: rows * self.blocks].reshape(rows, self.blocks)[:, first:end] = slab[:rows]
+        if rest > first:
+            last = vector[rows * self.blocks :][first:end]
+            last[:] = slab[rows, : len(last)]
+
+    def forward(self, slab: Slab, chunk: int) -> Slab:
+        """``H (signs * slab)``; the slab is overwritten."""
+        slab *= self._signs(slab.shape[1], chunk)
+        return self._transform(slab)
+
+    def back(self, slab: Slab, chunk: int) -> Slab:
+        """``signs * (H slab)``, which is ``block`` times what went forward."""
+        turned = self._transform(slab)
+        turned *= self._signs(slab.shape[1], chunk)
+        return turned
+
+    def _signs(self, width: int, chunk: int) -> Slab:
+        start = self.columns(chunk)[0] * self.block // 8
+        raw = self._stream.words(start, self.block * width // 8)
+        return np.take(self._table, raw, axis=0).reshape(self.block, width)
+
+    def _transform(self, slab: Slab) -> Slab:
+        outer, inner, width = len(self._outer), len(self._inner), slab.shape[1]
+        half = self._outer @ slab.reshape(outer, inner * width)
+        whole: Slab = np.matmul(self._inner, half.reshape(outer, inner, width))
+        return whole.reshape(self.block, width)
+
+
+@lru_cache(maxsize=32)
+def _hadamard(size: int, kind: Kind) -> Slab:
+    """Walsh-Hadamard matrix [size, size] in Sylvester's order."""
+    matrix = np.ones((1, 1), kind)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    matrix.flags.writeable = False
+    return matrix

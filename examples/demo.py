@@ -143,7 +143,8 @@ def demo(options: argparse.Namespace) -> None:
     federation = LocalFederation(options.folder.resolve(), MEMBERS, name="demo", c_max=1, n_min=3)
     say("keys for the root and four institutions, a roster signed by the root, an aggregator that holds it")
     federation.enrol()
-    say(f"theta_0 and a run: UDEC, {options.rounds} rounds, preset {options.preset}; only the decoder leaves anybody")
+    say(f"theta_0 from a seed, and a run: UDEC, {options.rounds} rounds, preset {options.preset};")
+    console.print("    only the decoder leaves anybody, rotated, dithered and masked, in few bits a parameter")
     model = federation.init_model(28, 1, options.preset)
     training = {"rounds": options.rounds, "epochs": options.epochs, "batch_size": 32, "learning_rate": 1e-3}
     federation.start_run("demo", "UDEC", model, **training, weight_cap=WEIGHT_CAP, join_s=86_400, shares_s=5)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fedddpm.ema import AverageState
 from fedddpm.errors import PolicyError
+from fedddpm.initial import initial_network
 from fedddpm.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
 from fedddpm.model_store import ModelStore, model_file
 from fedddpm.partition import Vector, flatten, manifest
@@ -18,7 +19,7 @@ from fedddpm.unet import UNet
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
 
 
 class RunHistory:
@@ -152,7 +153,7 @@ class RunHistory:
         method = Method(spec.method)
         shared = spec.base_manifest
         if spec.round == 0 or local_parts(method):
-            model = self._models.fetch_initial(spec)
+            model = self._first_network(spec)
         else:
             model = UNet.from_architecture(spec.architecture)
         if spec.round:
@@ -160,6 +161,18 @@ class RunHistory:
         elif spec.base_model_hash != self._models.base_hash(model, method):
             raise SpecError("the first round's base model is not the shared part of the first model", "aggregator")
         return model
+
+    def _first_network(self, spec: RoundSpec) -> UNet:
+        """theta_0: from its seed where it has one, else downloaded; its hash is the one in ``spec`` either way."""
+        if spec.initial_seed:
+            model = initial_network(spec.architecture, spec.initial_seed)
+            if model_hash(manifest(model), flatten(model)) == spec.initial_model_hash:
+                return model
+            self._reporter.warning(
+                "the first model does not follow from the seed that stands in the specification, so it is downloaded;"
+                " tell the coordinator: the file was changed after init-model, or the versions differ"
+            )
+        return self._models.fetch_initial(spec)
 
     def _results(self, run: str, first_round: int, previous: bytes, roster: Roster) -> list[RoundResult]:
         """All results from ``first_round`` on, their signatures and chain verified."""

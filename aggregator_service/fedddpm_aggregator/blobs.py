@@ -93,6 +93,10 @@ class BlobStore:
         """Whether the blob is there, whole."""
         return self.path(name).exists()
 
+    def remove(self, name: str) -> None:
+        """Delete a blob; one that is not there is fine."""
+        self.path(name).unlink(missing_ok=True)
+
     def remove_tree(self, name: str) -> None:
         """Delete every blob below ``name``; OSError if one cannot be deleted."""
         path = self.path(name)

@@ -25,7 +25,8 @@ from fedddpm_aggregator.keyfile import KeyFileError, write_key
 from fedddpm_aggregator.observability import configure_logging
 from fedddpm_aggregator.server import serve_forever
 from fedddpm_aggregator.service.federation import initialise
-from fedddpm_aggregator.service.runs import overview
+from fedddpm_aggregator.service.overview import overview
+from fedddpm_aggregator.service.traffic import round_traffic
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
 
@@ -85,13 +86,13 @@ def rounds(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show the rounds of a run: cohorts, survivors, sums."""
+    """Show the rounds of a run: cohorts, rings, survivors, sums, and what they moved."""
     with opened(settings_of(data, database_url)) as ctx:
-        lines = overview(ctx, run)
+        lines, traffic = overview(ctx, run), round_traffic(ctx, run)
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     else:
-        print_rounds(lines, console())
+        print_rounds(lines, traffic, console())
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_o
 from fedddpm_aggregator.cli_roster import roster_app
 from fedddpm_aggregator.keyfile import ROOT_PURPOSE, write_key
 from fedddpm_aggregator.rosterfile import read_document
+from fedddpm_aggregator.service.attempts import DEFAULT_BITS, DEFAULT_FIRST_BITS
 from fedddpm_aggregator.service.federation import install_roster
-from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
+from fedddpm_aggregator.service.runs import RING_CHOICES, RunSettings, end_run, start_run
 from fedddpm_protocol.keys import SigningKey, fingerprint
 from fedddpm_protocol.methods import Method
 
@@ -55,7 +56,18 @@ def start(
     weighting: Annotated[str, typer.Option(help="hidden, equal or disclosed sample counts")] = "hidden",
     weight_cap: Annotated[int, typer.Option(min=1, help="samples that count as a full weight")] = 65535,
     min_cohort: Annotated[int, typer.Option(min=0, help="joins to wait for; 0: the roster's n_min")] = 0,
-    chunk_coordinates: Annotated[int, typer.Option(min=8, help="coordinates in a chunk, a multiple of 8")] = 2**18,
+    chunk_coordinates: Annotated[
+        int, typer.Option(min=8, help="coordinates in a chunk; a multiple of 4096 fits all")
+    ] = 2**18,
+    bits: Annotated[int, typer.Option(help=f"ring in which updates travel: {RING_CHOICES} bits")] = DEFAULT_BITS,
+    first_bits: Annotated[
+        int | None,
+        typer.Option(
+            help="ring of the first round, and wherever nothing is known of a part's size; "
+            f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more",
+            show_default=False,
+        ),
+    ] = None,
     join_s: Annotated[float, typer.Option(help="seconds for training and joining")] = 3600.0,
     shares_s: Annotated[float, typer.Option(help="seconds for exchanging key shares")] = 60.0,
     masked_s: Annotated[float, typer.Option(help="seconds for uploading")] = 600.0,
@@ -77,6 +89,8 @@ def start(
         weight_cap=weight_cap,
         min_cohort=min_cohort,
         chunk_coordinates=chunk_coordinates,
+        bits=bits,
+        first_bits=first_bits,
         join_s=join_s,
         shares_s=shares_s,
         masked_s=masked_s,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from rich import box
+from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
 
-from fedddpm_aggregator.service.runs import SessionLine
+from fedddpm_aggregator.service.overview import SessionLine
+from fedddpm_aggregator.service.traffic import RoundTraffic
 from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.spec import WEIGHT_UNITS
@@ -23,9 +24,11 @@ def console() -> Console:
     return Console(width=None if told else WIDTH_WITHOUT_TERMINAL)
 
 
-def print_rounds(lines: list[SessionLine], out: Console) -> None:
-    """The table, and below it why sessions failed or wait; readable from 80 columns on."""
+def print_rounds(lines: list[SessionLine], traffic: list[RoundTraffic], out: Console) -> None:
+    """Sessions, what the published rounds moved, and why sessions failed or wait; readable from 80 columns on."""
     out.print(rounds_table(lines))
+    if traffic:
+        out.print(traffic_table(traffic))
     for line in lines:
         if line.reason:
             place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
@@ -52,3 +55,22 @@ def _cells(line: SessionLine) -> tuple[str, ...]:
     names = f": {', '.join(line.survivors)}" if line.survivors else ""
     survivors = f"{len(line.survivors)} of {len(line.cohort)}{names}" if line.cohort else f"{len(line.joined)} joined"
     return (str(line.round + 1), str(line.attempt + 1), line.part, line.phase, survivors, *sums)
+
+
+def traffic_table(rounds: list[RoundTraffic]) -> Table:
+    """Payload of all members together, a row a published round, and of the run so far."""
+    table = Table(title="traffic of all members together", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in ("round", "ring", "up", "down", "whole network in float32", "saved"):
+        table.add_column(heading, justify="left" if heading in ("round", "ring") else "right")
+    for traffic in rounds:
+        ring = f"{', '.join(map(str, traffic.bits))} bits"
+        table.add_row(str(traffic.round + 1), ring, *_traffic_cells(traffic))
+    if len(rounds) > 1:
+        sums = (sum(getattr(traffic, name) for traffic in rounds) for name in ("up", "down", "float32"))
+        table.add_row("all", "", *_traffic_cells(RoundTraffic(len(rounds), (), *sums)))
+    return table
+
+
+def _traffic_cells(traffic: RoundTraffic) -> tuple[str, ...]:
+    sizes = (filesize.decimal(size) for size in (traffic.up, traffic.down, traffic.float32))
+    return (*sizes, f"{100 * traffic.saved:.1f} %")

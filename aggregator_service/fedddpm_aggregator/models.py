@@ -2,12 +2,14 @@
 
 The file's metadata says which tensor belongs to which part and in what order, so no PyTorch is needed here:
 ``fedddpm.architecture`` (JSON of the architecture's fields) and ``fedddpm.manifest`` (JSON {part: [[name, shape]..]}).
+``fedddpm.initial_seed`` (64 hex digits) stands in a theta_0 that every institution can compute from that public seed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from fedddpm_protocol.methods import MODEL_PARTS
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
 
 ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
+INITIAL_SEED_KEY = "fedddpm.initial_seed"
+_SEED = re.compile(r"[0-9a-f]{64}")
 Vector = npt.NDArray[np.float32]
 
 
@@ -34,6 +38,7 @@ class Network:
     architecture: Architecture
     manifests: dict[str, Manifest]
     vector: Vector
+    initial_seed: bytes = b""  # 32 bytes that the values follow from; empty: they follow from none
 
     def select(self, parts: tuple[str, ...]) -> Vector:
         """The values of some parts, in the network's order."""
@@ -53,6 +58,7 @@ def read_network(path: Path) -> Network:
             metadata = file.metadata() or {}
             architecture = _architecture(metadata[ARCHITECTURE_KEY])
             manifests = manifests_of(metadata[MANIFEST_KEY])
+            seed = _initial_seed(path, metadata.get(INITIAL_SEED_KEY))
             names = {tensor.name for manifest in manifests.values() for tensor in manifest}
             if set(manifests) != set(MODEL_PARTS) or names != set(file.keys()):
                 raise ModelFileError(f"{path}: its tensors are not those that its manifest lists for the three parts")
@@ -67,7 +73,7 @@ def read_network(path: Path) -> Network:
         raise ModelFileError(f"{path} is not a model file: {error}") from error
     if not np.isfinite(vector).all():
         raise ModelFileError(f"{path} holds NaN or infinity")
-    return Network(architecture, ordered, vector)
+    return Network(architecture, ordered, vector, seed)
 
 
 def read_vector(path: Path, manifest: Manifest) -> Vector:
@@ -110,6 +116,14 @@ def _architecture(text: str) -> Architecture:
     fields = json.loads(text)
     # Files from before there were classes name none: they read as the default, 0.
     return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
+
+
+def _initial_seed(path: Path, text: str | None) -> bytes:
+    if text is None:
+        return b""
+    if not _SEED.fullmatch(text):
+        raise ModelFileError(f"{path}: its {INITIAL_SEED_KEY} is not 64 hex digits; write it with: fedddpm init-model")
+    return bytes.fromhex(text)
 
 
 def _flatten(file: safe_open, manifest: Manifest) -> Vector:

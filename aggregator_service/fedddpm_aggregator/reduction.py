@@ -17,6 +17,7 @@ from fedddpm_protocol.spec import SegmentSpec
 
 ReadChunk = Callable[[str, int], bytes]  # (member, index) -> packed bytes
 WriteAt = Callable[[int, bytes], None]  # (byte offset, packed bytes); called from several threads
+Look = Callable[[ring.Words], object]  # at the opened words of one chunk; called from several threads
 
 
 class DamagedUploadError(Exception):
@@ -30,15 +31,19 @@ def open_segment(
     read_chunk: ReadChunk,
     write_at: WriteAt,
     threads: int,
+    look: Look = lambda _: None,
 ) -> bytes:
     """Write the opened segment, packed, through ``write_at``; returns its segment digest.
 
-    ``read_chunk`` raises DamagedUploadError for a chunk that is not there any more as it was sent.
+    ``look`` sees every chunk's words, in any order. ``read_chunk`` raises DamagedUploadError for a chunk that is not
+    there any more as it was sent.
     """
     full_bytes = chunk_bytes(segment, chunk_coordinates, 0)
 
     def one(index: int) -> bytes:
-        packed = ring.pack(masks.open_chunk(segment, index, _chunks(masks, index, read_chunk)), segment.bits)
+        words = masks.open_chunk(segment, index, _chunks(masks, index, read_chunk))
+        look(words)
+        packed = ring.pack(words, segment.bits)
         write_at(index * full_bytes, packed)
         return hashlib.sha256(packed).digest()
 

@@ -6,7 +6,7 @@ Order of locks, to keep replicas from waiting for each other in a circle: attemp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Select, delete, func, select, update
@@ -117,6 +117,22 @@ def last_result(db: Session, run_id: int) -> ResultRow | None:
     return db.scalar(select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1))
 
 
+def results_backwards(db: Session, run_id: int) -> Iterator[ResultRow]:
+    """The results of a run, the newest first, each read when it is asked for."""
+    newest_first = select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1)
+    row = db.scalar(newest_first)
+    while row is not None:
+        yield row
+        row = db.scalar(newest_first.where(ResultRow.round < row.round))
+
+
+def wrapped_after(db: Session, run_id: int, part: str, round_index: int) -> bool:
+    """Whether a sum of ``part`` wrapped in a round of the run after ``round_index``."""
+    mine = (AttemptRow.run_id == run_id, AttemptRow.round > round_index, SessionRow.part == part, SessionRow.wrapped)
+    query = select(SessionRow.id).join(AttemptRow, AttemptRow.id == SessionRow.attempt_id)
+    return db.scalar(query.where(*mine).limit(1)) is not None
+
+
 def run_based_on(db: Session, model: str) -> str | None:
     """The name of a run with an attempt over this base model (hex); None if no attempt ever used it."""
     first = select(RunRow.name).join(AttemptRow, AttemptRow.run_id == RunRow.id).where(RunRow.first_base == model)
@@ -143,6 +159,12 @@ def unscrubbed_attempts(db: Session) -> Sequence[AttemptRow]:
     """Attempts that are over but whose single uploads are still on disk."""
     over = AttemptRow.status != "active"
     return db.scalars(select(AttemptRow).where(over, AttemptRow.scrubbed.is_(False))).all()
+
+
+def failed_specs(db: Session) -> frozenset[str]:
+    """Spec hashes (hex) of failed attempts whose uploads are deleted."""
+    over = (AttemptRow.status == "failed", AttemptRow.scrubbed)
+    return frozenset(db.scalars(select(AttemptRow.spec_hash).where(*over)))
 
 
 # --- messages of a session -------------------------------------------------------------------------------------------

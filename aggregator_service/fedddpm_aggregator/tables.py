@@ -75,6 +75,9 @@ class RunRow(Base):
     clip_norm: Mapped[float] = mapped_column(Float, comment="largest L2 norm of one update")
     min_cohort: Mapped[int] = mapped_column(Integer, comment="joins to wait for, at least the roster's n_min")
     chunk_coordinates: Mapped[int] = mapped_column(Integer)
+    bits: Mapped[int] = mapped_column(Integer, comment="ring of the values")
+    first_bits: Mapped[int] = mapped_column(Integer, comment="ring where nothing is known of their size")
+    initial_seed: Mapped[str] = mapped_column(String(64), comment="hex; theta_0 follows from it; empty: it does not")
     epochs: Mapped[int] = mapped_column(Integer)
     max_steps: Mapped[int] = mapped_column(Integer, comment="0: no limit")
     batch_size: Mapped[int] = mapped_column(Integer)
@@ -120,6 +123,7 @@ class SessionRow(Base):
     enough_s: Mapped[float | None] = mapped_column(Float, comment="elapsed_s when enough UNMASK answers were there")
     reason: Mapped[str | None] = mapped_column(Text, comment="why it failed, or what it waits for")
     held: Mapped[bool] = mapped_column(Boolean, default=False, comment="opened, but a gate refused the sum")
+    wrapped: Mapped[bool] = mapped_column(Boolean, default=False, comment="the opened sum left its ring")
     opened_digest: Mapped[str | None] = mapped_column(String(64), comment="hex; names the blob of the opened vector")
     result: Mapped[bytes | None] = mapped_column(LargeBinary, comment="canonical part result, once opened")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import httpx
 import numpy as np
@@ -17,14 +17,14 @@ from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.encoding import ValuesEncoder, sums_words, weight_units
+from fedddpm_protocol.encoding import Place, ValuesEncoder, sums_words, weight_units
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import Confirmations, Join, Survivors, Unmask
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.policy import LocalPolicy, check_spec
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.spec import RoundSpec, SegmentSpec
 
 ORDER = [*Phase]
 
@@ -108,7 +108,7 @@ class Seat:
             **participant,  # type: ignore[arg-type]
         )
         self.samples = 100 + seed
-        size = self.part.values.coordinates
+        size = self.part.parameters
         scale = min(0.1, 0.5 * spec.clip_norm / size**0.5)
         self.delta = np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
         self.path = f"/v1/sessions/{spec.hash.hex()}/{part}"
@@ -152,7 +152,8 @@ class Seat:
         inbox = ShareInbox.model_validate_json(self.get("shares"))
         self.machine.receive_shares(inbox.items)
         weight = weight_units(self.samples, self.spec)
-        encoder = ValuesEncoder(self.spec, self.part, self.delta, weight)
+        place = Place.of(self.name, self.machine.cohort_ids)
+        encoder = ValuesEncoder(self.spec, self.part, self.delta, weight, place)
         sums = sums_words(self.part, weight, 0.5, 0.25)
         for segment in self.part.segments:
             count = chunk_count(segment, self.spec.chunk_coordinates)
@@ -238,16 +239,11 @@ def drive(seats: Iterable[Seat], steps: Iterable[str] = STEPS) -> None:
             getattr(seat, step)()
 
 
-def expected_sum(seats: Iterable[Seat], segment: str, bits: int = 32) -> np.ndarray:
+def expected_sum(seats: Sequence[Seat], segment: SegmentSpec) -> ring.Words:
     """The integer sum of what the seats encoded, in the ring."""
-    total: np.ndarray | None = None
+    total = ring.zeros(segment.coordinates, segment.bits)
     for seat in seats:
-        words = np.concatenate(seat.words[segment])
-        if total is None:
-            total = words.copy()
-        else:
-            ring.add_in_place(total, words, bits)
-    assert total is not None
+        ring.add_in_place(total, np.concatenate(seat.words[segment.name]), segment.bits)
     return total
 
 

@@ -87,7 +87,9 @@ class Federation:
         return path
 
     def start_run(self, method: str = "UDEC", rounds: int = 2, scale: float = 1.0, **changes: Any) -> None:
+        """Start run-1: many small chunks, which only the widest ring allows, unless ``changes`` say otherwise."""
         fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
+        fields["bits"] = 32
         settings = RunSettings(**{**fields, **QUICK, **changes})
         with self.context() as ctx:
             start_run(ctx, settings, self.write_theta_0(scale))
@@ -161,6 +163,14 @@ class ServerProcess:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
+
+
+def with_metadata(path: Path, **notes: str) -> Path:
+    """Rewrite a safetensors file with the same tensors and more, or other, metadata."""
+    data = path.read_bytes()
+    metadata = metadata_of(data) | {f"fedddpm.{name}": value for name, value in notes.items()}
+    path.write_bytes(safetensors.numpy.save(read_safetensors(data), metadata))
+    return path
 
 
 def read_safetensors(data: bytes) -> dict[str, np.ndarray]:

@@ -31,7 +31,8 @@ from fedddpm_aggregator.cli_options import opened, settings_of
 from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.models import to_safetensors
 from fedddpm_aggregator.service.federation import next_step
-from fedddpm_aggregator.service.runs import SessionLine
+from fedddpm_aggregator.service.overview import SessionLine
+from fedddpm_aggregator.service.traffic import RoundTraffic
 from fedddpm_protocol.keys import fingerprint
 from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
 
@@ -225,20 +226,50 @@ def test_the_rounds_table_has_room_without_a_terminal(
     names = tuple(f"hospital-{name}" for name in "abcdef")
     why = "2 of 3 needed UNMASK answers came; not heard of: hospital-f " * 4
     sums = (6 * WEIGHT_UNITS, 3 * LOSS_UNITS, 2 * LOSS_UNITS)
-    done = SessionLine("run-1", "USPLIT", 0, 1, "bottleneck", "done", names, names, names, sums, None, "00" * 32, None)
+    done = SessionLine(
+        run="run-1",
+        method="USPLIT",
+        round=0,
+        attempt=1,
+        part="bottleneck",
+        phase="done",
+        joined=names,
+        cohort=names,
+        survivors=names,
+        sums=sums,
+        reason=None,
+        base_model="00" * 32,
+        model=None,
+        bits=16,
+        upload_bytes=0,
+        opened_bytes=0,
+    )
+    traffic = [RoundTraffic(index, (16, 32), 123_456_789, 12_345_678_901, 1_234_567_890_123) for index in range(2)]
     failed = dataclasses.replace(done, round=1, part="decoder", phase="failed", sums=(), reason=why)
     monkeypatch.delenv("COLUMNS")
-    print_rounds([done, failed], console())
+    print_rounds([done, failed], traffic, console())
     wide = capsys.readouterr().out
     assert f"6 of 6: {', '.join(names)}" in wide
     assert f"round 2, attempt 2, decoder: {why}" in wide
     monkeypatch.setenv("COLUMNS", "80")
-    print_rounds([done], console())
+    print_rounds([done], traffic, console())
     narrow = capsys.readouterr().out
     assert max(map(len, narrow.splitlines())) <= 80
     assert "weight sum" in narrow
+    assert "16, 32 bits" in narrow
+    assert "1.2 TB" in narrow
     assert "…" not in narrow
     assert all(name in narrow for name in names)
+
+
+def test_rings_that_do_not_exist_are_refused(shell: Shell) -> None:
+    enrol(shell)
+    start = [*START, "--method", "udec", "--initial-model", theta()]
+    assert "--bits 5 is no ring that values can travel in; choose one of 4, 6, 8" in shell.fails(*start, "--bits", "5")
+    assert "--first-bits 33 is no ring" in shell.fails(*start, "--first-bits", "33")
+    assert "--first-bits 8 is narrower" in shell.fails(*start, "--bits", "12", "--first-bits", "8")
+    assert not Path("d/blobs/models").exists()  # nothing was stored
+    assert "run run-1 starts" in shell(*start, "--bits", "8", "--first-bits", "32")
 
 
 def test_mistakes_are_one_line(shell: Shell) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.aggregator.driver import drive, expected_sum, spec_of, take_seats
+from tests.aggregator.driver import drive, spec_of, take_seats
 from tests.aggregator.federations import read_safetensors, theta_0
 from tests.aggregator.sites import NewFederation, Serve
-from tests.aggregator.watching import check_part, first_state, result_of
+from tests.aggregator.watching import base_of, check_part, first_state, opened_part, result_of
 
 from fedddpm_protocol import canonical
-from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.decoding import next_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import model_hash
@@ -22,20 +22,16 @@ def test_two_rounds_publish_the_exact_mean(new_federation: NewFederation, serve:
     federation.start_run(method, rounds=2)
     site = serve(federation)
     (part,) = method.sessions
-    base_vector = None
     for round_index in range(2):
         state = first_state(site, round_index)
         assert (state.round, state.attempt) == (round_index, 0)
         spec = spec_of(state, federation.roster)
-        base = site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content
-        tensors = read_safetensors(base)
-        base_vector = np.concatenate([tensors[tensor.name].reshape(-1) for tensor in spec.base_manifest])
+        base_vector = base_of(site, spec)
         seats = take_seats(site.institutions.values(), federation.roster, state, part)
         drive(seats)
         check_part(site, round_index, seats)
         result = result_of(site, round_index)
-        opened = {part: (expected_sum(seats, part), result.parts[0].sums, len(seats))}
-        following = next_model(spec, base_vector, opened)
+        following = next_model(spec, base_vector, {part: opened_part(result.parts[0], spec, seats)})
         assert result.model_hash == model_hash(spec.base_manifest, following)
         weights = np.array([min(seat.samples, 65535) for seat in seats], float)
         mean = sum(w * seat.delta.astype(float) for w, seat in zip(weights, seats, strict=True)) / weights.sum()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
-from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0
+from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0, with_metadata
 
 from fedddpm_aggregator.models import ARCHITECTURE_KEY, ModelFileError, read_network, to_safetensors
 
@@ -30,3 +30,18 @@ def test_classes_are_read_and_old_files_have_none(tmp_path: Path) -> None:
     rewrite(path, classes=1001)
     with pytest.raises(ModelFileError, match="1001 classes are outside"):
         read_network(path)
+
+
+def test_the_seed_of_a_first_model_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "theta_0.safetensors"
+    path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, theta_0()))
+    assert read_network(path).initial_seed == b""
+    assert read_network(with_metadata(path, initial_seed="0a" * 32)).initial_seed == b"\x0a" * 32
+
+
+@pytest.mark.parametrize("seed", ["", "0a" * 31, "0a" * 33, "0A" * 32, "zz" * 32, "0a" * 31 + " a"])
+def test_a_malformed_seed_is_refused(tmp_path: Path, seed: str) -> None:
+    path = tmp_path / "theta_0.safetensors"
+    path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, theta_0()))
+    with pytest.raises(ModelFileError, match="initial_seed is not 64 hex digits"):
+        read_network(with_metadata(path, initial_seed=seed))

@@ -17,8 +17,9 @@ from fedddpm_aggregator.cli_rounds import rounds_table
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import read_vector, to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
+from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.publishing import model_blob
-from fedddpm_aggregator.service.runs import RunSettings, end_run, overview, start_run
+from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Member, sign_roster
@@ -183,7 +184,13 @@ def test_runs_that_cannot_be_started_say_why(new_federation: NewFederation, tmp_
     refused(federation, "below the roster's n_min", min_cohort=2)
     refused(federation, "the roster has 4 members and 5 must take part", min_cohort=5)
     refused(federation, "multiples of 8", chunk_coordinates=12)
-    refused(federation, "lower --chunk-coordinates", chunk_coordinates=2**24)
+    refused(federation, "whole blocks of 64", chunk_coordinates=32)
+    refused(federation, "whole blocks of 64", chunk_coordinates=32, bits=8, first_bits=32)
+    for bits in (5, 7, 33, 0, -8):
+        refused(federation, f"--bits {bits} is no ring.*4, 6, 8, 12, 16, 20, 24, 32", bits=bits)
+        refused(federation, f"--first-bits {bits} is no ring", first_bits=bits)
+    refused(federation, "--first-bits 8 is narrower than --bits 16", bits=16, first_bits=8)
+    refused(federation, "take 4194560 bytes.*lower --chunk-coordinates", chunk_coordinates=2**20 + 64, bits=4)
     refused(federation, "clip norm", clip_norm=0.0)
     refused(federation, "must be 1 to 64 letters", name="no spaces")
     refused(federation, "cannot be read", model=tmp_path / "missing")
@@ -240,7 +247,7 @@ def test_the_last_model_of_a_run_may_begin_another(new_federation: NewFederation
     with federation.context() as ctx:
         (line,) = overview(ctx)
         path = continued(federation, str(line.model))
-        start_run(ctx, RunSettings(name="run-2", method="UDEC", rounds=1, chunk_coordinates=16), path)
+        start_run(ctx, RunSettings(name="run-2", method="UDEC", rounds=1, bits=32), path)
     assert until(site, lambda state: state.run == "run-2" and state.spec is not None).status == "running"
 
 

@@ -7,11 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 from tests.aggregator.driver import Seat, expected_sum
+from tests.aggregator.federations import read_safetensors
 from tests.aggregator.sites import Site
 
+from fedddpm_protocol import ring
 from fedddpm_protocol.api import ResultsPage, RunState
+from fedddpm_protocol.chunks import chunk_span
+from fedddpm_protocol.decoding import OpenedPart
 from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.spec import PartResult, PartSpec, RoundResult, RoundSpec
 
 
 def first_state(site: Site, rounds_done: int = 0) -> RunState:
@@ -31,10 +35,10 @@ def result_of(site: Site, round_index: int) -> RoundResult:
     return open_result(ResultsPage.model_validate_json(page).results[0], site.federation.roster)
 
 
-def opened_of(site: Site, round_index: int, part: str) -> np.ndarray:
+def opened_of(site: Site, round_index: int, part: PartSpec) -> ring.Words:
     institution = next(iter(site.institutions.values()))
-    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part}").content
-    return np.frombuffer(data, "<u4")
+    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part.name}").content
+    return ring.unpack(data, part.values.bits, part.values.coordinates)
 
 
 def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
@@ -42,8 +46,28 @@ def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
     part = survivors[0].part
     result = next(r for r in result_of(site, round_index).parts if r.part == part.name)
     assert result.survivors == tuple(sorted(seat.name for seat in survivors))
-    np.testing.assert_array_equal(opened_of(site, round_index, part.name), expected_sum(survivors, part.values.name))
-    assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights.name))
+    np.testing.assert_array_equal(opened_of(site, round_index, part), expected_sum(survivors, part.values))
+    assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights))
+
+
+def opened_part(result: PartResult, spec: RoundSpec, seats: list[Seat]) -> OpenedPart:
+    """What the seats opened together, as everybody decodes it."""
+    values = spec.part(result.part).values
+    total = expected_sum(seats, values)
+
+    def chunk(index: int) -> ring.Words:
+        start, count = chunk_span(values, spec.chunk_coordinates, index)
+        return total[start : start + count]
+
+    return OpenedPart(chunk, result.sums, result.cohort, result.survivors)
+
+
+def base_of(site: Site, spec: RoundSpec) -> np.ndarray:
+    """The base model of a round, downloaded: [parameters of the shared parts]."""
+    institution = next(iter(site.institutions.values()))
+    data = institution.send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content
+    tensors = read_safetensors(data)
+    return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in spec.base_manifest])
 
 
 def until(site: Site, condition: Callable[[RunState], bool], timeout_s: float = 60.0) -> RunState:

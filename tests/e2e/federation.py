@@ -29,8 +29,8 @@ from fedddpm.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli import app as aggregator_app
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.overview import SessionLine, overview
 from fedddpm_aggregator.service.reading import run_state
-from fedddpm_aggregator.service.runs import SessionLine, overview
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import ResultRow
 from fedddpm_protocol import canonical

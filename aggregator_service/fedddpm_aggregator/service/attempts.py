@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
+from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.models import manifests_of
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.rings import ValuesRing, next_rings
 from fedddpm_aggregator.tables import AttemptRow, RunRow, SessionRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.canonical import PROTOCOL
@@ -17,16 +20,24 @@ from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_spec
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import Architecture, Manifest, PartSpec, RoundSpec, part_spec
+from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
 
 log = logging.getLogger(__name__)
-VALUE_BITS = 32
+DEFAULT_BITS = 16  # ring of the values, where the coordinator does not choose
+DEFAULT_FIRST_BITS = 16  # where nothing is known of their size either
 
 
-def parts_of(method: Method, manifests: dict[str, Manifest]) -> tuple[PartSpec, ...]:
-    """The sessions of a method over the model's parts."""
+def parts_of(
+    method: Method, manifests: Mapping[str, Manifest], rings: Mapping[str, ValuesRing]
+) -> tuple[PartSpec, ...]:
+    """The sessions of a method over the model's parts, each in its ring."""
     return tuple(
-        part_spec(name, tuple(tensor for part in parts for tensor in manifests[part]), VALUE_BITS)
+        part_spec(
+            name,
+            tuple(tensor for part in parts for tensor in manifests[part]),
+            rings[name].bits,
+            rings[name].reference,
+        )
         for name, parts in method.sessions.items()
     )
 
@@ -61,15 +72,19 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
         run.status, run.reason = "finished", None
         store.bump_version(db)
         return
-    obstacle = cannot_run(Method(run.method), roster, run.min_cohort)
+    method = Method(run.method)
+    obstacle = cannot_run(method, roster, run.min_cohort)
     if obstacle is not None:
         stall(db, run, roster.version, obstacle)
         return
     last = store.newest_attempt(db, run.id)
     number = last.attempt + 1 if last is not None and last.round == round_index else 0
-    spec = round_spec(
-        run, roster, round_index, number, result.model if result else run.first_base, result.hash if result else None
-    )
+    base, previous = (result.model, result.hash) if result else (run.first_base, None)
+    try:
+        spec = round_spec(run, roster, next_rings(db, run, method.sessions), round_index, number, base, previous)
+    except ValueError as error:
+        stall(db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
+        return
     _insert(db, run, spec, sign_spec(spec, ctx.key).signature)
     store.bump_version(db)
     log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
@@ -91,14 +106,26 @@ def _insert(db: Session, run: RunRow, spec: RoundSpec, signature: bytes) -> None
     db.add(row)
     db.flush()
     for part in spec.parts:
-        db.add(SessionRow(attempt_id=row.id, part=part.name, phase=Phase.JOIN, elapsed_s=0.0, held=False))
+        session = SessionRow(attempt_id=row.id, part=part.name, phase=Phase.JOIN)
+        session.elapsed_s, session.held, session.wrapped = 0.0, False, False
+        db.add(session)
     db.flush()
 
 
 def round_spec(
-    run: RunRow, roster: Roster, round_index: int, attempt: int, base_model: str, previous: str | None
+    run: RunRow,
+    roster: Roster,
+    rings: Mapping[str, ValuesRing],
+    round_index: int,
+    attempt: int,
+    base_model: str,
+    previous: str | None,
 ) -> RoundSpec:
-    """The specification of one attempt; ValueError for settings that no round may have."""
+    """The specification of one attempt, with encoding randomness of its own.
+
+    Raises:
+        ValueError: settings that no round may have.
+    """
     return RoundSpec(
         protocol=PROTOCOL,
         federation=roster.federation,
@@ -111,13 +138,15 @@ def round_spec(
         roster_hash=roster.hash,
         architecture=canonical.decode(Architecture, run.architecture),
         initial_model_hash=bytes.fromhex(run.initial_model),
+        initial_seed=bytes.fromhex(run.initial_seed),
         base_model_hash=bytes.fromhex(base_model),
-        parts=parts_of(Method(run.method), manifests_of(run.manifest)),
+        parts=parts_of(Method(run.method), manifests_of(run.manifest), rings),
         weighting=run.weighting,
         clip_norm=run.clip_norm,
         weight_cap=run.weight_cap,
         largest_cohort=len(roster.members),
         chunk_coordinates=run.chunk_coordinates,
+        encoding_seed=secrets.token_bytes(HASH_BYTES),
         epochs=run.epochs,
         max_steps=run.max_steps,
         batch_size=run.batch_size,
@@ -132,7 +161,11 @@ def round_spec(
 
 
 def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:
-    """After a session ended: nothing while others are open, publish if one opened, else the next attempt."""
+    """After a session ended: nothing while others are open, publish if one opened, else the next attempt.
+
+    A held sum stalls the run. One that wrapped does not: the next attempt has a ring with room for it, and the same
+    survivors may meet in it although they are spent on this base.
+    """
     sessions = store.sessions_of(db, attempt.id)
     phases = [Phase(row.phase) for row in sessions]
     if attempt.status != "active" or any(phase not in TERMINAL for phase in phases):

@@ -1,6 +1,7 @@
 """Step 7: opening a sum and publishing the round.
 
-Everything is recomputed from stored messages and chunks, so a process killed here loses only time. Publication is one
+Everything is recomputed from stored messages and chunks, so a process killed here loses only time. Chunk by chunk the
+values are opened, measured and written, so memory holds a few chunks whatever the vector's length. Publication is one
 transaction: result, model and the next attempt appear together, after their blobs are durable.
 """
 
@@ -19,17 +20,20 @@ from fedddpm_aggregator.reduction import DamagedUploadError, ReadChunk, open_seg
 from fedddpm_aggregator.rounds import no_answer_can_come
 from fedddpm_aggregator.service.attempts import settle
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.opened import OpenedValues, opened_blob
 from fedddpm_aggregator.service.phases import enter, fail, view_of
-from fedddpm_aggregator.service.publishing import opened_blob, publish
+from fedddpm_aggregator.service.publishing import publish
+from fedddpm_aggregator.service.rings import WIDEST_BITS
 from fedddpm_aggregator.service.sessions import Live, live_of, survivors_of
 from fedddpm_aggregator.service.uploads import chunk_blob
 from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.chunks import segment_digest
 from fedddpm_protocol.coordinator import MaskPlan, recover
-from fedddpm_protocol.encoding import check_opened, weight_units
-from fedddpm_protocol.errors import CommitmentError, ResultError
+from fedddpm_protocol.decoding import check_opened
+from fedddpm_protocol.encoding import weight_units
+from fedddpm_protocol.errors import CommitmentError, ResultError, WrappedSumError
 from fedddpm_protocol.messages import Unmask, UploadManifest
 from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.scale import Energy
 from fedddpm_protocol.spec import PartResult, RoundSpec
 
 log = logging.getLogger(__name__)
@@ -64,10 +68,14 @@ def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
     try:
         result = _reduce(ctx, job)
     except (ResultError, DamagedUploadError) as error:
+        # A sum that wrapped in the widest ring would come again, and again: such a one is held.
+        narrow = job.spec.part(job.part).values.bits < WIDEST_BITS
+        wrapped = narrow and isinstance(error, WrappedSumError)
+        held = not wrapped and isinstance(error, ResultError)
         with ctx.transaction() as db:
             live = _loaded(ctx, db, attempt_id, session_id, lock=True)
             if live.phase is Phase.OPENING:
-                fail(ctx, db, live, str(error), held=isinstance(error, ResultError))
+                fail(ctx, db, live, str(error), held=held, wrapped=wrapped)
         return
     with ctx.transaction() as db:
         live = _loaded(ctx, db, attempt_id, session_id, lock=True)
@@ -124,38 +132,44 @@ def _loaded(ctx: Context, db: Session, attempt_id: int, session_id: int, *, lock
 def _reduce(ctx: Context, job: _Job) -> PartResult:
     """Open both segments and check the sum; the values go to their blob."""
     started = time.monotonic()
-    part = job.spec.part(job.part)
-    digest = _open_values(ctx, job)
-    weights = bytearray(ring.packed_bytes(part.weights.coordinates, part.weights.bits))
-
-    def keep(offset: int, packed: bytes) -> None:
-        weights[offset : offset + len(packed)] = packed
-
-    open_segment(job.masks, part.weights, job.spec.chunk_coordinates, _reader(ctx, job, part.weights.name), keep, 1)
-    sums = tuple(int(word) for word in ring.unpack(bytes(weights), part.weights.bits, part.weights.coordinates))
-    survivors = job.masks.survivors
-    packed = ctx.blobs.read(opened_blob(job.spec_hash, job.part))
-    words = ring.unpack(packed, part.values.bits, part.values.coordinates)
-    check_opened(job.spec, part, words, sums, len(survivors.ids))
+    part, survivors = job.spec.part(job.part), job.masks.survivors
+    digest, energy = _open_values(ctx, job)
+    sums = _open_sums(ctx, job)
+    cohort = survivors.sharing.cohort
+    norm = check_opened(job.spec, part, energy, sums, len(cohort.ids), len(survivors.ids))
     _check_disclosed(job, sums[0])
     log.info("sum opened", extra={"fields": {"session": job.session_id, "seconds": time.monotonic() - started}})
     return PartResult(
         part=job.part,
         opened=True,
-        session_id=survivors.sharing.cohort.session_id,
+        session_id=cohort.session_id,
         hu3=survivors.hu3,
-        cohort=survivors.sharing.cohort.ids,
+        cohort=cohort.ids,
         survivors=survivors.ids,
         sums=sums,
         opened_digest=digest,
+        norm=norm,
     )
 
 
-def _open_values(ctx: Context, job: _Job) -> bytes:
-    segment = job.spec.part(job.part).values
+def _open_sums(ctx: Context, job: _Job) -> tuple[int, ...]:
+    segment = job.spec.part(job.part).weights
+    packed = bytearray(ring.packed_bytes(segment.coordinates, segment.bits))
+
+    def keep(offset: int, chunk: bytes) -> None:
+        packed[offset : offset + len(chunk)] = chunk
+
+    open_segment(job.masks, segment, job.spec.chunk_coordinates, _reader(ctx, job, segment.name), keep, 1)
+    return tuple(int(word) for word in ring.unpack(bytes(packed), segment.bits, segment.coordinates))
+
+
+def _open_values(ctx: Context, job: _Job) -> tuple[bytes, Energy]:
+    """Digest and energy of the opened values, which are in their blob when this returns."""
+    part = job.spec.part(job.part)
     name = opened_blob(job.spec_hash, job.part)
     if ctx.blobs.exists(name):  # a process killed after this blob was whole: the sum is the same
-        return _digest_of_blob(ctx, job, name)
+        return OpenedValues(ctx.blobs, job.spec, job.part).measure()
+    energy = Energy(part)
     with ctx.blobs.create_or_keep(name) as file:
         descriptor = file.fileno()
 
@@ -164,18 +178,11 @@ def _open_values(ctx: Context, job: _Job) -> bytes:
                 raise OSError("a short write to the opened vector")
 
         threads = ctx.limits.reduction_threads
-        reader = _reader(ctx, job, segment.name)
-        return open_segment(job.masks, segment, job.spec.chunk_coordinates, reader, write_at, threads)
-
-
-def _digest_of_blob(ctx: Context, job: _Job, name: str) -> bytes:
-    segment = job.spec.part(job.part).values
-    step = ring.packed_bytes(job.spec.chunk_coordinates, segment.bits)
-    digests = []
-    with ctx.blobs.path(name).open("rb") as file:
-        while chunk := file.read(step):
-            digests.append(hashlib.sha256(chunk).digest())
-    return segment_digest(segment, job.spec.chunk_coordinates, digests)
+        reader = _reader(ctx, job, part.values.name)
+        digest = open_segment(
+            job.masks, part.values, job.spec.chunk_coordinates, reader, write_at, threads, look=energy.add
+        )
+    return digest, energy
 
 
 def _reader(ctx: Context, job: _Job, segment: str) -> ReadChunk:

@@ -89,14 +89,17 @@ def enter(db: Session, live: Live, phase: Phase) -> None:
     store.bump_version(db)
 
 
-def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = False) -> None:
-    """End a session without a sum, and the attempt with it if nothing else of it is open."""
+def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = False, wrapped: bool = False) -> None:
+    """End a session without a sum, and the attempt with it if nothing else of it is open.
+
+    ``held``: a gate refused the opened sum; ``wrapped``: it was too large for its ring.
+    """
     log.warning(
         "session failed", extra={"fields": {"session": live.session.id, "part": live.session.part, "reason": reason}}
     )
     live.session.phase = Phase.FAILED
     live.session.reason = reason
-    live.session.held = held
+    live.session.held, live.session.wrapped = held, wrapped
     db.flush()
     store.bump_version(db)
     settle(ctx, db, live.attempt)

@@ -12,11 +12,12 @@ from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.service.uploads import UPLOADS, upload_folder
-from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow
-from fedddpm_protocol import canonical, ring
+from fedddpm_aggregator.tables import ModelRow, ResultRow, RunRow
+from fedddpm_protocol import canonical
 from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.encoding import next_model
+from fedddpm_protocol.decoding import OpenedPart, next_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_result
@@ -56,7 +57,7 @@ def publish(ctx: Context, attempt_id: int) -> None:
         canonical.decode(PartResult, row.result) if row.result is not None else _not_opened(row.part)
         for row in sessions
     )
-    vector = _next_model(ctx, spec, attempt, parts)
+    vector = _next_model(ctx, spec, parts)
     hashed, size = store_model(ctx, run, vector, Method(run.method).shared_parts)
     with ctx.transaction() as db:
         _record(ctx, db, attempt_id, _result(spec, parts, hashed), hashed, size)
@@ -64,18 +65,30 @@ def publish(ctx: Context, attempt_id: int) -> None:
 
 
 def scrub(ctx: Context) -> None:
-    """Delete the single uploads of attempts that are over: nothing needs them any more."""
+    """Delete what nothing needs any more of attempts that are over.
+
+    That is every single upload, and opened values that were not published: of a sum that wrapped or was held, or of a
+    run that was ended before.
+    """
     with ctx.database.read() as db:
-        over = [(row.id, row.spec_hash) for row in store.unscrubbed_attempts(db)]
-    for attempt_id, spec_hash in over:
-        ctx.blobs.remove_tree(upload_folder(spec_hash))
+        over = [(row, store.sessions_of(db, row.id)) for row in store.unscrubbed_attempts(db)]
+    for attempt, sessions in over:
+        ctx.blobs.remove_tree(upload_folder(attempt.spec_hash))
+        for session in sessions:
+            if attempt.status != "done" or session.phase != Phase.DONE:
+                ctx.blobs.remove(opened_blob(attempt.spec_hash, session.part))
         with ctx.transaction() as db:
-            store.drop_shares(db, [row.id for row in store.sessions_of(db, attempt_id)])
-            store.attempt_by_id(db, attempt_id, lock=True).scrubbed = True
+            store.drop_shares(db, [row.id for row in sessions])
+            store.attempt_by_id(db, attempt.id, lock=True).scrubbed = True
 
 
 def remove_strays(ctx: Context) -> None:
-    """Delete chunks that were being written while their attempt was scrubbed."""
+    """Delete blobs that were being written while their attempt was scrubbed."""
+    opened = ctx.blobs.folders(OPENED)
+    with ctx.database.read() as db:
+        failed = store.failed_specs(db)
+    for spec_hash in failed.intersection(opened):
+        ctx.blobs.remove_tree(opened_folder(spec_hash))
     for spec_hash in ctx.blobs.folders(UPLOADS):
         with ctx.database.read() as db:
             attempt = store.attempt_by_spec(db, spec_hash)
@@ -123,24 +136,25 @@ def _result(spec: RoundSpec, parts: tuple[PartResult, ...], hashed: str) -> Roun
     )
 
 
-def _next_model(ctx: Context, spec: RoundSpec, attempt: AttemptRow, parts: tuple[PartResult, ...]) -> Vector:
+def _next_model(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> Vector:
     base = read_vector(ctx.blobs.path(model_blob(spec.base_model_hash.hex())), spec.base_manifest)
     opened = {}
     for result in parts:
         if result.opened:
-            segment = spec.part(result.part).values
-            packed = ctx.blobs.read(opened_blob(attempt.spec_hash, result.part))
-            words = ring.unpack(packed, segment.bits, segment.coordinates)
-            opened[result.part] = (words, result.sums, len(result.survivors))
+            values = OpenedValues(ctx.blobs, spec, result.part)
+            opened[result.part] = OpenedPart(values.chunk, result.sums, result.cohort, result.survivors)
     return next_model(spec, base, opened)
-
-
-def opened_blob(spec_hash: str, part: str) -> str:
-    """Name of the opened, packed values of a session."""
-    return f"opened/{spec_hash}/{part}"
 
 
 def _not_opened(part: str) -> PartResult:
     return PartResult(
-        part=part, opened=False, session_id=b"", hu3=b"", cohort=(), survivors=(), sums=(), opened_digest=b""
+        part=part,
+        opened=False,
+        session_id=b"",
+        hu3=b"",
+        cohort=(),
+        survivors=(),
+        sums=(),
+        opened_digest=b"",
+        norm=0.0,
     )

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import NotFoundError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.publishing import model_blob, opened_blob
+from fedddpm_aggregator.service.opened import opened_blob
+from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import join_message
 from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
 from fedddpm_protocol import canonical

@@ -1,4 +1,4 @@
-"""Starting, ending and listing runs: what the coordinator does at the command line.
+"""Starting and ending runs: what the coordinator does at the command line.
 
 These work while the server runs: they only write rows, and the server's sweeper notices within a second.
 """
@@ -16,14 +16,23 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import ModelFileError, Network, manifests_json, read_network
-from fedddpm_aggregator.service.attempts import VALUE_BITS, cannot_run, close_attempt, round_spec
+from fedddpm_aggregator.service.attempts import (
+    DEFAULT_BITS,
+    DEFAULT_FIRST_BITS,
+    cannot_run,
+    close_attempt,
+    round_spec,
+)
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.publishing import store_model
-from fedddpm_aggregator.service.sessions import join_message
-from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow
+from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
+from fedddpm_aggregator.tables import ModelRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import PartResult, RoundSpec, require_name
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RINGS, require_name
+
+RING_CHOICES = ", ".join(map(str, RINGS))
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class RunSettings:
     weight_cap: int = 65535
     min_cohort: int = 0  # 0: the roster's n_min
     chunk_coordinates: int = 2**18
+    bits: int = DEFAULT_BITS  # ring of the values
+    first_bits: int | None = None  # ring where nothing is known of their size; None: 16, or bits where that is more
     join_s: float = 3600.0
     shares_s: float = 60.0
     masked_s: float = 600.0
@@ -51,6 +62,7 @@ class RunSettings:
 
 def start_run(ctx: Context, settings: RunSettings, initial_model: Path) -> None:
     """Begin a run from theta_0; OperatorError says what cannot be and what to do."""
+    _check_rings(settings)
     try:
         network = read_network(initial_model)
     except ModelFileError as error:
@@ -88,63 +100,6 @@ def end_run(ctx: Context) -> str:
         return run.name
 
 
-@dataclass(frozen=True)
-class SessionLine:
-    """One session of one attempt, for people."""
-
-    run: str
-    method: str
-    round: int
-    attempt: int
-    part: str
-    phase: str
-    joined: tuple[str, ...]
-    cohort: tuple[str, ...]
-    survivors: tuple[str, ...]
-    sums: tuple[int, ...]  # opened: weight, loss before, loss after in protocol units
-    reason: str | None
-    base_model: str  # hex
-    model: str | None  # hex of the model that the attempt published
-
-
-def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
-    """All sessions of a run (the newest by default) in order."""
-    with ctx.database.read() as db:
-        query = select(RunRow).where(RunRow.name == run_name)
-        run = store.current_run(db) if run_name is None else db.scalar(query)
-        if run is None:
-            raise OperatorError("there is no run yet" if run_name is None else f"there is no run called {run_name!r}")
-        attempts = db.scalars(select(AttemptRow).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id)).all()
-        return [line for attempt in attempts for line in _lines(db, run, attempt)]
-
-
-def _lines(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
-    lines = []
-    published = db.get(ResultRow, (run.id, attempt.round)) if attempt.status == "done" else None
-    base_model = canonical.decode(RoundSpec, attempt.spec).base_model_hash.hex()
-    for row in store.sessions_of(db, attempt.id):
-        result = canonical.decode(PartResult, row.result) if row.result is not None else None
-        joins = store.joins_of(db, row.id)
-        uploads = tuple(sorted(store.members_of(db, row.id, store.UPLOAD)))
-        line = SessionLine(
-            run=run.name,
-            method=run.method,
-            round=attempt.round,
-            attempt=attempt.attempt,
-            part=row.part,
-            phase=row.phase,
-            joined=tuple(join_message(join).parse().id for join in joins),
-            cohort=tuple(join.member for join in joins if join.in_cohort),
-            survivors=result.survivors if result else uploads,
-            sums=result.sums if result else (),
-            reason=row.reason,
-            base_model=base_model,
-            model=published.model if published is not None else None,
-        )
-        lines.append(line)
-    return lines
-
-
 def _row(settings: RunSettings, network: Network) -> RunRow:
     try:
         method = Method(settings.method.upper())
@@ -165,6 +120,9 @@ def _row(settings: RunSettings, network: Network) -> RunRow:
         clip_norm=settings.clip_norm,
         min_cohort=settings.min_cohort,
         chunk_coordinates=settings.chunk_coordinates,
+        bits=settings.bits,
+        first_bits=_first_bits(settings),
+        initial_seed=network.initial_seed.hex(),
         epochs=settings.epochs,
         max_steps=settings.max_steps,
         batch_size=settings.batch_size,
@@ -176,6 +134,21 @@ def _row(settings: RunSettings, network: Network) -> RunRow:
         unmask_s=settings.unmask_s,
         created_at=time.time(),
     )
+
+
+def _first_bits(settings: RunSettings) -> int:
+    return max(settings.bits, DEFAULT_FIRST_BITS) if settings.first_bits is None else settings.first_bits
+
+
+def _check_rings(settings: RunSettings) -> None:
+    for option, bits in (("--bits", settings.bits), ("--first-bits", _first_bits(settings))):
+        if bits not in RINGS:
+            raise OperatorError(f"{option} {bits} is no ring that values can travel in; choose one of {RING_CHOICES}")
+    if _first_bits(settings) < settings.bits:
+        raise OperatorError(
+            f"--first-bits {settings.first_bits} is narrower than --bits {settings.bits}, but less is known of the "
+            "first sum than of later ones; leave --first-bits out or choose a wider ring"
+        )
 
 
 def _require_new_base(db: Session, row: RunRow, initial_model: Path) -> None:
@@ -203,16 +176,23 @@ def _check(ctx: Context, db: Session, row: RunRow) -> None:
     obstacle = cannot_run(Method(row.method), roster, row.min_cohort)
     if obstacle is not None:
         raise OperatorError(obstacle)
-    largest = ring.packed_bytes(row.chunk_coordinates, VALUE_BITS)
+    try:
+        require_name("run", row.name)
+        _check_specs(row, roster)
+    except ValueError as error:
+        raise OperatorError(f"the run cannot be started: {error}") from error
+    largest = ring.packed_bytes(row.chunk_coordinates, WIDEST_BITS)
     if largest > ctx.limits.max_chunk_bytes:
         raise OperatorError(
             f"chunks of {row.chunk_coordinates} coordinates take {largest} bytes, the server accepts "
             f"{ctx.limits.max_chunk_bytes}; lower --chunk-coordinates"
         )
-    try:
-        require_name("run", row.name)
-        nothing = "00" * 32
-        row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
-        round_spec(row, roster, 0, 0, row.first_base, None)
-    except ValueError as error:
-        raise OperatorError(f"the run cannot be started: {error}") from error
+
+
+def _check_specs(row: RunRow, roster: Roster) -> None:
+    """ValueError unless rounds can be made in every ring that the run may come to use."""
+    nothing = "00" * 32
+    row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
+    for bits in (row.first_bits, row.bits, WIDEST_BITS):
+        rings = dict.fromkeys(Method(row.method).sessions, ValuesRing(bits))
+        round_spec(row, roster, rings, 0, 0, row.first_base, None)

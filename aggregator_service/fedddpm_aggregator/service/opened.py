@@ -1,0 +1,56 @@
+"""Opened values on disk, read chunk by chunk: none of what uses them ever holds the whole vector."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_protocol import ring
+from fedddpm_protocol.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.scale import Energy
+from fedddpm_protocol.spec import RoundSpec
+
+OPENED = "opened"
+
+
+def opened_folder(spec_hash: str) -> str:
+    """Where the opened values of an attempt lie."""
+    return f"{OPENED}/{spec_hash}"
+
+
+def opened_blob(spec_hash: str, part: str) -> str:
+    """Name of the opened, packed values of a session."""
+    return f"{opened_folder(spec_hash)}/{part}"
+
+
+class OpenedValues:
+    """The opened values of one session, packed in a blob that is whole."""
+
+    def __init__(self, blobs: BlobStore, spec: RoundSpec, part: str) -> None:
+        self._path = blobs.path(opened_blob(spec.hash.hex(), part))
+        self._part, self._chunk_coordinates = spec.part(part), spec.chunk_coordinates
+        self._segment = self._part.values
+        self._full_bytes = chunk_bytes(self._segment, self._chunk_coordinates, 0)
+
+    def packed(self, index: int) -> bytes:
+        """The bytes of one chunk; FileNotFoundError before the vector was opened."""
+        with self._path.open("rb") as file:
+            file.seek(index * self._full_bytes)
+            return file.read(chunk_bytes(self._segment, self._chunk_coordinates, index))
+
+    def chunk(self, index: int) -> ring.Words:
+        """The ring words of one chunk; MalformedError if the file is too short."""
+        return self._words(index, self.packed(index))
+
+    def measure(self) -> tuple[bytes, Energy]:
+        """Segment digest and energy of the whole vector."""
+        energy, digests = Energy(self._part), []
+        for index in range(chunk_count(self._segment, self._chunk_coordinates)):
+            packed = self.packed(index)
+            digests.append(hashlib.sha256(packed).digest())
+            energy.add(self._words(index, packed))
+        return segment_digest(self._segment, self._chunk_coordinates, digests), energy
+
+    def _words(self, index: int, packed: bytes) -> ring.Words:
+        count = chunk_span(self._segment, self._chunk_coordinates, index)[1]
+        return ring.unpack(packed, self._segment.bits, count)

@@ -1,0 +1,58 @@
+"""In which ring the values of each part travel in the next attempt, and what their scale follows from.
+
+A narrow ring is sized by the part's last opened sum. Where nothing is known of it the ring is wider, and after a sum
+that left its ring the part travels once in the widest, which holds any sum of clipped updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.tables import RunRow
+from fedddpm_protocol import canonical
+from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.spec import NOTHING_KNOWN, RINGS, RoundResult, ScaleReference
+
+WIDEST_BITS = max(RINGS)  # never wraps
+
+
+@dataclass(frozen=True)
+class ValuesRing:
+    """Width of the ring, and the sum that the scale follows from."""
+
+    bits: int
+    reference: ScaleReference = NOTHING_KNOWN
+
+
+def next_rings(db: Session, run: RunRow, parts: Iterable[str]) -> dict[str, ValuesRing]:
+    """The ring of each part in the next attempt of a run."""
+    references = _newest_references(db, run.id, frozenset(parts))
+    return {part: _next_ring(db, run, part, *references.get(part, (-1, NOTHING_KNOWN))) for part in parts}
+
+
+def _next_ring(db: Session, run: RunRow, part: str, opened_in: int, reference: ScaleReference) -> ValuesRing:
+    if store.wrapped_after(db, run.id, part, opened_in):
+        return ValuesRing(WIDEST_BITS)
+    if reference == NOTHING_KNOWN:
+        return ValuesRing(max(run.bits, run.first_bits))
+    return ValuesRing(run.bits, reference)
+
+
+def _newest_references(db: Session, run_id: int, parts: frozenset[str]) -> Mapping[str, tuple[int, ScaleReference]]:
+    """By part: the newest round that opened it, and the reference it left."""
+    found: dict[str, tuple[int, ScaleReference]] = {}
+    for row in store.results_backwards(db, run_id):
+        try:
+            result = canonical.decode(RoundResult, row.body)
+        except MalformedError:  # of an earlier version of this program, as everything before it
+            break
+        for part in result.parts:
+            if part.opened:
+                found.setdefault(part.part, (result.round, part.reference))
+        if found.keys() >= parts:
+            break
+    return found

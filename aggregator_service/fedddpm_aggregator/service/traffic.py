@@ -1,0 +1,75 @@
+"""What a run's published rounds moved, beside federated averaging of the whole network in float32.
+
+Counted is the payload that the specifications imply, not requests and headers, and not what is sent again after a
+failure of the line: masked vectors up; down what a member needs to begin the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from fedddpm_aggregator.models import manifests_of
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.overview import SessionLine, overview, run_called
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spec import coordinates
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class RoundTraffic:
+    """Bytes of one published round, over all members that took part."""
+
+    round: int  # from 0
+    bits: tuple[int, ...]  # rings of the published values, each named once
+    up: int  # masked vectors of everybody who uploaded, in all attempts at the round
+    down: int  # on the way to the round's base: the sums before it, or whole models for newcomers
+    float32: int  # the whole network down and up for each member of the cohort
+
+    @property
+    def saved(self) -> float:
+        """Share of the float32 traffic that was not moved."""
+        return 1 - (self.up + self.down) / self.float32
+
+
+@dataclass(frozen=True)
+class Models:
+    """Bytes of a run's models in float32."""
+
+    whole: int  # the network
+    initial: int  # theta_0; 0: it follows from a seed
+    base: int  # the shared parts of a later round
+
+
+def round_traffic(ctx: Context, run_name: str | None = None) -> list[RoundTraffic]:
+    """Traffic of the published rounds of a run (the newest by default); OperatorError if there is no such run."""
+    with ctx.database.read() as db:
+        run = run_called(db, run_name)
+    sizes = {part: FLOAT32_BYTES * coordinates(manifest) for part, manifest in manifests_of(run.manifest).items()}
+    whole, shared = sum(sizes.values()), sum(sizes[part] for part in Method(run.method).shared_parts)
+    return traffic_by_round(overview(ctx, run.name), Models(whole, 0 if run.initial_seed else whole, shared))
+
+
+def traffic_by_round(lines: Sequence[SessionLine], models: Models) -> list[RoundTraffic]:
+    """As :func:`round_traffic`, from the sessions of a run in order."""
+    rounds, seen, opened_before = [], frozenset[str](), 0
+    for index, group in groupby(lines, key=lambda line: line.round):
+        sessions = list(group)
+        published = [line for line in sessions if line.model is not None]
+        if not published:
+            continue
+        cohort = frozenset(member for line in published for member in line.cohort)
+        newcomers = len(cohort - seen) * (models.initial + (models.base if index else 0))
+        traffic = RoundTraffic(
+            round=index,
+            bits=tuple(sorted({line.bits for line in published if line.opened_bytes})),
+            up=sum(len(line.survivors) * line.upload_bytes for line in sessions),
+            down=newcomers + len(cohort & seen) * opened_before,
+            float32=2 * len(cohort) * models.whole,
+        )
+        rounds.append(traffic)
+        seen, opened_before = seen | cohort, sum(line.opened_bytes for line in published)
+    return rounds

@@ -1,0 +1,237 @@
+"""Narrow rings over real HTTP: the scale follows from the round before, and a sum that wraps is asked for again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, spec_of, take_seats
+from tests.aggregator.federations import Federation, with_metadata
+from tests.aggregator.sites import NewFederation, Serve, Site
+from tests.aggregator.watching import base_of, check_part, first_state, opened_of, opened_part, result_of, until
+
+from fedddpm_aggregator import store, workers
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service import opening
+from fedddpm_aggregator.service.attempts import DEFAULT_FIRST_BITS, start_attempt
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.opened import OpenedValues, opened_blob
+from fedddpm_aggregator.service.overview import SessionLine, overview
+from fedddpm_aggregator.service.runs import RunSettings, start_run
+from fedddpm_aggregator.service.traffic import Models, RoundTraffic, round_traffic, traffic_by_round
+from fedddpm_protocol.decoding import check_opened, next_model
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.spec import NOTHING_KNOWN, ROTATED, RoundSpec, TensorSpec, coordinates, model_hash
+
+WIDER = {
+    "encoder": (TensorSpec("encoder.a", (300,)),),
+    "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
+    "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
+}
+WHOLE = 4 * sum(coordinates(manifest) for manifest in WIDER.values())
+SUMS_BYTES = 12
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return Federation(tmp_path, manifests=WIDER)
+
+
+def begin(federation: Federation, serve: Serve, **changes: object) -> Site:
+    fields = {"rounds": 2, "bits": 8, "chunk_coordinates": 128, "clip_norm": 2.0, "weight_cap": 103}
+    federation.start_run(**{**fields, **changes})  # type: ignore[arg-type]
+    return serve(federation)
+
+
+def seats_of(site: Site, size: float = 1.0, names: str = "abcd", spent: tuple[str, ...] = ()) -> list[Seat]:
+    """Seats of the current attempt, whose updates are ``size`` of the usual; ``spent`` ones name each other."""
+    state, roster = first_state(site), site.federation.roster
+    seats = []
+    for seed, name in enumerate(names):
+        recorded = spent if name in spent else ()
+        (seat,) = take_seats([site[name]], roster, state, "decoder", recorded_u3=recorded)
+        norm_1 = np.random.default_rng(seed).normal(0, 1 / 700**0.5, 700)
+        seat.delta = (norm_1 * size).astype(np.float32)
+        seats.append(seat)
+    return seats
+
+
+def spec_now(site: Site) -> RoundSpec:
+    return spec_of(first_state(site), site.federation.roster)
+
+
+def mean_of(seats: list[Seat]) -> np.ndarray:
+    weights = np.array([seat.samples for seat in seats], float)
+    return sum(w * seat.delta.astype(float) for w, seat in zip(weights, seats, strict=True)) / weights.sum()
+
+
+def test_the_first_round_is_wide_and_sizes_the_second(federation: Federation, serve: Serve) -> None:
+    site = begin(federation, serve)
+    reference, seeds = NOTHING_KNOWN, set()
+    for round_index, (bits, error) in enumerate([(16, 2e-3), (8, 0.1)]):
+        first_state(site, round_index)
+        spec, seats = spec_now(site), seats_of(site)
+        part = spec.part("decoder")
+        assert (part.values.bits, part.values.encoding, part.values.block) == (bits, ROTATED, 64)
+        assert part.reference == reference
+        seeds.add(spec.encoding_seed)
+        drive(seats)
+        check_part(site, round_index, seats)
+        result, base = result_of(site, round_index), base_of(site, spec)
+        following = next_model(spec, base, {"decoder": opened_part(result.parts[0], spec, seats)})
+        assert result.model_hash == model_hash(spec.base_manifest, following)
+        mean = mean_of(seats)
+        assert np.linalg.norm(following - base - mean) < error * np.linalg.norm(mean)
+        assert result.parts[0].norm == pytest.approx(np.linalg.norm(mean), rel=0.1)
+        reference = result.parts[0].reference
+    assert len(seeds) == 2
+    with site.federation.context() as ctx:
+        check_traffic(ctx)
+        check_measured_again(ctx, site, spec)
+
+
+def check_traffic(ctx: Context) -> None:
+    assert [(line.bits, line.upload_bytes) for line in overview(ctx)] == [
+        (16, 2 * 704 + SUMS_BYTES),
+        (8, 704 + SUMS_BYTES),
+    ]
+    first = RoundTraffic(0, (16,), up=4 * (2 * 704 + SUMS_BYTES), down=4 * WHOLE, float32=8 * WHOLE)
+    second = RoundTraffic(1, (8,), up=4 * (704 + SUMS_BYTES), down=4 * 2 * 704, float32=8 * WHOLE)
+    assert round_traffic(ctx) == [first, second]
+    assert second.saved == pytest.approx(1 - (716 + 1408) / (2 * WHOLE))
+
+
+def check_measured_again(ctx: Context, site: Site, spec: RoundSpec) -> None:
+    """What the file of opened values gives is what was measured while they were opened."""
+    result, part = result_of(site, 1).parts[0], spec.part("decoder")
+    digest, energy = OpenedValues(ctx.blobs, spec, "decoder").measure()
+    assert digest == result.opened_digest
+    assert check_opened(spec, part, energy, result.sums, 4, 4) == pytest.approx(result.norm, rel=1e-12)
+
+
+def test_a_sum_that_wraps_is_asked_for_again_in_the_widest_ring(new_federation: NewFederation, serve: Serve) -> None:
+    site = begin(new_federation(manifests=WIDER), serve, rounds=3, masked_s=1.0)
+    drive(seats_of(site, 0.05))
+    first_state(site, 1)
+    spec, seats = spec_now(site), seats_of(site)
+    drive(seats, STEPS[:2])
+    drive(seats[:3], STEPS[2:])  # d is silent: a, b and c are spent together
+    state = until(site, lambda state: state.attempt == 1)
+    assert (state.status, state.round, state.results) == ("running", 1, 1)
+    with pytest.raises(ProblemError) as refusal:
+        opened_of(site, 1, spec.part("decoder"))
+    assert refusal.value.status == 404
+    again = spec_now(site)
+    assert again.part("decoder").values.bits == 32
+    assert again.base_model_hash == spec.base_model_hash
+    assert again.encoding_seed != spec.encoding_seed
+    seats = seats_of(site, spent=("a", "b", "c"))
+    drive(seats, STEPS[:1])
+    drive(seats[:3], STEPS[1:])
+    check_part(site, 1, seats[:3])
+    first_state(site, 2)
+    last = spec_now(site).part("decoder")
+    assert (last.values.bits, last.reference) == (8, result_of(site, 1).parts[0].reference)
+    with site.federation.context() as ctx:
+        until(site, lambda state: not ctx.blobs.exists(opened_blob(spec.hash.hex(), "decoder")))
+        assert ctx.blobs.exists(opened_blob(again.hash.hex(), "decoder"))
+        wrapped = overview(ctx)[1]
+    assert (wrapped.phase, wrapped.opened_bytes) == (Phase.FAILED, 0)
+    assert "larger than its ring of 8 bits" in (wrapped.reason or "")
+
+
+def test_a_forged_update_is_held_in_the_widest_ring(federation: Federation, serve: Serve) -> None:
+    site = begin(federation, serve)
+    forge(seats_of(site, 0.05), 2**15)
+    state = until(site, lambda state: state.attempt == 1)
+    assert state.status == "running"
+    forge(seats_of(site, 0.05, spent=tuple("abcd")), 2**29)
+    state = until(site, lambda state: state.status == "stalled")
+    assert "did not clip" in (state.reason or "")
+    site.federation.install()
+    until(site, lambda state: state.attempt == 2)
+    assert spec_now(site).part("decoder").values.bits == 32  # nothing was opened since the sum that wrapped
+
+
+def forge(seats: list[Seat], most: int) -> None:
+    """A session in which d sends noise of ring units up to ``most``."""
+    drive(seats, STEPS[:2])
+    drive(seats[:3], STEPS[2:3])
+    values = seats[3].part.values
+    noise = np.random.default_rng(0).integers(-most, most, values.coordinates)
+    seats[3].encode_unchecked(noise.astype(f"<u{values.bits // 8}"))
+    for segment, index in seats[3].chunks:
+        seats[3].put(segment, index)
+    seats[3].finish()
+    drive(seats, STEPS[3:])
+
+
+def test_a_process_killed_after_the_values_were_opened_measures_them_anew(
+    federation: Federation, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def dies_once(*arguments: object) -> float:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError("killed")
+        return check_opened(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workers, "RETRY_S", 0.2)
+    monkeypatch.setattr(opening, "check_opened", dies_once)
+    site = begin(federation, serve, rounds=1)
+    seats = seats_of(site)
+    drive(seats)
+    check_part(site, 0, seats)
+    assert len(calls) == 2
+    assert result_of(site, 0).parts[0].norm == pytest.approx(np.linalg.norm(mean_of(seats)), rel=0.1)
+
+
+def test_the_seed_of_theta_0_stands_in_the_spec(federation: Federation) -> None:
+    path = federation.write_theta_0()
+    with federation.context() as ctx:
+        with pytest.raises(OperatorError, match="64 hex digits"):
+            start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c"))
+        start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c" * 32))
+        with ctx.transaction() as db:
+            (run,) = store.open_runs(db)
+            start_attempt(ctx, db, run)
+            attempt = store.newest_attempt(db, run.id)
+            assert attempt is not None
+            spec = ctx.spec_of(attempt)
+    assert spec.initial_seed == b"\x5c" * 32
+    assert spec.part("decoder").values.bits == DEFAULT_FIRST_BITS
+
+
+def test_traffic_of_newcomers_failed_attempts_and_seeds() -> None:
+    models = Models(whole=1000, initial=1000, base=300)
+
+    def line(round_: int, attempt: int, cohort: str, survivors: str, model: str | None) -> SessionLine:
+        return SessionLine(
+            run="run-1",
+            method="UDEC",
+            round=round_,
+            attempt=attempt,
+            part="decoder",
+            phase="failed" if model is None else "done",
+            joined=tuple(cohort),
+            cohort=tuple(cohort),
+            survivors=tuple(survivors),
+            sums=(),
+            reason=None,
+            base_model="",
+            model=model,
+            bits=8,
+            upload_bytes=90,
+            opened_bytes=0 if model is None else 80,
+        )
+
+    lines = [line(0, 0, "abc", "ab", None), line(0, 1, "abc", "abc", "m"), line(1, 0, "abcd", "abd", "n")]
+    lines.append(line(2, 0, "abcd", "abcd", None))  # goes on
+    first, second = traffic_by_round(lines, models)
+    assert first == RoundTraffic(0, (8,), up=5 * 90, down=3 * 1000, float32=6 * 1000)
+    assert second == RoundTraffic(1, (8,), up=3 * 90, down=1300 + 3 * 80, float32=8 * 1000)
+    seeded, _ = traffic_by_round(lines, replace(models, initial=0))
+    assert seeded.down == 0

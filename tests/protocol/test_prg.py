@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedddpm_protocol import ring
 from fedddpm_protocol.canonical import label
-from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.prg import MaskStream, Scratch
 
 SEED = bytes(range(32))
 
@@ -69,3 +69,35 @@ def test_streams_differ_by_seed_segment_and_width() -> None:
 def test_a_read_from_within_a_byte_is_refused() -> None:
     with pytest.raises(ValueError, match="whole byte"):
         MaskStream(SEED, "part", 9).words(3, 8)
+
+
+def keystream(seed: bytes, segment: str, bits: int, size: int) -> bytes:
+    info = label("prg", segment.encode(), bytes([bits]))
+    key = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(seed)
+    return Cipher(AES256(key), CTR(bytes(16))).encryptor().update(bytes(size))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8, 12, 16, 20, 24, 32])
+def test_long_streams_are_those_of_counter_mode(bits: int) -> None:
+    """From the start on most of the stream comes from GCM, elsewhere from CTR."""
+    count = 2**19 + 8 * 77
+    wanted = ring.unpack(keystream(SEED, "part", bits, ring.packed_bytes(count, bits)), bits, count)
+    for chunk in (8 * 5001, 2**18, count):
+        stream, other = MaskStream(SEED, "part", bits), MaskStream(SEED, "part", bits)
+        total, scratch = wanted.copy(), Scratch()
+        for start in range(0, count, chunk):
+            size = min(chunk, count - start)
+            np.testing.assert_array_equal(stream.words(start, size), wanted[start : start + size])
+            other.combine(total[start : start + size], start, -1, scratch)
+        assert not total.any()
+        for start in (count - count % chunk if count % chunk else 0, 0):  # back to the start
+            piece = np.zeros(min(chunk, count - start), wanted.dtype)
+            other.combine(piece, start, 1, scratch)
+            np.testing.assert_array_equal(piece, wanted[start : start + len(piece)])
+
+
+def test_the_stream_goes_on_where_the_counter_of_gcm_would_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedddpm_protocol.prg._GCM_LIMIT", 4096 + 48)
+    stream = MaskStream(SEED, "part", 8)
+    pieces = [stream.words(start, 1000) for start in range(0, 8000, 1000)]
+    assert np.concatenate(pieces).tobytes() == keystream(SEED, "part", 8, 8000)

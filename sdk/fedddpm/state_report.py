@@ -68,7 +68,7 @@ def parameters_in(model: Path) -> int | None:
     """How many parameters a model file holds, from its header alone; None where it is missing or damaged."""
     try:
         with safe_open(model, framework="numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            shapes: list[list[int]] = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
     return sum(math.prod(shape) for shape in shapes)

@@ -1,0 +1,190 @@
+"""A cohort of real machines, brought up to the point where the vectors count.
+
+All keys come from names, so that the same session can be held more than once: by the process that stands for the
+institutions, by the one that stands for the aggregator, and over a short vector, for the answers that open the sum.
+They have the same masks, and nobody needs all uploads at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from benchmarks.aggregation_cost import Job, Stopwatch
+
+from fedddpm_protocol import ring
+from fedddpm_protocol.canonical import PROTOCOL
+from fedddpm_protocol.chunks import chunk_span
+from fedddpm_protocol.cohort import Cohort, SessionPlan, SurvivorSet, session_plan
+from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
+from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.messages import Join, ShareItem, Unmask
+from fedddpm_protocol.participant import Participant
+from fedddpm_protocol.policy import LocalPolicy
+from fedddpm_protocol.roster import Member, Roster
+from fedddpm_protocol.spec import (
+    WEIGHT_UNITS,
+    Architecture,
+    PartSpec,
+    RoundSpec,
+    ScaleReference,
+    SegmentSpec,
+    TensorSpec,
+    part_spec,
+)
+from fedddpm_protocol.spent import SpentLog
+
+Vector = npt.NDArray[np.float32]
+PART = "full"
+_SHORT = part_spec(PART, (TensorSpec("w", (8,)),)).segments
+
+
+class _Stream:
+    """Bytes that only its name decides."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._count = name, 0
+
+    def __call__(self, size: int) -> bytes:
+        self._count += 1
+        return hashlib.shake_256(f"{self._name}/{self._count}".encode()).digest(size)
+
+
+@dataclass
+class Machines:
+    """Participants that have sent their shares, and what is on its way to each."""
+
+    cohort: Cohort
+    participants: dict[str, Participant]
+    items: dict[str, list[ShareItem]]
+
+
+class Session:
+    """One secure sum of ``cohort`` institutions over ``coordinates`` parameters in a ring of ``bits`` bits.
+
+    Every institution gives the same update, so that the mean is known and their sum is as large as it can be.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.members = [f"site-{index:03d}" for index in range(job.cohort)]
+        self._identities = {member: SigningKey(_Stream(f"{member}/identity")(32)) for member in self.members}
+        enrolled = tuple(Member(member, key.public_key) for member, key in self._identities.items())
+        self._roster = Roster("benchmark", 1, 0, 3, SigningKey(bytes(32)).public_key, enrolled)
+        self.delta = np.random.default_rng(0).standard_normal(job.coordinates, np.float32)
+        self.delta *= np.float32(1e-2)
+        self.spec = _spec(self._roster, self.delta, job)
+        self.plan = session_plan(self.spec, self._roster, PART)
+
+    @property
+    def part(self) -> PartSpec:
+        """The part that is summed."""
+        return self.spec.part(PART)
+
+    def machines(self, plan: SessionPlan, watch: Stopwatch) -> Machines:
+        """JOIN and SHARES of everybody; one client's and the server's seconds go to the watch."""
+        participants = {member: self._participant(member, plan) for member in self.members}
+        joins = [self._join(participant, watch) for participant in participants.values()]
+        with watch.step("exchange, server"):
+            cohort = form_cohort(plan, self._roster, joins)
+        items: dict[str, list[ShareItem]] = {member: [] for member in self.members}
+        for member, participant in participants.items():
+            with watch.step(_name(member, self.members)):
+                shares = participant.receive_cohort(cohort.joins)
+            with watch.step("exchange, server"):
+                cohort.verify_shares(member, shares)
+            for item in shares.items:
+                items[item.recipient].append(item)
+        return Machines(cohort, participants, items)
+
+    def answers(self, survivors: Sequence[str]) -> tuple[SurvivorSet, list[Unmask]]:
+        """CONFIRM and UNMASK of the same session over a short vector: the survivors and what they release."""
+        machines = self.machines(replace(self.plan, segments=_SHORT), Stopwatch())
+        sharing = machines.cohort.sharing(self.members)
+        digests = {}
+        for member in survivors:
+            machine = machines.participants[member]
+            machine.receive_shares(machines.items[member])
+            for segment in _SHORT:
+                machine.mask_chunk(segment.name, 0, ring.zeros(segment.coordinates, segment.bits))
+            digests[member] = sharing.verify_manifest(member, machine.finish_upload())
+        alive = sharing.survivors(digests)
+        announced = alive.message.survivors
+        confirmations = [machines.participants[member].receive_survivors(announced) for member in survivors]
+        logs = {member: SpentLog() for member in survivors}
+        return alive, [
+            machines.participants[member].receive_confirmations(confirmations, logs[member].commit)
+            for member in survivors
+        ]
+
+    def _join(self, participant: Participant, watch: Stopwatch) -> Join:
+        with watch.step(_name(participant.member_id, self.members)):
+            return participant.join(1)
+
+    def _participant(self, member: str, plan: SessionPlan) -> Participant:
+        return Participant(
+            identity=self._identities[member],
+            member_id=member,
+            roster=self._roster,
+            plan=plan,
+            policy=LocalPolicy(architecture_hash=b""),
+            random_bytes=_Stream(member),
+        )
+
+
+def mask_plan(cohort: Cohort, short: SurvivorSet, answers: Sequence[Unmask]) -> MaskPlan:
+    """The masks in the sum of ``short``'s survivors, for the vectors of ``cohort``'s plan."""
+    sharing = cohort.sharing(short.sharing.ids)
+    if sharing.hu2 != short.sharing.hu2:
+        raise SystemExit("the session over a short vector has other keys than the measured one")
+    digests = dict.fromkeys(short.ids, bytes(32))
+    return MaskPlan(sharing.survivors(digests), recover(short, answers).seeds)
+
+
+def words_of(segment: SegmentSpec, plan: SessionPlan, sums: ring.Words, index: int) -> ring.Words:
+    """One chunk of the short segment beside the values, in memory of its own."""
+    start, count = chunk_span(segment, plan.chunk_coordinates, index)
+    return sums[start : start + count].copy()
+
+
+def _name(member: str, members: Sequence[str]) -> str:
+    return "exchange, client" if member == members[0] else "others"
+
+
+def _spec(roster: Roster, delta: Vector, job: Job) -> RoundSpec:
+    norm = float(np.sqrt(np.square(delta, dtype=np.float64).sum()))
+    known = ScaleReference(norm, job.cohort, job.cohort * WEIGHT_UNITS)
+    return RoundSpec(
+        protocol=PROTOCOL,
+        federation=roster.federation,
+        run="benchmark",
+        method="FULL",
+        round=1,
+        rounds=2,
+        attempt=0,
+        roster_version=roster.version,
+        roster_hash=roster.hash,
+        architecture=Architecture("tiny", 28, 1, 8, (1, 2)),
+        initial_model_hash=b"\x01" * 32,
+        initial_seed=b"",
+        base_model_hash=b"\x02" * 32,
+        parts=(part_spec(PART, (TensorSpec("w", (len(delta),)),), job.bits, known),),
+        weighting="hidden",
+        clip_norm=2 * norm,
+        weight_cap=1000,
+        largest_cohort=job.cohort,
+        chunk_coordinates=job.chunk,
+        encoding_seed=b"\x03" * 32,
+        epochs=1,
+        max_steps=0,
+        batch_size=1,
+        learning_rate=1e-4,
+        join_s=1.0,
+        shares_s=1.0,
+        masked_s=1.0,
+        confirm_s=1.0,
+        unmask_s=1.0,
+        previous_result=b"\x04" * 32,
+    )

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
 from fedddpm.cli import app as sdk_app
-from fedddpm.partition import flatten, manifest
-from fedddpm.sampling import newest_network
+from fedddpm.partition import flatten, manifest, save_model
+from fedddpm.sampling import load_network, newest_network
 from fedddpm.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli import app as aggregator_app
@@ -97,14 +97,17 @@ class Federation(LocalFederation):
         """A command of the SDK, in this process."""
         return _invoke(sdk_app, arguments)
 
-    def start(self, method: str = "UDEC", rounds: int = 1, **options: object) -> None:
+    def start(self, method: str = "UDEC", rounds: int = 1, *, seeded: bool = True, **options: object) -> None:
         """theta_0 and a run, and the aggregator's process."""
-        self.begin(method, rounds, **options)
+        self.begin(method, rounds, seeded=seeded, **options)
         self.serve()
 
-    def begin(self, method: str = "UDEC", rounds: int = 1, **options: object) -> None:
-        """theta_0 and a run."""
-        self.start_run("run-1", method, self.init_model(SIZE, 1, "tiny"), rounds=rounds, **{**TRAINING, **options})
+    def begin(self, method: str = "UDEC", rounds: int = 1, *, seeded: bool = True, **options: object) -> None:
+        """theta_0 and a run; unless ``seeded``, everybody downloads theta_0."""
+        model = self.init_model(SIZE, 1, "tiny")
+        if not seeded:
+            save_model(model, load_network(model, "theta_0"))
+        self.start_run("run-1", method, model, rounds=rounds, **{**TRAINING, **options})
 
     def proxy(self, member: str) -> Proxy:
         """The proxy between an institution and the aggregator; it uses it from its next start on."""

@@ -98,7 +98,7 @@ def refused_alone(fed: Federation, **changes: Any) -> Exception:
 
 def test_another_first_model(new_federation: NewFederation) -> None:
     fed = new_federation()
-    fed.start()
+    fed.start(seeded=False)
     fed.proxy(fed.members[0]).alter("GET /v1/models/", flip_last_byte)
     error = refused_alone(fed)
     assert isinstance(error, ModelError)
@@ -227,10 +227,10 @@ def test_a_magnified_update_is_held(new_federation: NewFederation, monkeypatch: 
 
         def chunk(self, index: int) -> Words:
             words = super().chunk(index)
-            return words * np.uint32(1000) if self.magnify else words
+            return words * words.dtype.type(1000) if self.magnify else words
 
-    def encoder(*arguments: object) -> ValuesEncoder:
-        made = Magnifying(*arguments)  # type: ignore[arg-type]
+    def encoder(*arguments: object, **settings: object) -> ValuesEncoder:
+        made = Magnifying(*arguments, **settings)  # type: ignore[arg-type]
         made.magnify = threading.current_thread().name == liar
         return made
 

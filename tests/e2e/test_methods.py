@@ -12,25 +12,31 @@ from tests.e2e.federation import SIZE, TRAINING, Federation
 
 from fedddpm.partition import flatten, manifest
 from fedddpm.sampling import newest_network
-from fedddpm.traffic import plan_round
+from fedddpm.traffic import plan_bytes, plan_round
 from fedddpm.unet import UNet
 from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import coordinates
+from fedddpm_protocol.spec import coordinates, part_spec
 
 
-def check_traffic(fed: Federation, method: Method) -> None:
-    """``rounds.jsonl`` holds, parameter by parameter, what the planner says."""
+def check_traffic(fed: Federation, method: Method, bits: int) -> None:
+    """``rounds.jsonl`` holds, parameter by parameter and byte by byte, what the planner says: theta_0 costs nothing."""
     network = UNet(SIZE, 1, "tiny")
     sizes = {part: coordinates(manifest(network, (part,))) for part in MODEL_PARTS}
     for result in fed.results():
-        plan = plan_round(method, sizes, result.spec_hash, fed.members, first=result.round == 0)
+        ring = bits if result.round else max(bits, 16)
+        parts = [part_spec(name, manifest(network, tensors), ring) for name, tensors in method.sessions.items()]
+        first = result.round == 0
+        plan = plan_round(method, sizes, result.spec_hash, fed.members, first=first, seeded=True)
+        packed = plan_bytes(method, parts, result.spec_hash, fed.members)
         for member in fed.members:
             moved = fed.site_rounds(member)[result.round]["traffic"]
             assert moved["parameters_up"] == plan[member].up, member
-            assert moved["parameters_down"] == plan[member].first_contact + plan[member].result, member
-            assert moved["bytes_up"] > moved["payload_up"] >= 4 * moved["parameters_up"]
-            assert moved["bytes_down"] > moved["payload_down"] >= 4 * moved["parameters_down"]
+            assert moved["parameters_down"] == plan[member].result, member
+            assert moved["payload_up"] == packed[member].up
+            assert moved["payload_down"] == packed[member].down
+            assert moved["bytes_up"] > moved["payload_up"]
+            assert moved["bytes_down"] > moved["payload_down"]
 
 
 def check_parts(fed: Federation, method: Method) -> None:
@@ -43,16 +49,16 @@ def check_parts(fed: Federation, method: Method) -> None:
             assert np.array_equal(one, other) == (part in method.shared_parts), part
 
 
-@pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])
-def test_two_rounds_of_three(new_federation: NewFederation, method: Method) -> None:
+@pytest.mark.parametrize(("method", "bits"), [(Method.FULL, 32), (Method.ULATDEC, 12), (Method.UDEC, 8)])
+def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits: int) -> None:
     fed = new_federation("abc")
-    fed.start(method, rounds=2)
+    fed.start(method, rounds=2, bits=bits)
     fed.join_in()
     fed.end()
     for round_ in (0, 1):
         fed.check_round(round_, fed.members)
     check_parts(fed, method)
-    check_traffic(fed, method)
+    check_traffic(fed, method, bits)
 
 
 def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
@@ -69,7 +75,7 @@ def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
             assert part.survivors == drawn[part.part]
             assert part.sums[0] == 65535 * len(part.survivors)
     check_parts(fed, Method.USPLIT)
-    check_traffic(fed, Method.USPLIT)
+    check_traffic(fed, Method.USPLIT, 16)
 
 
 def test_disclosed_counts_give_the_same_weights(new_federation: NewFederation) -> None:

@@ -21,6 +21,7 @@ from fedddpm.cli import app
 from fedddpm.initial import seed_of
 from fedddpm.partition import INITIAL_SEED_KEY, read_architecture
 from fedddpm.state import RunPosition, StateDir
+from fedddpm.traffic import Traffic
 from fedddpm_protocol.messages import SignedDocument
 
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
@@ -159,6 +160,25 @@ def test_status_and_sample_read_a_folder_in_use(site):
     assert (site / "g.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     refused(fedddpm("status", "--state-dir", "nowhere", cwd=site), 5, "no state")
     refused(fedddpm("sample", "--state-dir", "state", "--out", "no/g.png", cwd=site), 5, "mkdir -p no")
+
+
+def test_status_shows_a_round_beside_naive_fedavg(site):
+    """Rounds without an update of one's own do not count: FedAvg would have moved nothing in them either."""
+    arguments = ("--image-size", 8, "--preset", "tiny", "--out", "state/model.safetensors")
+    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+        state.move_to(RunPosition("run-1", "UDEC", 3, b"", b"i" * 32, b"b" * 32, "model.safetensors"))
+        state.add_traffic("run-1", 0, Traffic(parameters_up=117_873, bytes_up=200_000, bytes_down=300_000))
+        state.add_traffic("run-1", 1, Traffic(parameters_up=117_873, bytes_up=400_000))
+        state.add_traffic("run-1", 2, Traffic(bytes_down=100_000))
+    lost = fedddpm("status", "--state-dir", "state", cwd=site)
+    assert "FedAvg" not in lost.stdout  # nobody knows how large the network is
+    assert fedddpm("init-model", *arguments, cwd=site).returncode == 0
+    shown = fedddpm("status", "--state-dir", "state", cwd=site)
+    # 489,061 parameters: 2 * 4 * 489,061 bytes; 0.3 MB up and 0.2 MB down are 12.8 % of them
+    expected = (
+        "on average a round: +0.30 MB up, 0.20 MB down \\(87.2 % less than FedAvg\\), which moves 3.91 MB in float32"
+    )
+    assert re.search(expected, shown.stdout), shown.stdout
 
 
 def test_a_mistyped_root_key_can_be_corrected(site):

@@ -37,6 +37,11 @@ MANIFESTS = {
     "bottleneck": (TensorSpec("bottleneck.a", (2, 2, 5)),),
     "decoder": (TensorSpec("decoder.a", (30,)), TensorSpec("decoder.b", (1, 13))),
 }
+WIDER = {
+    "encoder": (TensorSpec("encoder.a", (300,)),),
+    "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
+    "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
+}
 QUICK = {"join_s": 30.0, "shares_s": 30.0, "masked_s": 30.0, "confirm_s": 30.0, "unmask_s": 30.0}
 
 

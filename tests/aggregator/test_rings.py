@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, spec_of, take_seats
-from tests.aggregator.federations import Federation, with_metadata
+from tests.aggregator.federations import WIDER, Federation
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import base_of, check_part, first_state, opened_of, opened_part, result_of, until
 
-from fedddpm_aggregator import store, workers
-from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator import workers
 from fedddpm_aggregator.service import opening
-from fedddpm_aggregator.service.attempts import DEFAULT_FIRST_BITS, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OpenedValues, opened_blob
-from fedddpm_aggregator.service.overview import SessionLine, overview
-from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.service.traffic import Models, RoundTraffic, round_traffic, traffic_by_round
+from fedddpm_aggregator.service.overview import overview
+from fedddpm_aggregator.service.traffic import RoundTraffic, round_traffic
 from fedddpm_protocol.decoding import check_opened, next_model
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import NOTHING_KNOWN, ROTATED, RoundSpec, TensorSpec, coordinates, model_hash
+from fedddpm_protocol.spec import (
+    NOTHING_KNOWN,
+    ROTATED,
+    RoundSpec,
+    coordinates,
+    model_hash,
+)
 
-WIDER = {
-    "encoder": (TensorSpec("encoder.a", (300,)),),
-    "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
-    "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
-}
 WHOLE = 4 * sum(coordinates(manifest) for manifest in WIDER.values())
 SUMS_BYTES = 12
 
@@ -112,12 +109,15 @@ def check_measured_again(ctx: Context, site: Site, spec: RoundSpec) -> None:
 
 
 def test_a_sum_that_wraps_is_asked_for_again_in_the_widest_ring(new_federation: NewFederation, serve: Serve) -> None:
-    site = begin(new_federation(manifests=WIDER), serve, rounds=3, masked_s=1.0)
+    site = begin(new_federation(manifests=WIDER), serve, rounds=3)
     drive(seats_of(site, 0.05))
     first_state(site, 1)
     spec, seats = spec_now(site), seats_of(site)
     drive(seats, STEPS[:2])
-    drive(seats[:3], STEPS[2:])  # d is silent: a, b and c are spent together
+    (lost,) = seats_of(site, names="d")
+    with pytest.raises(ProblemError, match="join the next attempt"):
+        lost.join(seq=2)  # d has lost its secrets: a, b and c will be spent together
+    drive(seats[:3], STEPS[2:])
     state = until(site, lambda state: state.attempt == 1)
     assert (state.status, state.round, state.results) == ("running", 1, 1)
     with pytest.raises(ProblemError) as refusal:
@@ -187,51 +187,3 @@ def test_a_process_killed_after_the_values_were_opened_measures_them_anew(
     check_part(site, 0, seats)
     assert len(calls) == 2
     assert result_of(site, 0).parts[0].norm == pytest.approx(np.linalg.norm(mean_of(seats)), rel=0.1)
-
-
-def test_the_seed_of_theta_0_stands_in_the_spec(federation: Federation) -> None:
-    path = federation.write_theta_0()
-    with federation.context() as ctx:
-        with pytest.raises(OperatorError, match="64 hex digits"):
-            start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c"))
-        start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c" * 32))
-        with ctx.transaction() as db:
-            (run,) = store.open_runs(db)
-            start_attempt(ctx, db, run)
-            attempt = store.newest_attempt(db, run.id)
-            assert attempt is not None
-            spec = ctx.spec_of(attempt)
-    assert spec.initial_seed == b"\x5c" * 32
-    assert spec.part("decoder").values.bits == DEFAULT_FIRST_BITS
-
-
-def test_traffic_of_newcomers_failed_attempts_and_seeds() -> None:
-    models = Models(whole=1000, initial=1000, base=300)
-
-    def line(round_: int, attempt: int, cohort: str, survivors: str, model: str | None) -> SessionLine:
-        return SessionLine(
-            run="run-1",
-            method="UDEC",
-            round=round_,
-            attempt=attempt,
-            part="decoder",
-            phase="failed" if model is None else "done",
-            joined=tuple(cohort),
-            cohort=tuple(cohort),
-            survivors=tuple(survivors),
-            sums=(),
-            reason=None,
-            base_model="",
-            model=model,
-            bits=8,
-            upload_bytes=90,
-            opened_bytes=0 if model is None else 80,
-        )
-
-    lines = [line(0, 0, "abc", "ab", None), line(0, 1, "abc", "abc", "m"), line(1, 0, "abcd", "abd", "n")]
-    lines.append(line(2, 0, "abcd", "abcd", None))  # goes on
-    first, second = traffic_by_round(lines, models)
-    assert first == RoundTraffic(0, (8,), up=5 * 90, down=3 * 1000, float32=6 * 1000)
-    assert second == RoundTraffic(1, (8,), up=3 * 90, down=1300 + 3 * 80, float32=8 * 1000)
-    seeded, _ = traffic_by_round(lines, replace(models, initial=0))
-    assert seeded.down == 0

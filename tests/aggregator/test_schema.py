@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator.database import Database
+from fedddpm_aggregator import store
+from fedddpm_aggregator.database import Database, alembic_config
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.attempts import start_attempt
+from fedddpm_aggregator.service.federation import react_to_roster
+from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.tables import Base
+from fedddpm_protocol import canonical
 
 
 def test_migrations_and_tables_agree(new_federation: NewFederation) -> None:
@@ -36,6 +42,38 @@ def test_a_database_of_a_newer_version_is_told(new_federation: NewFederation) ->
             db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         with pytest.raises(OperatorError, match="does not belong to this version"):
             ctx.database.migrate()
+
+
+def test_a_run_of_the_earlier_version_goes_on_with_a_new_attempt(new_federation: NewFederation) -> None:
+    federation = new_federation()
+    federation.start_run(bits=8, chunk_coordinates=64)
+    with federation.context() as ctx:
+        with ctx.transaction() as db:
+            start_attempt(ctx, db, store.open_runs(db)[0])
+        take_back(ctx.database)
+        ctx.database.migrate()
+        with ctx.database.read() as db:
+            (run,) = store.open_runs(db)
+            attempt = store.newest_attempt(db, run.id)
+            assert attempt is not None
+            (session,) = store.sessions_of(db, attempt.id)
+        assert (run.bits, run.first_bits, run.initial_seed, run.status) == (32, 32, "", "stalled")
+        assert (attempt.status, session.phase, session.wrapped) == ("failed", "failed", False)
+        assert "was updated" in str(session.reason)
+        assert overview(ctx) == []
+        with ctx.transaction() as db:
+            react_to_roster(ctx, db, store.open_runs(db)[0], store.newest_attempt(db, run.id))
+        (line,) = overview(ctx)
+        assert (line.round, line.attempt, line.phase, line.bits) == (0, 1, "join", 32)
+
+
+def take_back(database: Database) -> None:
+    """The database as the first version left it, with a specification of that time."""
+    with database.engine.connect() as connection:
+        connection.execution_options(fedddpm_write=True)
+        with connection.begin():
+            command.downgrade(alembic_config(connection), "0001")
+            connection.execute(text("UPDATE attempts SET spec = :old"), {"old": canonical.lp(b"fedddpm/sa/1", b"")})
 
 
 def test_sqlite_is_durable(tmp_path: Path) -> None:

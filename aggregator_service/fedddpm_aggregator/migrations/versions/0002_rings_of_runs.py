@@ -17,13 +17,10 @@ REASON = 'fedddpm-aggregator was updated: attempts of the earlier version cannot
 
 def upgrade() -> None:
     """Bring the schema here."""
-    with op.batch_alter_table('runs', schema=None) as batch_op:
-        batch_op.add_column(sa.Column('bits', sa.Integer(), server_default='32', nullable=False, comment='ring of the values'))
-        batch_op.add_column(sa.Column('first_bits', sa.Integer(), server_default='32', nullable=False, comment='ring where nothing is known of their size'))
-        batch_op.add_column(sa.Column('initial_seed', sa.String(length=64), server_default='', nullable=False, comment='hex; theta_0 follows from it; empty: it does not'))
-
-    with op.batch_alter_table('sessions', schema=None) as batch_op:
-        batch_op.add_column(sa.Column('wrapped', sa.Boolean(), server_default=sa.false(), nullable=False, comment='the opened sum left its ring'))
+    op.add_column('runs', sa.Column('bits', sa.Integer(), server_default='32', nullable=False, comment='ring of the values'))
+    op.add_column('runs', sa.Column('first_bits', sa.Integer(), server_default='32', nullable=False, comment='ring where nothing is known of their size'))
+    op.add_column('runs', sa.Column('initial_seed', sa.String(length=64), server_default='', nullable=False, comment='hex; theta_0 follows from it; empty: it does not'))
+    op.add_column('sessions', sa.Column('wrapped', sa.Boolean(), server_default=sa.false(), nullable=False, comment='the opened sum left its ring'))
 
     runs = sa.table('runs', sa.column('status'), sa.column('reason'), sa.column('stalled_roster'))
     attempts = sa.table('attempts', sa.column('id'), sa.column('status'))
@@ -38,10 +35,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take the schema back."""
-    with op.batch_alter_table('sessions', schema=None) as batch_op:
-        batch_op.drop_column('wrapped')
-
-    with op.batch_alter_table('runs', schema=None) as batch_op:
-        batch_op.drop_column('initial_seed')
-        batch_op.drop_column('first_bits')
-        batch_op.drop_column('bits')
+    # Not in batches: SQLite would copy the tables, and other tables refer to runs.
+    op.drop_column('sessions', 'wrapped')
+    op.drop_column('runs', 'initial_seed')
+    op.drop_column('runs', 'first_bits')
+    op.drop_column('runs', 'bits')

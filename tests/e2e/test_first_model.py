@@ -19,7 +19,7 @@ def fetched_models(fed: Federation, member: str) -> list[str]:
 
 def test_nobody_asks_for_a_first_model_that_has_a_seed(new_federation: NewFederation) -> None:
     fed = new_federation("abc")
-    fed.start(Method.FULL)
+    fed.start(Method.FULL, bits=16, first_bits=16)
     for member in fed.members:
         fed.proxy(member)
     fed.join_here()

@@ -52,7 +52,7 @@ def check_parts(fed: Federation, method: Method) -> None:
 @pytest.mark.parametrize(("method", "bits"), [(Method.FULL, 32), (Method.ULATDEC, 12), (Method.UDEC, 8)])
 def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits: int) -> None:
     fed = new_federation("abc")
-    fed.start(method, rounds=2, bits=bits)
+    fed.start(method, rounds=2, bits=bits, first_bits=max(bits, 16))
     fed.join_in()
     fed.end()
     for round_ in (0, 1):
@@ -63,7 +63,7 @@ def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits
 
 def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
     fed = new_federation("abcdef")
-    fed.start(Method.USPLIT, rounds=2, weighting="equal")
+    fed.start(Method.USPLIT, rounds=2, weighting="equal", bits=16, first_bits=16)
     fed.join_in()
     fed.end()
     results = fed.results()

@@ -49,7 +49,8 @@ def check_traffic(federation, method, summaries, rings):
 )
 def test_two_rounds_end_with_one_model_everywhere(federation, method, members, weighting, bits):
     fed = federation(members)
-    fed.start_run(method, weighting=weighting, bits=bits)
+    rings = (max(16, bits), bits)
+    fed.start_run(method, weighting=weighting, bits=bits, first_bits=rings[0])
     summaries = fed.together()
     for rounds in summaries.values():
         assert [summary.round for summary in rounds] == [0, 1]
@@ -59,7 +60,7 @@ def test_two_rounds_end_with_one_model_everywhere(federation, method, members, w
     vectors = [fed.shared_vector(member, method) for member in fed.members]
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
     assert not np.array_equal(vectors[0], flatten(make_network(), method.shared_parts))
-    check_traffic(fed, method, summaries, rings=(max(16, bits), bits))
+    check_traffic(fed, method, summaries, rings)
 
 
 def test_a_log_tells_how_far_a_round_is_and_when_the_run_is_over(federation, caplog):

@@ -46,28 +46,29 @@ def less(network, method, bits, first_bits=None, *, seeded):
     return less_than_fedavg(run_bytes(planned(network, method, bits, first_bits, seeded=seeded)), fedavg)
 
 
-@pytest.mark.parametrize(
-    ("method", "downloaded", "seeded"), [(Method.UDEC, 90.9, 94.2), (Method.FULL, 72.5, 75.8)], ids=["UDEC", "FULL"]
-)
-def test_eight_bits_everywhere(network, method, downloaded, seeded):
-    """Padding and weights, below a thousandth of the words, do not change the first decimal."""
-    assert round(less(network, method, 8, seeded=False), 1) == downloaded
-    assert round(less(network, method, 8, seeded=True), 1) == seeded
+def padded(percent):
+    """What is left of a saving of ``percent`` when every word has one per cent of padding beside it."""
+    return percent - 0.01 * (100 - percent)
 
 
 @pytest.mark.parametrize(
-    ("method", "bits", "downloaded", "seeded"),
+    ("method", "bits", "first_bits", "downloaded", "seeded"),
     [
-        (Method.UDEC, 8, 90.49, 93.82),
-        (Method.ULATDEC, 8, 81.87, 85.20),
-        (Method.FULL, 8, 70.82, 74.15),
-        (Method.UDEC, 16, 85.10, 88.44),
-        (Method.FULL, 16, 48.30, 51.64),
+        (Method.UDEC, 8, 8, 90.889, 94.223),
+        (Method.FULL, 8, 8, 72.500, 75.833),
+        (Method.UDEC, 8, 16, 90.491, 93.824),  # a first round whose updates nobody knows the size of
+        (Method.UDEC, 8, 32, 89.694, 93.027),
+        (Method.ULATDEC, 8, 16, 81.875, 85.208),
+        (Method.FULL, 8, 16, 70.833, 74.167),
+        (Method.FULL, 8, 32, 67.500, 70.833),
+        (Method.UDEC, 16, 16, 85.112, 88.445),
+        (Method.FULL, 16, 16, 48.333, 51.667),
     ],
 )
-def test_what_a_run_moves_whose_first_round_has_sixteen(network, method, bits, downloaded, seeded):
-    assert round(less(network, method, bits, 16, seeded=False), 2) == downloaded
-    assert round(less(network, method, bits, 16, seeded=True), 2) == seeded
+def test_what_a_run_of_fifteen_rounds_saves(network, method, bits, first_bits, downloaded, seeded):
+    """Below the number for words of exactly ``bits`` by padding and sums, together less than one per cent of them."""
+    for percent, has_seed in ((downloaded, False), (seeded, True)):
+        assert padded(percent) < less(network, method, bits, first_bits, seeded=has_seed) <= percent + 0.001
 
 
 def test_full_in_float32_words_is_fedavg_itself(network):

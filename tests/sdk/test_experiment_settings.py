@@ -17,7 +17,7 @@ from fedddpm_protocol.methods import assign_parts
 def test_every_preset_is_valid(name: str) -> None:
     settings = build(preset(name))
     assert settings.name == name
-    assert "centralised" in settings.methods
+    assert "centralised" in settings.methods or len(settings.bits) > 1
     assert settings.draws_images
 
 
@@ -52,6 +52,9 @@ def test_an_unknown_preset_names_those_there_are() -> None:
         ({"subset": 8, "institutions": [6]}, "does not go round 6"),
         ({"rounds": 0}, "rounds"),
         ({"saving": []}, "saving"),
+        ({"bits": [8, 9]}, "no ring of 9 bits; known: 4, 6, 8"),
+        ({"bits": [8, 8]}, "bits names something twice"),
+        ({"first_bits": 0}, "first_bits"),
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, object], message: str) -> None:
@@ -118,5 +121,16 @@ def test_every_combination_is_one_run_and_the_baseline_takes_no_split() -> None:
     names = [plan.name for plan in plans]
     assert len(set(names)) == len(names) == 2 * 2 * 2 + 2
     assert names[:2] == ["centralised-fast-s0", "centralised-fast-s1"]
-    assert "full-k4-label-skew-fast-s1" in names
+    assert "full-k4-label-skew-fast-b16-s1" in names
     assert plans[-1].members == ("site-001", "site-002", "site-003", "site-004")
+
+
+def test_rings_are_an_axis_of_everything_but_the_baseline() -> None:
+    settings = build({"methods": ["FULL", "UDEC", "centralised"], "bits": [32, 4], "seeds": [0, 1]})
+    plans = plan_runs(settings)
+    assert len({plan.name for plan in plans}) == len(plans) == 2 + 2 * 2 * 2
+    assert [plan.bits for plan in plans] == [0, 0] + 2 * [32, 32, 4, 4]
+    assert build(preset("rings")).bits == (32, 16, 8, 6, 4)
+    same = {name: value for name, value in preset("cpu-small").items() if name not in ("name", "methods")}
+    rings = preset("rings")
+    assert {name for name, value in same.items() if rings[name] != value} == {"centralised_epochs"}

@@ -16,7 +16,7 @@ import pytest
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.experiment.plan import RunPlan
 from fedddpm.experiment.presets import preset
-from fedddpm.experiment.results import RunRecord, StudyResults, read_results
+from fedddpm.experiment.results import RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.settings import StudySettings, build
 from fedddpm.experiment.study import Place, run_study
 from fedddpm.partition import read_architecture
@@ -177,7 +177,8 @@ def test_two_workers_come_to_the_same(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_study_killed_in_a_round_goes_on_and_ends_the_same(data: Path, tmp_path: Path) -> None:
-    few = 'preset = "smoke"\nmethods = ["UDEC"]\nrounds = 3\nround_samples = 0\nfinal_samples = []\nbatch_size = 4\n'
+    few = 'preset = "smoke"\nmethods = ["UDEC"]\nbits = [6]\nrounds = 3\nround_samples = 0\nfinal_samples = []\n'
+    few += "batch_size = 4\n"
     config = tmp_path / "study.toml"
     config.write_text(f'{few}data = "{data}"\nsubset = 150\n')
 
@@ -208,6 +209,38 @@ def test_a_study_killed_in_a_round_goes_on_and_ends_the_same(data: Path, tmp_pat
     assert ends[0].rounds[-1].client_losses == ends[1].rounds[-1].client_losses
     architecture = read_architecture(next((tmp_path / "killed").glob("runs/*/site-001/model-0003.safetensors")))
     assert (architecture.preset, architecture.image_size) == ("tiny", SIZE)
+
+
+class StoppedError(Exception):
+    """The study is interrupted."""
+
+
+class StopAfterOneRound(Quiet):
+    """Interrupts in the second round."""
+
+    def progress(self, rounds_done: float, rounds_total: int, what: str, share: float) -> None:
+        if rounds_done > 1:
+            raise StoppedError
+
+
+def test_a_sum_too_large_for_its_ring_is_made_again_in_the_widest(data: Path, tmp_path: Path) -> None:
+    few: dict[str, object] = {"methods": ("FULL",), "round_samples": 0, "final_samples": (), "grid": 0, "bits": (6,)}
+    settings, place = settings_for(data, **few), Place(tmp_path / "study", tmp_path / "cache", device="cpu")
+    with pytest.raises(StoppedError):
+        run_study(settings, place, StopAfterOneRound())
+    half = read_results(place.folder)
+    (first,) = half.runs[0].rounds
+    known = first.sums["full"]
+    tiny = first.model_copy(update={"sums": {"full": known.model_copy(update={"norm": known.norm / 1000})}})
+    write_results(place.folder, half.model_copy(update={"runs": [half.runs[0].model_copy(update={"rounds": [tiny]})]}))
+    first, second = run_study(settings, place, Quiet()).runs[0].rounds
+    size = sum(half.runs[0].parameters.values())
+    assert (first.wrapped, second.wrapped) == (0, 1)
+    assert first.payload_down == pytest.approx(3 * 2 * size, rel=0.02)  # 16 bits while nothing is known
+    assert second.payload_down == 3 * 4 * size
+    assert second.payload_up == pytest.approx(3 * (4 + 6 / 8) * size, rel=0.02)  # both attempts
+    assert second.loss < first.loss
+    assert "was not used in round 2" in (place.folder / "report.html").read_text()
 
 
 def test_class_conditional_institutions_share_the_label_embedding(data: Path, tmp_path: Path) -> None:

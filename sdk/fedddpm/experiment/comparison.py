@@ -14,6 +14,7 @@ _COLUMNS = (
     Column("K", True),
     Column("Split"),
     Column("Network"),
+    Column("Bits", True),
     Column("Aggregation"),
     Column("Epochs", True),
     Column("Metric"),
@@ -48,7 +49,7 @@ def comparison_table(results: StudyResults) -> Table:
         for group in grouped(results):
             rows += _rows(results, group)
     return Table(f"Beside the paper ({paper.SOURCE})", columns, tuple(rows), differences(results)).without_constant(
-        "Split", "Network"
+        "Split", "Network", "Bits"
     )
 
 
@@ -73,7 +74,7 @@ def _rows(results: StudyResults, group: Group) -> list[tuple[str, ...]]:
 
 def _setting(group: Group) -> tuple[str, ...]:
     run = group.first
-    return run.method, str(run.institutions), run.split, run.network, group.aggregation
+    return run.method, str(run.institutions), run.split, run.network, group.bits, group.aggregation
 
 
 def _measured(one: Scored) -> tuple[str, ...]:

@@ -31,22 +31,21 @@ from fedddpm.experiment.institution import (
 )
 from fedddpm.experiment.measuring import Where
 from fedddpm.experiment.plan import RunPlan, floor
-from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord
-from fedddpm.experiment.secure_sum import Federation, Opened, aggregate
-from fedddpm.local_update import local_parts
+from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord, SumRecord
+from fedddpm.experiment.secure_session import Federation
+from fedddpm.experiment.secure_sum import Opened
+from fedddpm.experiment.specification import SpecMaker
+from fedddpm.experiment.summing import sum_round
+from fedddpm.local_update import LocalUpdate, local_parts
 from fedddpm.partition import flatten, manifest, save_model
 from fedddpm.sampling import load_network
 from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
-from fedddpm_protocol.canonical import PROTOCOL, tagged_hash, u64
 from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import RoundSpec, model_hash, part_spec
-
-_CHUNK = 2**18  # coordinates
-_CLOCKLESS_S = 1.0  # phases end here when everybody is through
+from fedddpm_protocol.spec import RoundSpec, model_hash
 
 
 class FederatedRun:
@@ -98,15 +97,21 @@ class FederatedRun:
 
     def _round(self, index: int, tell: Tell) -> RoundRecord:
         base_model = self._network(index)
-        spec = self._spec(index, base_model)
+        spec = self._specs.round_spec(self.record.rounds, base_model)
         trained = self._train(spec, tell)
-        opened = self._sum(spec, base_model)
+        done = sum_round(self._federation, self._specs, self.record.rounds, base_model, self._updates(spec))
+        spec, opened = done.spec, done.opened
         losses = self._adopt(spec, opened, tell)
         grid = self._folder / f"round-{index + 1:03d}.png"
         where = self._where(index + 1)
         measured = self._around.meter.after_round(where, grid, lambda at, share: tell("drawing images", share))
         return self._round_record(spec, trained, opened, losses, grid if grid.exists() else None).model_copy(
-            update={"measured": measured}
+            update={
+                "measured": measured,
+                "wrapped": done.wrapped,
+                "payload_up": done.payload_up,
+                "payload_down": done.payload_down,
+            }
         )
 
     def _train(self, spec: RoundSpec, tell: Tell) -> dict[str, Trained]:
@@ -121,21 +126,14 @@ class FederatedRun:
 
         return dict(zip(self._sites, self._around.workers.map(train, jobs, on_progress), strict=True))
 
-    def _sum(self, spec: RoundSpec, base_model: UNet) -> Opened:
+    def _updates(self, spec: RoundSpec) -> dict[str, LocalUpdate]:
         updates = {}
         for name, site in self._sites.items():
             update = stored_update(site, spec)
             if update is None:
                 raise TrainingError(f"{name} trained, and its update is not in {site.folder}", "Look at that disk")
             updates[name] = update
-        return aggregate(
-            self._federation,
-            spec,
-            updates,
-            flatten(base_model, self._method.shared_parts),
-            f"{self._plan.name}/{spec.round}",
-            masked=self._plan.aggregation == "secure",
-        )
+        return updates
 
     def _adopt(self, spec: RoundSpec, opened: Opened, tell: Tell) -> list[float]:
         """Everybody takes the new model; losses of the networks that differ."""
@@ -164,6 +162,10 @@ class FederatedRun:
             loss_before=before,
             loss=sum(losses) / len(losses),
             client_losses=dict(zip(self._sites, losses, strict=True)) if local_parts(self._method) else {},
+            sums={
+                part: SumRecord(norm=one.norm, survivors=one.survivors, weight=one.weight)
+                for part, one in opened.references.items()
+            },
             survivors=len(set().union(*opened.survivors.values())),
             clipped=opened.clipped,
             aggregation_s=opened.seconds,
@@ -184,43 +186,16 @@ class FederatedRun:
 
     # --- what a round is made of ------------------------------------------------------------------------------------
 
-    def _spec(self, index: int, base_model: UNet) -> RoundSpec:
-        s, method = self._settings, self._method
-        parts = tuple(part_spec(name, manifest(base_model, parts)) for name, parts in method.sessions.items())
-        shared = manifest(base_model, method.shared_parts)
-        return RoundSpec(
-            protocol=PROTOCOL,
-            federation=self._federation.roster.federation,
-            run=self._plan.name,
-            method=method.value,
-            round=index,
-            rounds=s.rounds,
-            attempt=0,
-            roster_version=self._federation.roster.version,
-            roster_hash=self._federation.roster.hash,
-            architecture=base_model.architecture,
-            initial_model_hash=self._initial_hash,
-            initial_seed=b"",
-            base_model_hash=model_hash(shared, flatten(base_model, method.shared_parts)),
-            parts=parts,
-            weighting="disclosed" if method is Method.USPLIT else "hidden",
-            clip_norm=s.clip_norm,
-            weight_cap=max(len(site.share) for site in self._sites.values()),
-            largest_cohort=len(self._sites),
-            chunk_coordinates=_CHUNK,
-            encoding_seed=tagged_hash("study", self._plan.name.encode(), u64(index)),
-            epochs=s.epochs,
-            max_steps=s.max_steps,
-            batch_size=s.batch_size,
-            learning_rate=s.learning_rate,
-            **dict.fromkeys(("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s"), _CLOCKLESS_S),
-            previous_result=bytes.fromhex(self.record.rounds[-1].result_hash) if index else b"",
-        )
-
     @cached_property
-    def _initial_hash(self) -> bytes:
+    def _specs(self) -> SpecMaker:
         first = self._around.first_network(self._plan.network, self._plan.seed)
-        return model_hash(manifest(first), flatten(first))
+        return SpecMaker(
+            self._settings,
+            self._plan,
+            self._federation.roster,
+            initial_model_hash=model_hash(manifest(first), flatten(first)),
+            weight_cap=max(len(site.share) for site in self._sites.values()),
+        )
 
     def _network(self, rounds: int) -> UNet:
         """The first institution's network: its shared parts are everybody's."""
@@ -268,6 +243,7 @@ class FederatedRun:
             split=plan.split,
             network=plan.network,
             seed=plan.seed,
+            bits=plan.bits,
             aggregation=plan.aggregation,
             parameters=self._sizes,
             members=[

@@ -32,6 +32,11 @@ class Group:
         return _AGGREGATION[self.first.aggregation]
 
     @property
+    def bits(self) -> str:
+        """Width of the ring in which updates travelled, as a cell of a table."""
+        return str(self.first.bits) if self.first.bits else NONE
+
+    @property
     def centralised(self) -> bool:
         """Whether this is training in one place."""
         return self.first.method == CENTRALISED
@@ -57,11 +62,11 @@ class Scored:
 
 
 def grouped(results: StudyResults) -> list[Group]:
-    """The study's runs by setting, in reading order: K, split, network, method."""
-    found: dict[tuple[int, str, str, int, str], list[RunRecord]] = {}
+    """The study's runs by setting, in reading order: K, split, network, method, widest ring first."""
+    found: dict[tuple[int, str, str, int, int, str], list[RunRecord]] = {}
     for run in results.runs:
         place = _METHODS.index(run.method) if run.method in _METHODS else len(_METHODS)
-        key = (run.institutions, run.split, run.network, place, run.aggregation)
+        key = (run.institutions, run.split, run.network, place, -run.bits, run.aggregation)
         found.setdefault(key, []).append(run)
     return [Group(tuple(sorted(found[key], key=lambda run: run.seed))) for key in sorted(found)]
 

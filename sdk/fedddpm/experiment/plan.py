@@ -17,12 +17,13 @@ SMALLEST_SUM = 3  # institutions; a sum of two shows each of them the other's up
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: a method, K institutions, a way to share out the images, a network and a seed."""
+    """One run: a method, K institutions, a way to share out the images, a network, a ring and a seed."""
 
     method: str
     institutions: int
     split: str
     network: str
+    bits: int  # of the ring in which updates travel; 0: none do
     seed: int
     aggregation: Aggregation
 
@@ -31,7 +32,7 @@ class RunPlan:
         """Unique in the study, and the name of the run's folder."""
         if self.method == CENTRALISED:
             return f"{CENTRALISED}-{self.network}-s{self.seed}"
-        return f"{self.method.lower()}-k{self.institutions}-{self.split}-{self.network}-s{self.seed}"
+        return f"{self.method.lower()}-k{self.institutions}-{self.split}-{self.network}-b{self.bits}-s{self.seed}"
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -73,14 +74,15 @@ def _combinations(settings: StudySettings) -> Iterator[RunPlan]:
     if CENTRALISED in settings.methods:
         for network in settings.networks:
             for seed in settings.seeds:
-                yield RunPlan(CENTRALISED, 1, "all", network, seed, "none")
+                yield RunPlan(CENTRALISED, 1, "all", network, 0, seed, "none")
     for network in settings.networks:
         for institutions in settings.institutions:
             for split in settings.splits:
                 for method in settings.federated:
-                    for seed in settings.seeds:
-                        kind = _aggregation(settings, method, institutions)
-                        yield RunPlan(method, institutions, split, network, seed, kind)
+                    kind = _aggregation(settings, method, institutions)
+                    for bits in settings.bits:
+                        for seed in settings.seeds:
+                            yield RunPlan(method, institutions, split, network, bits, seed, kind)
 
 
 def _aggregation(settings: StudySettings, method: str, institutions: int) -> Aggregation:

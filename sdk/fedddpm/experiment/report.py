@@ -184,6 +184,10 @@ def _title(group: Group) -> str:
     where = (
         f"{run.method}, network {run.network}"
         if group.centralised
-        else f"{run.method}, K = {run.institutions}, {run.split}, network {run.network}"
+        else f"{run.method}, K = {run.institutions}, {run.split}, network {run.network}{_ring(run)}"
     )
     return f"{where} ({INSECURE})" if run.aggregation == "plain" else where
+
+
+def _ring(run: RunRecord) -> str:
+    return f", {run.bits} bits" if run.bits else ""

@@ -33,6 +33,14 @@ class Measured(_Record):
     seconds: float = 0.0  # of sampling and scoring
 
 
+class SumRecord(_Record):
+    """How large one part's opened sum was: the scale of its next one follows from it."""
+
+    norm: float  # of the mean update; 0.0: nothing follows
+    survivors: int
+    weight: int  # sum of their weights, in units
+
+
 class RoundRecord(_Record):
     """One round of a run, or E epochs of the centralised baseline."""
 
@@ -46,6 +54,8 @@ class RoundRecord(_Record):
     clipped: int = 0  # institutions whose update was scaled down to the clip norm
     payload_up: int = 0  # bytes of all institutions together: packed words, as the round's specification plans them
     payload_down: int = 0
+    sums: dict[str, SumRecord] = {}  # part -> what was opened; a part that is missing kept its base value
+    wrapped: int = 0  # sums that were too large for their ring and were not used
     aggregation_s: float = 0.0  # the secure sum alone, all institutions on one machine
     training_s: float = 0.0  # longest institution
     model_hash: str = ""  # hex, of the shared parts
@@ -72,6 +82,7 @@ class RunRecord(_Record):
     split: str
     network: str
     seed: int
+    bits: int = 0  # of the ring that updates travel in, once their size is known; 0: none do
     aggregation: Literal["secure", "plain", "none"]  # "plain": without masks, for comparison only
     parameters: dict[str, int]  # of each part of the network
     members: list[InstitutionRecord]

@@ -16,16 +16,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedddpm.diffusion import Diffusion
 from fedddpm.errors import ConfigError
+from fedddpm_protocol.spec import RINGS
+
+
+def _known_ring(bits: int) -> int:
+    if bits not in RINGS:
+        raise ValueError(f"there is no ring of {bits} bits; known: {', '.join(map(str, RINGS))}")
+    return bits
+
 
 MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"]
 SplitName = Literal["iid", "label-skew", "quantity-skew"]
 NetworkName = Literal["paper", "fast", "tiny"]
 Saving = Literal["rescaled", "clipped"]
 Count = Annotated[int, Field(ge=1)]
+Bits = Annotated[int, AfterValidator(_known_ring)]
 MAX_INSTITUTIONS = 128  # of one cohort
 SMALLEST_SCORED = 4  # images; precision and recall look at three neighbours
 
@@ -50,6 +59,7 @@ class StudySettings(BaseModel):
     splits: Annotated[tuple[SplitName, ...], Field(min_length=1)] = ("iid",)
     concentration: Annotated[float, Field(gt=0)] = 0.5  # of the Dirichlet distribution of both skews
     networks: Annotated[tuple[NetworkName, ...], Field(min_length=1)] = ("fast",)
+    bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (16,)  # of the rings in which updates travel
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
 
     rounds: Count = 5  # R
@@ -64,6 +74,7 @@ class StudySettings(BaseModel):
 
     c_max: Annotated[int, Field(ge=0)] = 0  # institutions that may conspire with the aggregator
     clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update
+    first_bits: Bits = 16  # at least so many while nothing is known of an update's size
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"
 
     loss_images: Count = 512  # test images on which every loss is measured
@@ -79,7 +90,7 @@ class StudySettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for axis in ("methods", "institutions", "splits", "networks", "seeds", "final_samples", "saving"):
+        for axis in ("methods", "institutions", "splits", "networks", "bits", "seeds", "final_samples", "saving"):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} names something twice")

@@ -35,20 +35,20 @@ class Table:
         return bool(self.rows)
 
     def without_constant(self, *titles: str) -> Table:
-        """Say a column of ``titles`` in a note where all rows agree: what does not differ need not be compared."""
-        constant = {
-            i: self.rows[0][i]
-            for i, column in enumerate(self.columns)
-            if column.title in titles and len({row[i] for row in self.rows}) == 1
-        }
-        if not constant:
+        """Say a column of ``titles`` in a note where all rows agree: what does not differ need not be compared.
+
+        Cells that hold nothing agree with any other.
+        """
+        found = {i: {row[i] for row in self.rows} - {NONE} for i, one in enumerate(self.columns) if one.title in titles}
+        constant = {i: ", ".join(values) for i, values in found.items() if len(values) <= 1}
+        if not constant or not self.rows:
             return self
-        said = "In all rows: " + ", ".join(f"{self.columns[i].title} {value}" for i, value in constant.items()) + "."
+        told = [f"{self.columns[i].title} {value}" for i, value in constant.items() if value]
         return Table(
             self.title,
             tuple(column for i, column in enumerate(self.columns) if i not in constant),
             tuple(tuple(cell for i, cell in enumerate(row) if i not in constant) for row in self.rows),
-            (said, *self.notes),
+            (*((f"In all rows: {', '.join(told)}.",) if told else ()), *self.notes),
         )
 
 

@@ -19,8 +19,15 @@ from fedddpm.experiment.table import NONE, Column, Table, show
 from fedddpm.experiment.traffic_table import BYTE_COLUMNS, round_bytes_cells, traffic_table
 
 _FILE_WIDTH = 160  # characters
-_COMMON = ("K", "Split", "Network")
-_SETTING = (Column("Method"), Column("K", True), Column("Split"), Column("Network"), Column("Aggregation"))
+_COMMON = ("K", "Split", "Network", "Bits")
+_SETTING = (
+    Column("Method"),
+    Column("K", True),
+    Column("Split"),
+    Column("Network"),
+    Column("Bits", True),
+    Column("Aggregation"),
+)
 
 
 def all_tables(results: StudyResults) -> list[Table]:
@@ -65,7 +72,7 @@ def scores_tables(results: StudyResults) -> list[Table]:
         )
         title = f"Final scores: {first.label} by {first.net}, images saved {first.saving}"
         table = Table(title, columns, tuple(map(_score_row, rows)), _score_notes(first, rows))
-        tables.append(table.without_constant("Split", "Network", "Seeds"))
+        tables.append(table.without_constant("Split", "Network", "Bits", "Seeds"))
     return tables
 
 
@@ -113,7 +120,7 @@ def _score_row(one: Scored) -> tuple[str, ...]:
 
 def _setting(group: Group) -> tuple[str, ...]:
     run = group.first
-    return run.method, str(run.institutions), run.split, run.network, group.aggregation
+    return run.method, str(run.institutions), run.split, run.network, group.bits, group.aggregation
 
 
 def _share(values: Sequence[float | None]) -> str:
@@ -212,8 +219,15 @@ def rounds_table(run: RunRecord) -> Table:
                 short(scores.floor) if scores else NONE,
             )
         )
-    kind = Group((run,)).aggregation
-    return Table(f"{run.method}, K = {run.institutions}, {run.split}, seed {run.seed}: {kind}", columns, tuple(rows))
+    group = Group((run,))
+    ring = f", {run.bits} bits" if run.bits else ""
+    title = f"{run.method}, K = {run.institutions}, {run.split}{ring}, seed {run.seed}: {group.aggregation}"
+    return Table(title, columns, tuple(rows), _wrapped_notes(run))
+
+
+def _wrapped_notes(run: RunRecord) -> tuple[str, ...]:
+    again = [str(record.round + 1) for record in run.rounds if record.wrapped]
+    return (f"A sum was too large for its ring and was not used in round {', '.join(again)}.",) if again else ()
 
 
 def institutions_table(results: StudyResults) -> Table:

@@ -1,0 +1,73 @@
+"""The sum of one round with everything that follows from a ring that was too narrow for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedddpm.experiment.results import RoundRecord
+from fedddpm.experiment.secure_session import Federation
+from fedddpm.experiment.secure_sum import Opened, aggregate
+from fedddpm.experiment.specification import SpecMaker
+from fedddpm.local_update import LocalUpdate
+from fedddpm.partition import flatten
+from fedddpm.traffic import plan_bytes
+from fedddpm.unet import UNet
+from fedddpm_protocol.errors import WrappedSumError
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spec import RoundSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A round's sum, and what all attempts at it moved."""
+
+    spec: RoundSpec  # of the attempt that was opened
+    opened: Opened
+    wrapped: int  # sums that were not used
+    payload_up: int  # bytes of all institutions together
+    payload_down: int
+
+
+def sum_round(
+    federation: Federation,
+    specs: SpecMaker,
+    before: Sequence[RoundRecord],
+    base_model: UNet,
+    updates: Mapping[str, LocalUpdate],
+) -> Summed:
+    """Sum everybody's update over ``base_model``; where no part had room in its ring, at once again in the widest.
+
+    With one sum a round the second is over the same institutions, as SPENT asks. USPLIT draws others for a part, whom
+    SPENT would keep out until a draw fits; in memory, where nobody's update is at risk, that is not waited for.
+
+    Raises:
+        ProtocolError: the protocol's own rules refuse something.
+    """
+    method, secure = Method(specs.plan.method), specs.plan.aggregation == "secure"
+    base = flatten(base_model, method.shared_parts)
+    stream = f"{specs.plan.name}/{len(before)}"
+    attempts = [specs.round_spec(before, base_model)]
+    try:
+        opened = aggregate(federation, attempts[0], updates, base, stream, masked=secure)
+    except WrappedSumError:
+        attempts.append(specs.round_spec(before, base_model, 1, tuple(method.sessions)))
+        if method is Method.USPLIT:
+            federation.forget_spent()
+        opened = aggregate(federation, attempts[1], updates, base, stream, masked=secure)
+    return _summed(attempts, opened, specs.plan.members)
+
+
+def _summed(attempts: Sequence[RoundSpec], opened: Opened, members: Sequence[str]) -> Summed:
+    """The last of ``attempts`` opened; of the others, no sum was used."""
+    last = attempts[-1]
+    method = Method(last.method)
+    up = [plan_bytes(method, spec.parts, spec.hash, members).values() for spec in attempts]
+    parts = [part for part in last.parts if part.name not in opened.wrapped]
+    return Summed(
+        last,
+        opened,
+        sum(len(spec.parts) for spec in attempts[:-1]) + len(opened.wrapped),
+        sum(one.up for plans in up for one in plans),
+        sum(one.down for one in plan_bytes(method, parts, last.hash, members).values()),
+    )

@@ -16,11 +16,17 @@ def traffic_table(results: StudyResults) -> Table:
     rows: dict[tuple[str, ...], None] = {}  # the split changes nothing
     for group in groups:
         run, saved = group.first, cut(results, group)
-        setting = (run.method, str(run.institutions), run.network, group.aggregation)
+        setting = (run.method, str(run.institutions), run.network, group.bits, group.aggregation)
         n = f"{run.planned_traffic / 1e6:.2f}" if run.planned_traffic else NONE
         parameters = (n, NONE if saved is None or run.method == "FULL" else f"{saved:.1f} %")
         rows[(*setting, *parameters, *run_bytes_cells(run))] = None
-    setting_columns = (Column("Method"), Column("K", True), Column("Network"), Column("Aggregation"))
+    setting_columns = (
+        Column("Method"),
+        Column("K", True),
+        Column("Network"),
+        Column("Bits", True),
+        Column("Aggregation"),
+    )
     columns = (*setting_columns, Column("N (10⁶ parameters)", True), Column("Saved against FULL", True), *BYTE_COLUMNS)
     notes = [
         "N counts parameters up and down over all planned rounds, as the paper does: theta_0 at first contact, without"
@@ -31,7 +37,7 @@ def traffic_table(results: StudyResults) -> Table:
     ]
     if any(group.first.method == "USPLIT" and group.first.institutions % 2 for group in groups):
         notes.append("With USPLIT and an odd K, N depends on the draws of the odd institution's part.")
-    return Table("Traffic", columns, tuple(rows), tuple(notes)).without_constant("K", "Network")
+    return Table("Traffic", columns, tuple(rows), tuple(notes)).without_constant("K", "Network", "Bits")
 
 
 def cut(results: StudyResults, group: Group) -> float | None:

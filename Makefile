@@ -37,7 +37,8 @@ dist: $(VENV)/.installed  ## wheels and source archives of the three distributio
 	rm -rf dist && for part in protocol sdk aggregator_service; do $(BIN)/python -m build --no-isolation --outdir dist $$part || exit 1; done
 
 bench: $(VENV)/.installed  ## benchmarks; tables on the screen, JSON in benchmarks/out/
-	$(BIN)/python benchmarks/round_overhead.py && $(BIN)/python benchmarks/train_step.py && $(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/round_overhead.py && $(BIN)/python benchmarks/train_step.py && $(BIN)/python benchmarks/sampling.py && \
+	$(BIN)/python benchmarks/secure_aggregation.py
 
 soak: $(VENV)/.installed  ## long runs: many rounds with random kills
 	$(BIN)/python -m pytest tests/e2e -m soak -n 0 $(TEST_ARGS)

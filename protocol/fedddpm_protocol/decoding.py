@@ -21,7 +21,7 @@ from fedddpm_protocol.dither import UNITS, Dither, total_table
 from fedddpm_protocol.errors import ResultError, WrappedSumError
 from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import Energy, step_of
-from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, ROWS, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
 
 Vector = npt.NDArray[np.float32]
 _CLIPPING = 1e-6  # how far float32 may leave a clipped norm above the agreed one
@@ -103,7 +103,7 @@ def add_mean(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector) 
         return _add_rotated(spec, part, opened, onto, factor)
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
-        mean = ring.signed(_words(spec, part, opened, index), part.values.bits).astype(np.float64)
+        mean = ring.signed_floats(_words(spec, part, opened, index), part.values.bits)
         mean *= factor
         mean += onto[start : start + count]
         onto[start : start + count] = mean
@@ -114,14 +114,14 @@ def _add_rotated(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vect
     rotation, dither = Rotation(spec, part, "f8"), Dither(spec, part)
     places = (list(opened.cohort).index(member) for member in opened.survivors)
     table = total_table(places, len(opened.cohort))
-    # H is not normalised, so going there and back multiplied by sqrt(block); dithers are counted in 1/65536 step.
+    # H is not normalised, so going back multiplies by sqrt(block); dithers are counted in parts of a step.
     factor = factor / (UNITS * math.sqrt(part.values.block))
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
-        units = ring.signed(_words(spec, part, opened, index), part.values.bits).astype(np.float64)
+        units = ring.signed_floats(_words(spec, part, opened, index), part.values.bits)
         units *= UNITS
         units -= dither.total(start, count, table)
-        mean = rotation.back(units.reshape(part.values.block, -1), index)
+        mean = rotation.back(units.reshape(min(part.values.block, ROWS), -1), index)
         mean *= factor
         base = rotation.gather(onto, index)
         base += mean

@@ -1,9 +1,9 @@
 """Public subtractive dither: what is added before rounding and taken out of the sum again.
 
-One stream of 16-bit words D serves a segment. The member at place p of n uses (D + p * 2^16 / n) mod 2^16, so each
-member's dither is uniform and its rounding error independent of its update, while the n of them are spread evenly over
-a step: where updates are alike, their errors cancel instead of adding up. The sum of the dithers is a function of D
-alone, so taking it out costs one stream and one table, whatever the size of the cohort.
+One stream of words D, counting 1/U of a step, serves a segment. The member at place p of n uses (D + p * U / n) mod U,
+so each member's dither is uniform and its rounding error independent of its update, while the n of them are spread
+evenly over a step: where updates are alike, their errors cancel instead of adding up. The sum of the dithers is a
+function of D alone, so taking it out costs one stream and one table, whatever the size of the cohort.
 """
 
 from __future__ import annotations
@@ -17,35 +17,38 @@ from fedddpm_protocol.canonical import tagged_hash
 from fedddpm_protocol.prg import MaskStream
 from fedddpm_protocol.spec import PartSpec, RoundSpec
 
-UNITS = 2**16  # of dither in one step
-_BITS = 16
+UNITS = 2**12  # of dither in one step: fine enough for any ring, and decoding stays below 2^53
+_STREAM_BITS, _SHIFT = 16, 4  # of a word of the stream, and what is left out of it
 
 
 class Dither:
     """The dither of one part in one attempt."""
 
     def __init__(self, spec: RoundSpec, part: PartSpec) -> None:
-        self._stream = MaskStream(tagged_hash("dither", spec.encoding_seed, part.name.encode()), "words", _BITS)
+        seed = tagged_hash("dither", spec.encoding_seed, part.name.encode())
+        self._stream = MaskStream(seed, "words", _STREAM_BITS)
 
     def member(self, start: int, count: int, position: int, cohort: int) -> npt.NDArray[np.uint16]:
-        """Dither of one member for words ``start .. start + count``, in units of 1/65536 step, half a step too high."""
-        words = self._stream.words(start, count).astype(np.uint16)
-        words += np.uint16(_offset(position, cohort))
+        """Dither of one member for words ``start .. start + count``, in units, half a step too high."""
+        words = self._words(start, count)
+        words += np.uint16(position * UNITS // cohort)
+        words &= np.uint16(UNITS - 1)
         return words
 
     def total(self, start: int, count: int, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Sum of the dithers of those whose ``table`` it is, in units: integers [count]."""
-        return np.take(table, self._stream.words(start, count))
+        return np.take(table, self._words(start, count))
+
+    def _words(self, start: int, count: int) -> npt.NDArray[np.uint16]:
+        words = self._stream.words(start, count).astype(np.uint16)
+        words >>= np.uint16(_SHIFT)
+        return words
 
 
 def total_table(positions: Iterable[int], cohort: int) -> npt.NDArray[np.float64]:
-    """Sum of the dithers of the members at ``positions`` for each word of the stream: integers [65536]."""
+    """Sum of the dithers of the members at ``positions`` for each word of the stream: integers [UNITS]."""
     words = np.arange(UNITS, dtype=np.int64)
     table = np.zeros(UNITS, np.int64)
     for position in positions:
-        table += (words + _offset(position, cohort)) % UNITS - UNITS // 2
+        table += (words + position * UNITS // cohort) % UNITS - UNITS // 2
     return table.astype(np.float64)
-
-
-def _offset(position: int, cohort: int) -> int:
-    return position * UNITS // cohort

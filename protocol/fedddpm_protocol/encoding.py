@@ -180,7 +180,7 @@ class ValuesEncoder:
         self._rotation.scatter(back, index, into)
 
     def _rotated(self, index: int, start: int) -> npt.NDArray[np.floating[Any]]:
-        """Values in ring units plus dither plus one half: [block, w]."""
+        """Values in ring units plus dither plus one half: [rows, columns]."""
         slab = self._rotation.gather(self._delta, index)
         slab *= slab.dtype.type(self._weight / self._step / math.sqrt(self._part.values.block))
         turned = self._rotation.forward(slab, index)

@@ -124,9 +124,16 @@ def _unpack_bits(data: bytes | memoryview, bits: int, coordinates: int) -> Words
     return np.packbits(padded, axis=1, bitorder="little").reshape(-1).view(dtype)
 
 
-def signed(words: Words, bits: int) -> npt.NDArray[np.int64]:
-    """Two's complement reading: ``v >= 2^(b-1)`` stands for ``v - 2^b``."""
-    values = words.astype(np.int64)
-    if bits < 64:
-        values -= (values >> (bits - 1)) << bits
+def signed(words: Words, bits: int) -> npt.NDArray[np.signedinteger[Any]]:
+    """Two's complement reading, in the signed type of the words' width: ``v >= 2^(b-1)`` stands for ``v - 2^b``."""
+    spare = 8 * words.itemsize - bits
+    if not spare:
+        return words.view(words.dtype.str.replace("u", "i"))
+    top = (words << words.dtype.type(spare)).view(words.dtype.str.replace("u", "i"))
+    values: npt.NDArray[np.signedinteger[Any]] = top >> top.dtype.type(spare)
     return values
+
+
+def signed_floats(words: Words, bits: int) -> npt.NDArray[np.float64]:
+    """The two's complement reading as float64, exact up to 53 bits."""
+    return signed(words, bits).astype(np.float64)

@@ -1,10 +1,11 @@
 """A public random rotation of a vector, block by block, so that no coordinate of it stands out.
 
-The parameters of a part form a matrix [block, blocks], row by row, zeros at the end: parameter i lies in block
-i % blocks, so that every tensor is spread over all blocks. A block is multiplied by random signs and a Walsh-Hadamard
-matrix H (H H = block * I). A chunk of the encoded vector is a slab of whole columns: its words are [block, w], row by
-row. H is the Kronecker product of two small ones, so a rotation is two products of small matrices, which NumPy leaves
-to BLAS. All entries are +-1: integers go through exactly as long as every partial sum stays below 2^53.
+The parameters of a part form a matrix [rows, columns], row by row, zeros at the end, so that every tensor is spread
+over all columns. A chunk of the encoded vector is a slab of columns, row by row: [rows, lanes * w]. It holds w blocks
+of rows * lanes words; block j has the columns j, j + w, j + 2 w, ... A block is multiplied by random signs and a
+Walsh-Hadamard matrix H (H H = block * I). H is the Kronecker product of small ones, so a rotation is a few products of
+small matrices, which NumPy leaves to BLAS. All entries are +-1: integers go through exactly as long as every partial
+sum stays below 2^53.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy.typing as npt
 
 from fedddpm_protocol.canonical import tagged_hash
 from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.spec import PartSpec, RoundSpec
+from fedddpm_protocol.spec import ROWS, PartSpec, RoundSpec
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]
+_NARROW = 128  # columns
 _SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int8)
 
 
@@ -28,40 +30,43 @@ class Rotation:
     """The rotation of one part in one attempt; forward and back, a slab of columns at a time."""
 
     def __init__(self, spec: RoundSpec, part: PartSpec, kind: Kind) -> None:
-        self.block, self.blocks = part.values.block, part.values.blocks
-        self._columns = spec.chunk_coordinates // self.block
+        block = part.values.block
+        self._rows = min(block, ROWS)
+        self._lanes = block // self._rows
+        self._width = part.values.coordinates // self._rows  # columns of the whole matrix
+        self._columns = spec.chunk_coordinates // self._rows  # of a slab
         self._parameters = part.parameters
         seed = tagged_hash("rotation", spec.encoding_seed, part.name.encode())
         self._stream = MaskStream(seed, "signs", 8)
         self._table = _SIGNS.astype(kind)
         self._kind = kind
-        low = self.block.bit_length() - 1 >> 1
-        self._inner, self._outer = _hadamard(self.block >> low, kind), _hadamard(1 << low, kind)
+        low = self._rows.bit_length() - 1 >> 1
+        self._inner, self._outer = _hadamard(self._rows >> low, kind), _hadamard(1 << low, kind)
 
     def columns(self, chunk: int) -> tuple[int, int]:
         """First column of a chunk and the one after its last."""
         first = chunk * self._columns
-        return first, min(first + self._columns, self.blocks)
+        return first, min(first + self._columns, self._width)
 
     def gather(self, vector: npt.NDArray[np.float32], chunk: int) -> Slab:
-        """The slab of ``vector`` [parameters] that a chunk carries: [block, w], zeros where it is padding."""
+        """The slab of ``vector`` [parameters] that a chunk carries: [rows, lanes * w], zeros where it is padding."""
         first, end = self.columns(chunk)
-        rows, rest = divmod(self._parameters, self.blocks)
-        slab = np.empty((self.block, end - first), self._kind)
-        slab[:rows] = vector[: rows * self.blocks].reshape(rows, self.blocks)[:, first:end]
+        rows, rest = divmod(self._parameters, self._width)
+        slab = np.empty((self._rows, end - first), self._kind)
+        slab[:rows] = vector[: rows * self._width].reshape(rows, self._width)[:, first:end]
         slab[rows:] = 0
         if rest > first:
-            last = vector[rows * self.blocks :][first:end]
+            last = vector[rows * self._width :][first:end]
             slab[rows, : len(last)] = last
         return slab
 
     def scatter(self, slab: Slab, chunk: int, vector: npt.NDArray[np.float32]) -> None:
         """Inverse of :meth:`gather`: write a slab into ``vector``, padding left out."""
         first, end = self.columns(chunk)
-        rows, rest = divmod(self._parameters, self.blocks)
-        vector[: rows * self.blocks].reshape(rows, self.blocks)[:, first:end] = slab[:rows]
+        rows, rest = divmod(self._parameters, self._width)
+        vector[: rows * self._width].reshape(rows, self._width)[:, first:end] = slab[:rows]
         if rest > first:
-            last = vector[rows * self.blocks :][first:end]
+            last = vector[rows * self._width :][first:end]
             last[:] = slab[rows, : len(last)]
 
     def forward(self, slab: Slab, chunk: int) -> Slab:
@@ -70,21 +75,36 @@ class Rotation:
         return self._transform(slab)
 
     def back(self, slab: Slab, chunk: int) -> Slab:
-        """``signs * (H slab)``, which is ``block`` times what went forward."""
+        """``signs * (H slab)``, which is ``block`` times what went forward; the slab is overwritten."""
         turned = self._transform(slab)
         turned *= self._signs(slab.shape[1], chunk)
         return turned
 
     def _signs(self, width: int, chunk: int) -> Slab:
-        start = self.columns(chunk)[0] * self.block // 8
-        raw = self._stream.words(start, self.block * width // 8)
-        return np.take(self._table, raw, axis=0).reshape(self.block, width)
+        start = self.columns(chunk)[0] * self._rows // 8
+        raw = self._stream.words(start, self._rows * width // 8)
+        return np.take(self._table, raw, axis=0).reshape(self._rows, width)
 
     def _transform(self, slab: Slab) -> Slab:
         outer, inner, width = len(self._outer), len(self._inner), slab.shape[1]
         half = self._outer @ slab.reshape(outer, inner * width)
-        whole: Slab = np.matmul(self._inner, half.reshape(outer, inner, width))
-        return whole.reshape(self.block, width)
+        whole: Slab = np.matmul(self._inner, half.reshape(outer, inner, width), out=slab.reshape(outer, inner, width))
+        if self._lanes == 1:
+            return whole.reshape(self._rows, width)
+        across = half.reshape(self._rows, width)
+        if width <= _NARROW:  # one product with many zeros is faster than thousands of tiny ones
+            return np.matmul(whole.reshape(self._rows, width), _lanes(self._lanes, width, self._kind), out=across)
+        shape = (self._rows, self._lanes, width // self._lanes)
+        np.matmul(_hadamard(self._lanes, self._kind), whole.reshape(shape), out=across.reshape(shape))
+        return across
+
+
+@lru_cache(maxsize=32)
+def _lanes(lanes: int, width: int, kind: Kind) -> Slab:
+    """What mixes the lanes of a slab from the right: kron(H, I) [width, width]."""
+    matrix: Slab = np.kron(_hadamard(lanes, kind), np.eye(width // lanes, dtype=kind))
+    matrix.flags.writeable = False
+    return matrix
 
 
 @lru_cache(maxsize=32)

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from fedddpm_protocol import ring
-from fedddpm_protocol.spec import FIXED_POINT, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import FIXED_POINT, ROWS, WEIGHT_UNITS, PartSpec, RoundSpec
 
 _FEW_BITS = 12
 _GROWTH = 2.0  # deviations that a sum may grow into before it is not used
@@ -58,11 +58,12 @@ class Energy:
 
     def add(self, words: ring.Words) -> None:
         """Count the opened words of one chunk; may be called from several threads, in any order."""
-        values = ring.signed(words, self._values.bits).astype(np.float64)
+        values = ring.signed_floats(words, self._values.bits)
         if self._values.block:
-            slab = values.reshape(self._values.block, -1)
-            columns = np.einsum("ij,ij->j", slab, slab)
-            total, hottest = float(columns.sum()), float(columns.max())
+            count = len(words) // self._values.block
+            slab = values.reshape(min(self._values.block, ROWS), -1)
+            energies = np.einsum("ij,ij->j", slab, slab).reshape(-1, count).sum(axis=0)
+            total, hottest = float(energies.sum()), float(energies.max())
         else:
             total, hottest = float(values @ values), 0.0
         with self._lock:

@@ -24,7 +24,9 @@ WEIGHTINGS = ("hidden", "equal", "disclosed")
 MAX_COORDINATES = 2**32
 RINGS = (4, 6, 8, 12, 16, 20, 24, 32)  # bits of a values segment
 WIDEST_ROTATED = 24  # float64 decodes a rotated sum exactly up to here
-LARGEST_BLOCK = 4096  # coordinates that are rotated together
+LARGEST_BLOCK = 65536  # coordinates that are rotated together
+ROWS = 4096  # of a block's slab, at most
+CHUNK_COORDINATES = 2**18  # words of a chunk, unless a run chooses otherwise
 _PADDING_SHARE, _PADDING_WORDS = 100, 64  # padding stays below one in a hundred words, or 64 of them
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-9, 1e9  # far outside training, well inside float64
 HASH_BYTES = 32
@@ -203,23 +205,30 @@ class PartSpec:
         return self.segments[1]
 
 
-def part_spec(name: str, manifest: Manifest, bits: int = 32, reference: ScaleReference = NOTHING_KNOWN) -> PartSpec:
+def part_spec(
+    name: str,
+    manifest: Manifest,
+    bits: int = 32,
+    reference: ScaleReference = NOTHING_KNOWN,
+    chunk_coordinates: int = CHUNK_COORDINATES,
+) -> PartSpec:
     """The session of ``manifest``: values in a ring of ``bits`` bits, rotated up to 24 of them, and weights in 32.
 
-    ``reference`` is that of the part's last accepted sum, where there is one.
+    ``reference`` is that of the part's last accepted sum, where there is one; chunks of ``chunk_coordinates`` hold
+    whole blocks.
     """
     parameters = coordinates(manifest)
     if bits > WIDEST_ROTATED:
         values = SegmentSpec(name, bits, parameters, FIXED_POINT)
     else:
-        block = rotation_block(parameters)
+        block = rotation_block(parameters, chunk_coordinates)
         values = SegmentSpec(name, bits, -(-parameters // block) * block, ROTATED, block)
     return PartSpec(name, manifest, (values, SegmentSpec(f"{name}.weights", 32, len(SUM_FIELDS), INTEGERS)), reference)
 
 
-def rotation_block(parameters: int) -> int:
-    """The largest block, a power of two, whose padding is small: 1 % of the words or 64 of them."""
-    block = LARGEST_BLOCK
+def rotation_block(parameters: int, chunk_coordinates: int = CHUNK_COORDINATES) -> int:
+    """The largest block, a power of two, that fits chunks with little padding: 1 % of the words or 64."""
+    block = min(LARGEST_BLOCK, chunk_coordinates & -chunk_coordinates)
     while block > 8 and -parameters % block > max(parameters // _PADDING_SHARE, _PADDING_WORDS):
         block //= 2
     return block

@@ -20,7 +20,7 @@ def main() -> None:
     from fedddpm_protocol import ring
     from fedddpm_protocol.decoding import next_model
 
-    size = 300_000
+    size = 325_000  # five blocks of 65536, each in 16 lanes
     base = (np.arange(size) % 1999 - 999).astype(np.float32) / np.float32(1000)
     for bits in (8, 16, 24):
         spec = make_spec(bits=bits, coordinates=size, chunk_coordinates=2**16, clip_norm=10.0)

@@ -42,9 +42,10 @@ def make_spec(
 ) -> RoundSpec:
     """A valid spec; ``coordinates`` swaps the FULL manifest for one tensor of that size."""
     roster = roster or make_roster(5, 1)
-    parts = tuple(part_spec(name, manifest_of(scheme, name), bits) for name in scheme.sessions)
+    chunk = changes.get("chunk_coordinates", 8 if bits > WIDEST_ROTATED else LARGEST_BLOCK)
+    parts = tuple(part_spec(name, manifest_of(scheme, name), bits, chunk_coordinates=chunk) for name in scheme.sessions)
     if coordinates is not None:
-        parts = (part_spec("full", (TensorSpec("encoder.w", (coordinates,)),), bits),)
+        parts = (part_spec("full", (TensorSpec("encoder.w", (coordinates,)),), bits, chunk_coordinates=chunk),)
     fields: dict[str, Any] = {
         "protocol": PROTOCOL,
         "federation": roster.federation,
@@ -64,7 +65,7 @@ def make_spec(
         "clip_norm": 2.0,
         "weight_cap": 1000,
         "largest_cohort": 5,
-        "chunk_coordinates": 8 if bits > WIDEST_ROTATED else LARGEST_BLOCK,
+        "chunk_coordinates": chunk,
         "encoding_seed": b"\x08" * 32,
         "epochs": 1,
         "max_steps": 10,

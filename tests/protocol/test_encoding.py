@@ -274,7 +274,7 @@ def test_unknown_encodings_and_rings_are_refused() -> None:
         SegmentSpec("full", 8, 4096, "sparse")
     with pytest.raises(ValueError, match="too wide"):
         SegmentSpec("full", 32, 4096, "rotated", 4096)
-    for block in (0, 4, 100, 8192):
+    for block in (0, 4, 100, 2**17):
         with pytest.raises(ValueError):
             SegmentSpec("full", 8, 8192, "rotated", block)
     with pytest.raises(ValueError, match="whole blocks"):
@@ -299,7 +299,8 @@ def test_a_ring_that_cannot_hold_the_weights_is_refused() -> None:
 
 def test_chunks_that_split_a_block_are_refused() -> None:
     with pytest.raises(ValueError, match="whole blocks"):
-        make_spec(bits=8, coordinates=8192, chunk_coordinates=2048)
+        replace(make_spec(bits=8, coordinates=8192), chunk_coordinates=2048)
+    assert make_spec(bits=8, coordinates=8192, chunk_coordinates=2048).parts[0].values.block == 2048
 
 
 @pytest.mark.parametrize("seed", [b"", b"\x01" * 31, b"\x01" * 33])

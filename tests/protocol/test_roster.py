@@ -249,7 +249,6 @@ BAD_SPECS: dict[str, dict[str, Any]] = {
     "base-hash": {"base_model_hash": bytes(33)},
     "no-previous": {"previous_result": b""},
     "first-with-previous": {"round": 0},
-    "no-room": {"bits": 8, "coordinates": 4096, "chunk_coordinates": 2048},
     "too-wide": {"bits": 49},
     "too-many-chunks": {"coordinates": 8 * 2**16 + 1},
 }

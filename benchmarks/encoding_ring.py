@@ -161,7 +161,8 @@ def turned_back(spec: RoundSpec, words: Wide) -> Vector:
     rotation = Rotation(spec, part, "f8")
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
-        slab = words[start : start + count].reshape(part.values.block, -1) / np.sqrt(part.values.block)
+        shape = rotation.gather(vector, index).shape
+        slab = words[start : start + count].reshape(shape) / np.sqrt(part.values.block)
         rotation.scatter(rotation.back(slab, index), index, vector)
     return vector
 

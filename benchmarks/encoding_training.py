@@ -26,7 +26,7 @@ from fedddpm.seeds import derived_seed
 from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm.unet import UNet
 from fedddpm_protocol.methods import DECODER, MODEL_PARTS
-from fedddpm_protocol.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec
+from fedddpm_protocol.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
 
 Tell = Callable[[str], None]
 _KEPT = tuple(part for part in MODEL_PARTS if part != DECODER)
@@ -53,7 +53,8 @@ def real_updates(training: Training, folder: Path, tell: Tell) -> Case:
         DataError: the images are not there, or cannot be shared out.
     """
     path = folder / f"encoding_deltas_{training.preset}_{training.members}.npz"
-    settings = json.dumps(asdict(training))
+    opened_by = repr(part_spec(DECODER, (TensorSpec("w", (2**20,)),), FIRST_BITS).values)
+    settings = json.dumps({**asdict(training), "opened_by": opened_by})
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["settings"]) == settings:

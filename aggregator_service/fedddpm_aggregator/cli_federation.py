@@ -16,6 +16,7 @@ from fedddpm_aggregator.service.federation import install_roster
 from fedddpm_aggregator.service.runs import RING_CHOICES, RunSettings, end_run, start_run
 from fedddpm_protocol.keys import SigningKey, fingerprint
 from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spec import CHUNK_COORDINATES
 
 federation_app = typer.Typer(no_args_is_help=True, help="Keys, rosters and runs of the federation.")
 federation_app.add_typer(roster_app, name="roster")
@@ -58,7 +59,7 @@ def start(
     min_cohort: Annotated[int, typer.Option(min=0, help="joins to wait for; 0: the roster's n_min")] = 0,
     chunk_coordinates: Annotated[
         int, typer.Option(min=8, help="coordinates in a chunk; a multiple of 4096 fits all")
-    ] = 2**18,
+    ] = CHUNK_COORDINATES,
     bits: Annotated[int, typer.Option(help=f"ring in which updates travel: {RING_CHOICES} bits")] = DEFAULT_BITS,
     first_bits: Annotated[
         int | None,

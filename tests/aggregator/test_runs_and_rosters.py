@@ -184,8 +184,8 @@ def test_runs_that_cannot_be_started_say_why(new_federation: NewFederation, tmp_
     refused(federation, "below the roster's n_min", min_cohort=2)
     refused(federation, "the roster has 4 members and 5 must take part", min_cohort=5)
     refused(federation, "multiples of 8", chunk_coordinates=12)
-    refused(federation, "whole blocks of 64", chunk_coordinates=32)
-    refused(federation, "whole blocks of 64", chunk_coordinates=32, bits=8, first_bits=32)
+    refused(federation, "blocks of 32.*a multiple of 4096", chunk_coordinates=32)
+    refused(federation, "blocks of 8 .*--bits 32", chunk_coordinates=1000, bits=8, first_bits=32)
     for bits in (5, 7, 33, 0, -8):
         refused(federation, f"--bits {bits} is no ring.*4, 6, 8, 12, 16, 20, 24, 32", bits=bits)
         refused(federation, f"--first-bits {bits} is no ring", first_bits=bits)

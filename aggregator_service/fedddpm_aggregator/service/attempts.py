@@ -28,7 +28,7 @@ DEFAULT_FIRST_BITS = 16  # where nothing is known of their size either
 
 
 def parts_of(
-    method: Method, manifests: Mapping[str, Manifest], rings: Mapping[str, ValuesRing]
+    method: Method, manifests: Mapping[str, Manifest], rings: Mapping[str, ValuesRing], chunk_coordinates: int
 ) -> tuple[PartSpec, ...]:
     """The sessions of a method over the model's parts, each in its ring."""
     return tuple(
@@ -37,6 +37,7 @@ def parts_of(
             tuple(tensor for part in parts for tensor in manifests[part]),
             rings[name].bits,
             rings[name].reference,
+            chunk_coordinates,
         )
         for name, parts in method.sessions.items()
     )
@@ -140,7 +141,7 @@ def round_spec(
         initial_model_hash=bytes.fromhex(run.initial_model),
         initial_seed=bytes.fromhex(run.initial_seed),
         base_model_hash=bytes.fromhex(base_model),
-        parts=parts_of(Method(run.method), manifests_of(run.manifest), rings),
+        parts=parts_of(Method(run.method), manifests_of(run.manifest), rings, run.chunk_coordinates),
         weighting=run.weighting,
         clip_norm=run.clip_norm,
         weight_cap=run.weight_cap,

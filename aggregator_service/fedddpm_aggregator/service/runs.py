@@ -30,8 +30,16 @@ from fedddpm_aggregator.tables import ModelRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RINGS, require_name
+from fedddpm_protocol.spec import (
+    CHUNK_COORDINATES,
+    RINGS,
+    ROTATED,
+    PartSpec,
+    require_name,
+    rotation_block,
+)
 
+_BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
 RING_CHOICES = ", ".join(map(str, RINGS))
 
 
@@ -50,7 +58,7 @@ class RunSettings:
     weighting: str = "hidden"
     weight_cap: int = 65535
     min_cohort: int = 0  # 0: the roster's n_min
-    chunk_coordinates: int = 2**18
+    chunk_coordinates: int = CHUNK_COORDINATES
     bits: int = DEFAULT_BITS  # ring of the values
     first_bits: int | None = None  # ring where nothing is known of their size; None: 16, or bits where that is more
     join_s: float = 3600.0
@@ -193,6 +201,16 @@ def _check_specs(row: RunRow, roster: Roster) -> None:
     """ValueError unless rounds can be made in every ring that the run may come to use."""
     nothing = "00" * 32
     row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
-    for bits in (row.first_bits, row.bits, WIDEST_BITS):
+    for bits in (WIDEST_BITS, row.first_bits, row.bits):
         rings = dict.fromkeys(Method(row.method).sessions, ValuesRing(bits))
-        round_spec(row, roster, rings, 0, 0, row.first_base, None)
+        for part in round_spec(row, roster, rings, 0, 0, row.first_base, None).parts:
+            _require_mixing(part, row.chunk_coordinates)
+
+
+def _require_mixing(part: PartSpec, chunk_coordinates: int) -> None:
+    """A narrow ring counts on blocks in which every coordinate is mixed with many others, within one chunk."""
+    if part.values.encoding == ROTATED and part.values.block < min(_BLOCK, rotation_block(part.parameters)):
+        raise ValueError(
+            f"chunks of {chunk_coordinates} coordinates leave blocks of {part.values.block} to be rotated together, "
+            f"too few for a narrow ring; choose a multiple of {_BLOCK} for --chunk-coordinates, or --bits 32"
+        )

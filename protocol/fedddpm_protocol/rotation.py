@@ -40,6 +40,7 @@ class Rotation:
         self._stream = MaskStream(seed, "signs", 8)
         self._table = _SIGNS.astype(kind)
         self._kind = kind
+        self._work = np.empty(self._rows * min(self._columns, self._width), kind)
         low = self._rows.bit_length() - 1 >> 1
         self._inner, self._outer = _hadamard(self._rows >> low, kind), _hadamard(1 << low, kind)
 
@@ -70,12 +71,12 @@ class Rotation:
             last[:] = slab[rows, : len(last)]
 
     def forward(self, slab: Slab, chunk: int) -> Slab:
-        """``H (signs * slab)``; the slab is overwritten."""
+        """``H (signs * slab)``; the slab is overwritten, and the result with the next call."""
         slab *= self._signs(slab.shape[1], chunk)
         return self._transform(slab)
 
     def back(self, slab: Slab, chunk: int) -> Slab:
-        """``signs * (H slab)``, which is ``block`` times what went forward; the slab is overwritten."""
+        """``signs * (H slab)``, which is ``block`` times what went forward; overwritten as by :meth:`forward`."""
         turned = self._transform(slab)
         turned *= self._signs(slab.shape[1], chunk)
         return turned
@@ -87,7 +88,8 @@ class Rotation:
 
     def _transform(self, slab: Slab) -> Slab:
         outer, inner, width = len(self._outer), len(self._inner), slab.shape[1]
-        half = self._outer @ slab.reshape(outer, inner * width)
+        half = self._work[: self._rows * width].reshape(outer, inner * width)
+        np.matmul(self._outer, slab.reshape(outer, inner * width), out=half)
         whole: Slab = np.matmul(self._inner, half.reshape(outer, inner, width), out=slab.reshape(outer, inner, width))
         if self._lanes == 1:
             return whole.reshape(self._rows, width)

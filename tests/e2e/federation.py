@@ -32,7 +32,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.overview import SessionLine, overview
 from fedddpm_aggregator.service.reading import run_state
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import ResultRow
+from fedddpm_aggregator.tables import AttemptRow, ResultRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState
 from fedddpm_protocol.encoding import loss_units
@@ -223,6 +223,12 @@ class Federation(LocalFederation):
         document = self.state().spec
         assert document is not None
         return canonical.decode(RoundSpec, document.body)
+
+    def spec_of(self, result: RoundResult) -> RoundSpec:
+        """The specification that a result is of."""
+        with self.context.database.read() as db:
+            bodies = db.scalars(select(AttemptRow.spec)).all()
+        return next(spec for spec in (canonical.decode(RoundSpec, b) for b in bodies) if spec.hash == result.spec_hash)
 
     def results(self) -> list[RoundResult]:
         """The signed results in order."""

@@ -16,7 +16,7 @@ from fedddpm.traffic import plan_bytes, plan_round
 from fedddpm.unet import UNet
 from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import coordinates, part_spec
+from fedddpm_protocol.spec import coordinates
 
 
 def check_traffic(fed: Federation, method: Method, bits: int) -> None:
@@ -24,9 +24,8 @@ def check_traffic(fed: Federation, method: Method, bits: int) -> None:
     network = UNet(SIZE, 1, "tiny")
     sizes = {part: coordinates(manifest(network, (part,))) for part in MODEL_PARTS}
     for result in fed.results():
-        ring = bits if result.round else max(bits, 16)
-        parts = [part_spec(name, manifest(network, tensors), ring) for name, tensors in method.sessions.items()]
-        first = result.round == 0
+        parts, first = fed.spec_of(result).parts, result.round == 0
+        assert {part.values.bits for part in parts} == {max(bits, 16) if first else bits}
         plan = plan_round(method, sizes, result.spec_hash, fed.members, first=first, seeded=True)
         packed = plan_bytes(method, parts, result.spec_hash, fed.members)
         for member in fed.members:

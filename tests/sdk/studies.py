@@ -58,6 +58,7 @@ def made_run(
     epochs: int = 5,
     done: int | None = None,
     savings: tuple[str, ...] = ("rescaled",),
+    bits: int = 0,
 ) -> RunRecord:
     """A run of ``rounds`` rounds of which ``done`` are over; all of them if that is None."""
     local, level = method in ("ULATDEC", "UDEC"), LEVELS[method] + seed
@@ -71,7 +72,7 @@ def made_run(
             survivors=k if method != "centralised" else 0,
             aggregation_s=0.4,
             training_s=12.0,
-            **payload(method, k, r),
+            **payload(method, k, r, bits or 8),
             measured=Measured(epochs=epochs * (r + 1), pooled=scores(level * (0.1 + 2 / (r + 1)), "FD", 240)),
             grid=f"runs/{method}-{k}-{seed}/round-{r:03d}.png",
         )
@@ -86,12 +87,13 @@ def made_run(
     if method == "centralised":
         final.append(Measured(epochs=15, pooled=scores(level + 8)))
     return RunRecord(
-        name=f"{method.lower()}-k{k}-{split}-{network}-s{seed}",
+        name=f"{method.lower()}-k{k}-{split}-{network}-b{bits}-s{seed}",
         method=method,
         institutions=k if method != "centralised" else 1,
         split=split if method != "centralised" else "all",
         network=network,
         seed=seed,
+        bits=bits if method != "centralised" else 0,
         aggregation=aggregation if method != "centralised" else "none",
         parameters=SIZES,
         members=members(k, seed) if method != "centralised" else members(1),

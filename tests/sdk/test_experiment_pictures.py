@@ -9,6 +9,7 @@ from tests.sdk.studies import made_run, made_study, members
 
 from fedddpm.experiment.pictures import curves, rounds_strip, split_picture
 from fedddpm.experiment.results import InstitutionRecord
+from fedddpm.experiment.trade_off_picture import trade_off_pictures
 
 FULL, UDEC = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
@@ -77,3 +78,23 @@ def test_a_strip_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     missing = [("round 1", tmp_path / "bad.png"), ("round 2", tmp_path / "absent.png")]
     assert rounds_strip(missing, tmp_path / "strip.png") is None
     assert rounds_strip([], tmp_path / "strip.png") is None
+
+
+def test_rings_are_points_on_a_line_of_bytes(tmp_path: Path) -> None:
+    runs = [made_run(method, bits=bits, rounds=4) for method in ("FULL", "UDEC") for bits in (32, 8, 4)]
+    (path,) = trade_off_pictures(made_study(*runs, made_run("centralised", rounds=4)), tmp_path)
+    assert path.name == "traffic-k5-iid-paper.png"
+    assert pixels(path, FULL) > 200
+    assert pixels(path, UDEC) > 200
+    (bare,) = trade_off_pictures(made_study(runs[0].model_copy(update={"final": []})), tmp_path)
+    assert pixels(bare, UDEC) == 0
+    assert trade_off_pictures(made_study(made_run(done=2), made_run("centralised")), tmp_path) == []
+
+
+def test_curves_tell_rings_apart(tmp_path: Path) -> None:
+    one = curves(made_study(made_run("FULL", bits=8, rounds=4)), tmp_path / "one")[0]
+    two = curves(made_study(*(made_run("FULL", bits=bits, rounds=4) for bits in (8, 4))), tmp_path / "two")[0]
+    with Image.open(one) as first, Image.open(two) as second:
+        shades = [{rgb for _, rgb in image.convert("RGB").getcolors(2**16) or ()} for image in (first, second)]
+    assert FULL in shades[0] & shades[1]
+    assert len([rgb for rgb in shades[1] - shades[0] if rgb[2] - rgb[0] > 60]) > 3  # a paler blue

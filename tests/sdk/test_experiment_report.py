@@ -95,7 +95,7 @@ def test_the_style_asks_for_nothing_and_knows_the_dark(folder: Path) -> None:
 
 def test_every_picture_has_words_and_content(page: Page, folder: Path) -> None:
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 2 + 4 + 1  # curves, strips, split
+    assert len(images) == 1 + 2 + 4 + 1  # traffic, curves, strips, split
     for attrs in images:
         assert len(attrs["alt"] or "") > 20
         raw = base64.b64decode((attrs["src"] or "").partition(",")[2])
@@ -158,7 +158,7 @@ def test_a_study_before_its_first_round_has_a_page(tmp_path: Path) -> None:
 def test_markdown_points_at_pictures_that_are_there(folder: Path) -> None:
     text = (folder / "results.md").read_text(encoding="utf-8")
     targets = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert len(targets) == 7
+    assert len(targets) == 8
     assert all((folder / target).is_file() for target in targets)
 
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 from rich.console import Console
-from tests.sdk.studies import LEVELS, P, made_run, made_study, planned
+from tests.sdk.studies import LEVELS, P, U, made_run, made_study, planned
 
 from fedddpm.experiment import paper
 from fedddpm.experiment.comparison import comparison_table
@@ -20,6 +20,7 @@ from fedddpm.experiment.tables import (
     rounds_table,
     scores_tables,
 )
+from fedddpm.experiment.trade_off import points, trade_off_table
 from fedddpm.experiment.traffic_table import traffic_table
 from fedddpm.partition import manifest
 from fedddpm.traffic import paper_parameters
@@ -215,3 +216,29 @@ def test_markdown_keeps_strange_text_in_its_cell() -> None:
     lines = as_markdown(table).splitlines()
     assert lines[2:5] == ["| a | b |", "| --- | ---: |", "| x \\| y \\<script\\> | 1 |"]
     assert "\\*note\\*" in lines
+
+
+def test_rings_stand_side_by_side_with_loss_distance_and_bytes() -> None:
+    runs = [made_run("UDEC", seed, bits=bits) for bits in (4, 16) for seed in (0, 2)]
+    study = made_study(*runs, made_run("centralised"), made_run("FULL", bits=4, done=3))
+    assert [group.bits for group in grouped(study)] == ["-", "4", "16", "4"]
+    table = trade_off_table(study)
+    assert column(table, "Method") == ["centralised", "UDEC", "UDEC"]  # FULL is not finished
+    assert column(table, "Bits") == ["-", "16", "4"]
+    assert column(table, "FID (N = 5000)") == ["35.0", "61.0 ± 1.4", "61.0 ± 1.4"]
+    assert column(table, "Sums made again") == ["-", "0", "0"]
+    sixteen, four = 5 * 2 * U * (15 + 14), 5 * U * (2 * 2 + 0.5 * (14 + 13))  # the first round has 16 bits
+    assert column(table, "MB in all") == ["-", f"{sixteen / 1e6:.1f}", f"{four / 1e6:.1f}"]
+    fedavg = 5 * 15 * 8 * P
+    assert column(table, "Less than FedAvg")[1:] == [f"{100 - 100 * m / fedavg:.1f} %" for m in (sixteen, four)]
+    assert "Bits 4" in " ".join(trade_off_table(made_study(made_run("UDEC", bits=4))).notes)
+    assert not trade_off_table(made_study(made_run("UDEC", done=2)))
+
+
+def test_what_not_all_runs_were_measured_by_is_not_compared() -> None:
+    scored, bare = made_run("UDEC", bits=8), made_run("FULL", bits=8).model_copy(update={"final": [], "rounds": []})
+    assert points(made_study(scored))[0].scores
+    assert not any(point.scores for point in points(made_study(scored, bare)))
+    last = made_run("FULL", bits=8).model_copy(update={"final": []})
+    (point,) = points(made_study(last))
+    assert [one.label for one in point.scores] == ["FD (N = 240)"]  # of the last round

@@ -118,6 +118,12 @@ def differences(results: StudyResults) -> tuple[str, ...]:
     ]
     if changed:
         sentences.append(f"This study did not run the paper's settings: {', '.join(changed)}.")
+    rings = sorted({run.bits for run in results.runs if run.bits}, reverse=True)
+    if rings:
+        sentences.append(
+            "The paper sends every parameter as a 32-bit float. Here updates travel in rings of"
+            f" {' and '.join(map(str, rings))} bits, so bytes fall by more than N does."
+        )
     if any(run.aggregation == "plain" for run in results.runs):
         sentences.append(
             "The paper averages in the clear. Rows with the plain average do the same; rows marked secure have the"

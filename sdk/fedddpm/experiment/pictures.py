@@ -1,8 +1,4 @@
-"""Pictures of a study: who has what, curves over the training, samples after each round.
-
-Drawn without a display and without matplotlib's global state, so that any thread may draw. Colours are Okabe and Ito's
-(2008), which colour-blind readers tell apart; lines differ in their dashes and markers too.
-"""
+"""Pictures of a study: who has what, curves over the training, samples after each round."""
 
 from __future__ import annotations
 
@@ -13,25 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fedddpm.errors import CheckpointError
 from fedddpm.evaluation.extra import require_extra
+from fedddpm.experiment.drawing import empty_figure, paleness, save_figure, save_image, style
 from fedddpm.experiment.groups import Group, grouped, rounds_by_epochs, short
 from fedddpm.experiment.results import InstitutionRecord, RoundRecord, StudyResults
 from fedddpm.experiment.table import INSECURE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_STYLES = {  # colour, dashes, marker
-    "FULL": ("#0072B2", "-", "o"),
-    "USPLIT": ("#E69F00", "--", "s"),
-    "ULATDEC": ("#009E73", "-.", "^"),
-    "UDEC": ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "D"),
-    "centralised": ("#555555", ":", "x"),
-}
-_OTHER = ("#CC79A7", "-", "*")
-_DPI = 144
 _WRITTEN_CELLS = 400  # more numbers than this nobody reads
 _SHOWN_ROUNDS = 6
 
@@ -43,7 +29,7 @@ def split_picture(members: Sequence[InstitutionRecord], path: Path) -> Path:
         ConfigError: matplotlib is missing. CheckpointError: the picture cannot be written.
     """
     classes = max((len(member.labels) for member in members), default=0)
-    figure = _figure(5.0 + 0.45 * classes, 1.7 + 0.36 * len(members))
+    figure = empty_figure(5.0 + 0.45 * classes, 1.7 + 0.36 * len(members))
     table, sizes = figure.subplots(1, 2, width_ratios=[max(1, classes), 4]) if classes else (None, figure.subplots())
     if table is not None:
         _shade(table, members, classes)
@@ -54,7 +40,7 @@ def split_picture(members: Sequence[InstitutionRecord], path: Path) -> Path:
     sizes.set(xlabel="images in all", xlim=(0, max([*totals, 1]) * 1.3), ylim=(len(members) - 0.5, -0.5))
     sizes.set_yticks(places, [member.name for member in members] if table is None else [])
     sizes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _shade(axes: Axes, members: Sequence[InstitutionRecord], classes: int) -> None:
@@ -104,11 +90,12 @@ def _draw(groups: Sequence[Group], title: str, path: Path, *, distance: bool) ->
     values = [rounds_by_epochs(group, _distance if distance else _loss) for group in groups]
     if not any(values):
         return None
-    figure = _figure(7.5, 4.4)
+    figure = empty_figure(7.5, 4.4)
     axes = figure.subplots()
+    rings = [group.first.bits for group in groups if not group.centralised]
     for group, by_epochs in zip(groups, values, strict=True):
         if by_epochs:
-            _line(axes, group, by_epochs)
+            _line(axes, group, by_epochs, rings)
     axes.set(title=title, ylabel="held-out loss (Huber)")
     if distance:
         _floor(axes, groups)
@@ -116,7 +103,7 @@ def _draw(groups: Sequence[Group], title: str, path: Path, *, distance: bool) ->
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _mark_epochs(axes: Axes, epochs: Sequence[int], groups: Sequence[Group]) -> None:
@@ -134,23 +121,18 @@ def _distance(record: RoundRecord) -> float | None:
     return record.measured.pooled.distance if record.measured else None
 
 
-def _line(axes: Axes, group: Group, by_epochs: dict[int, list[float]]) -> None:
-    colour, dashes, marker = _STYLES.get(group.first.method, _OTHER)
+def _line(axes: Axes, group: Group, by_epochs: dict[int, list[float]], rings: Sequence[int]) -> None:
+    run, look = group.first, style(group.first.method)
     insecure = f" ({INSECURE})" if group.aggregation == INSECURE else ""
+    several = not group.centralised and len(set(rings)) > 1
+    ring = f", {group.bits} bits" if several else ""
     epochs = list(by_epochs)
     means = [float(np.mean(seeds)) for seeds in by_epochs.values()]
-    axes.plot(
-        epochs,
-        means,
-        color=colour,
-        linestyle=dashes,
-        marker=marker,
-        markersize=5,
-        label=group.first.method + insecure,
-    )
+    alpha = paleness(run.bits, rings) if several else 1.0
+    axes.plot(epochs, means, label=run.method + ring + insecure, alpha=alpha, **look)
     if any(len(seeds) > 1 for seeds in by_epochs.values()):
         lows, highs = zip(*((min(seeds), max(seeds)) for seeds in by_epochs.values()), strict=True)
-        axes.fill_between(epochs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(epochs, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _floor(axes: Axes, groups: Sequence[Group]) -> None:
@@ -182,7 +164,7 @@ def rounds_strip(grids: Sequence[tuple[str, Path]], path: Path) -> Path | None:
     tiles = [(grids[i][0], tile) for i in places if (tile := _open(grids[i][1])) is not None]
     if not tiles:
         return None
-    return _write(_side_by_side(tiles), path)
+    return save_image(_side_by_side(tiles), path)
 
 
 def _side_by_side(tiles: Sequence[tuple[str, Image.Image]], gap: int = 16, head: int = 30) -> Image.Image:
@@ -208,33 +190,3 @@ def _open(path: Path) -> Image.Image | None:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, drawn by Agg."""
-    require_extra()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=_DPI, format="png")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return path
-
-
-def _write(image: Image.Image, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, format="PNG")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return path
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} could not be written ({error.strerror or error})", "Check the disk and the folder")

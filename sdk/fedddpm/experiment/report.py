@@ -22,6 +22,8 @@ from fedddpm.experiment.tables import (
     runs_table,
     scores_tables,
 )
+from fedddpm.experiment.trade_off import trade_off_table
+from fedddpm.experiment.trade_off_picture import trade_off_pictures
 from fedddpm.experiment.traffic_table import traffic_table
 
 HTML, MARKDOWN, PICTURES = "report.html", "results.md", "pictures"
@@ -42,6 +44,16 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """All pictures of a study, by what they show."""
+
+    traffic: list[Picture]
+    curves: list[Picture]
+    strips: list[Picture]
+    splits: list[Picture]
+
+
 def write_report(folder: Path, results: StudyResults) -> Path:
     """Write ``report.html``, ``results.md`` and ``pictures/`` below ``folder``; the page's path.
 
@@ -52,14 +64,19 @@ def write_report(folder: Path, results: StudyResults) -> Path:
     """
     require_extra()
     place = folder / PICTURES
-    splits, curves, strips = _splits(results, place), _curves(results, place), _strips(folder, results, place)
-    write_atomic(folder / MARKDOWN, _markdown(folder, results, [*curves, *strips, *splits]).encode())
-    page = _render(results, splits, curves, strips)
+    shown = Pictures(
+        traffic=_traffic(results, place),
+        curves=_curves(results, place),
+        strips=_strips(folder, results, place),
+        splits=_splits(results, place),
+    )
+    write_atomic(folder / MARKDOWN, _markdown(folder, results, shown).encode())
+    page = _render(results, shown)
     write_atomic(folder / HTML, page.encode())
     return folder / HTML
 
 
-def _render(results: StudyResults, splits: list[Picture], curves: list[Picture], strips: list[Picture]) -> str:
+def _render(results: StudyResults, shown: Pictures) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -67,18 +84,20 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
     tables = {
         "scores": scores_tables(results),
         "clients": clients_table(results),
+        "trade_off": trade_off_table(results),
         "traffic": traffic_table(results),
         "comparison": comparison_table(results),
         "runs": runs_table(results),
         "institutions": institutions_table(results),
     }
-    shown = (
+    sections = (
         ("ran", "What was run", True),
         ("results", "Results", True),
+        ("traffic", "Traffic against quality", shown.traffic or tables["trade_off"]),
         ("paper", "Beside the paper", tables["comparison"]),
-        ("curves", "Over the training", curves),
-        ("samples", "Samples", strips),
-        ("split", "Who has what", splits or tables["institutions"]),
+        ("curves", "Over the training", shown.curves),
+        ("samples", "Samples", shown.strips),
+        ("split", "Who has what", shown.splits or tables["institutions"]),
         ("runs", "Run by run", tables["runs"]),
         ("nets", "Feature nets", results.nets),
         ("again", "How to do it again", True),
@@ -86,7 +105,7 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
     return environment.from_string(source).render(
         results=results,
         settings=[(name, _plain(value)) for name, value in results.settings.items()],
-        sections=[(id_, title) for id_, title, there in shown if there],
+        sections=[(id_, title) for id_, title, there in sections if there],
         finished=sum(run.done for run in results.runs),
         planned=max(len(results.planned), len(results.runs)),
         plain=_plain_runs(results),
@@ -94,9 +113,7 @@ def _render(results: StudyResults, splits: list[Picture], curves: list[Picture],
         took=_time(results.seconds),
         tables=tables,
         rounds=[rounds_table(run) for run in results.runs if run.rounds],
-        splits=splits,
-        curves=curves,
-        strips=strips,
+        shown=shown,
     )
 
 
@@ -112,7 +129,7 @@ def _plain_runs(results: StudyResults) -> int:
     return sum(run.aggregation == "plain" for run in results.runs)
 
 
-def _markdown(folder: Path, results: StudyResults, shown: list[Picture]) -> str:
+def _markdown(folder: Path, results: StudyResults, shown: Pictures) -> str:
     finished = sum(run.done for run in results.runs)
     lines = [f"## Study {escape(results.name)}", "", f"{finished} of {len(results.runs)} runs finished.", ""]
     if _plain_runs(results):
@@ -125,7 +142,7 @@ def _markdown(folder: Path, results: StudyResults, shown: list[Picture]) -> str:
     lines += [f"* {name} {version}" for name, version in sorted(results.versions.items())]
     lines += ["", *(f"* {escape(sentence)}" for sentence in (*results.nets, *results.notes)), ""]
     lines += [as_markdown(table) for table in all_tables(results)]
-    for picture in shown:
+    for picture in (*shown.traffic, *shown.curves, *shown.strips, *shown.splits):
         lines += [f"![{picture.alt}]({picture.path.relative_to(folder).as_posix()})", "", picture.caption, ""]
     return "\n".join(lines)
 
@@ -145,6 +162,12 @@ def _splits(results: StudyResults, place: Path) -> list[Picture]:
         alt = f"Images of each class at each of {k} institutions, {split}: {min(sizes)} to {max(sizes)} images each"
         shown.append(Picture(path, alt, f"{split}, K = {k}, seed {run.seed}."))
     return shown
+
+
+def _traffic(results: StudyResults, place: Path) -> list[Picture]:
+    alt = "What the runs moved over the wire against how good they became, one line a method, one point a ring"
+    caption = "Up and down over the whole run, all institutions; the number at a point is the bits of its ring."
+    return [Picture(path, alt, caption) for path in trade_off_pictures(results, place)]
 
 
 def _curves(results: StudyResults, place: Path) -> list[Picture]:

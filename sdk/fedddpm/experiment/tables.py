@@ -16,6 +16,7 @@ from fedddpm.experiment.comparison import comparison_table
 from fedddpm.experiment.groups import Group, Scored, decimals, final_scores, grouped, mean_and_spread, short
 from fedddpm.experiment.results import RunRecord, StudyResults
 from fedddpm.experiment.table import NONE, Column, Table, show
+from fedddpm.experiment.trade_off import trade_off_table
 from fedddpm.experiment.traffic_table import BYTE_COLUMNS, round_bytes_cells, traffic_table
 
 _FILE_WIDTH = 160  # characters
@@ -35,6 +36,7 @@ def all_tables(results: StudyResults) -> list[Table]:
     tables = (
         *scores_tables(results),
         clients_table(results),
+        trade_off_table(results),
         traffic_table(results),
         comparison_table(results),
         runs_table(results),

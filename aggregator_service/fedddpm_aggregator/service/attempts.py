@@ -24,7 +24,7 @@ from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, 
 
 log = logging.getLogger(__name__)
 DEFAULT_BITS = 16  # ring of the values, where the coordinator does not choose
-DEFAULT_FIRST_BITS = 16  # where nothing is known of their size either
+DEFAULT_FIRST_BITS = 24  # where nothing is known of their size either
 
 
 def parts_of(

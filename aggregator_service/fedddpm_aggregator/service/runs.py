@@ -60,7 +60,7 @@ class RunSettings:
     min_cohort: int = 0  # 0: the roster's n_min
     chunk_coordinates: int = CHUNK_COORDINATES
     bits: int = DEFAULT_BITS  # ring of the values
-    first_bits: int | None = None  # ring where nothing is known of their size; None: 16, or bits where that is more
+    first_bits: int | None = None  # ring where nothing is known of their size; None: 24, or bits where that is more
     join_s: float = 3600.0
     shares_s: float = 60.0
     masked_s: float = 600.0

@@ -74,7 +74,7 @@ class StudySettings(BaseModel):
 
     c_max: Annotated[int, Field(ge=0)] = 0  # institutions that may conspire with the aggregator
     clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update
-    first_bits: Bits = 16  # at least so many while nothing is known of an update's size
+    first_bits: Bits = 24  # at least so many while nothing is known of an update's size
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"
 
     loss_images: Count = 512  # test images on which every loss is measured

@@ -55,14 +55,13 @@ def _draw(members: Sequence[Point], baselines: Sequence[Point], title: str, path
         first = members[0].scores[0]
         axes.axhline(first.floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label="real images")
         axes.set_ylabel(f"{first.label}, {first.net}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # room for the numbers at the points
     else:
         axes.set_ylabel("held-out loss (Huber)")
     _fedavg(axes, members[0].fedavg / 1e6)
     axes.set(title=title, xscale="log", xlabel="MB of all institutions over the run, up and down (points: bits)")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.3, which="both", axis="x")
-    axes.grid(alpha=0.3, axis="y")
+    _mark_megabytes(axes)
+    axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return save_figure(figure, path)
@@ -88,6 +87,15 @@ def _values(point: Point, *, scored: bool) -> Sequence[float]:
 
 def _plain_line(point: Point) -> dict[str, Any]:
     return {name: value for name, value in style(point.group.first.method).items() if not name.startswith("marker")}
+
+
+def _mark_megabytes(axes: Axes) -> None:
+    """Ticks at 1, 2 and 5 of every power of ten, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _fedavg(axes: Axes, megabytes: float) -> None:

@@ -83,7 +83,7 @@ def second_round(updates: UpdateSet) -> Case:
 
 
 def opened_before(manifest: Manifest, deltas: Sequence[Vector], units: Sequence[int]) -> ScaleReference:
-    """What a round without history leaves: opened by a ring of 16 bits, or in a second attempt by one of 32."""
+    """What a round without history leaves: opened by a ring of 24 bits, or in a second attempt by one of 32."""
     opening = whole_round(manifest, FIRST_BITS, NOTHING_KNOWN, deltas, units, "round before")
     if not opening.accepted:
         opening = whole_round(manifest, _FALLBACK_BITS, NOTHING_KNOWN, deltas, units, "round before, again")

@@ -35,7 +35,7 @@ from fedddpm_protocol.spec import (
 )
 
 CLIP_NORM = 4.0  # four times the norm of the made updates
-FIRST_BITS = 16  # of a run's first round, which knows nothing of its scale
+FIRST_BITS = 24  # of a run's first round, which knows nothing of its scale
 _CHUNK = 2**18
 _HASH = bytes(32)
 
@@ -147,7 +147,7 @@ def rotated(spec: RoundSpec, delta: Vector) -> Wide:
     part = spec.parts[0]
     rotation = Rotation(spec, part, "f8")
     slabs = [
-        rotation.forward(rotation.gather(delta, index), index).reshape(-1)
+        rotation.forward(rotation.gather(delta, index), index).flatten()
         for index in range(chunk_count(part.values, spec.chunk_coordinates))
     ]
     words: Wide = np.concatenate(slabs)

@@ -25,7 +25,10 @@ def float32_mean(deltas: Sequence[Vector], units: Sequence[int]) -> Vector:
 
 def bfloat16_mean(deltas: Sequence[Vector], units: Sequence[int]) -> Vector:
     """Half the bytes of that: every value rounded to bfloat16 before it is sent, added in float32."""
-    return float32_mean([to_bfloat16(delta) for delta in deltas], units)
+    total = np.zeros_like(deltas[0])
+    for delta, weight in zip(deltas, units, strict=True):
+        total += to_bfloat16(delta) * np.float32(weight / sum(units))
+    return total
 
 
 def to_bfloat16(values: Vector) -> Vector:

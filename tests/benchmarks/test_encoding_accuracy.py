@@ -110,6 +110,16 @@ def test_a_range_for_each_tensor_needs_room_for_all(schemes: ModuleType) -> None
     assert np.abs(mean - np.mean(deltas, axis=0)).max() < 20 * 5 / 2**15  # twenty times half a step would be the most
 
 
+@pytest.mark.parametrize("size", [3000, 5 * 2**16 - 100])  # one chunk, and two of wide blocks
+def test_rotated_updates_come_back(size: int) -> None:
+    ring_sums = importlib.import_module("benchmarks.encoding_ring")
+    spec = ring_sums.round_spec((TensorSpec("a", (size,)),), 8, ring_sums.NOTHING_KNOWN, 5, "rotation")
+    delta = np.random.default_rng(4).standard_normal(size).astype(np.float32)
+    turned = ring_sums.rotated(spec, delta)
+    assert abs(np.linalg.norm(turned) / np.linalg.norm(delta.astype(np.float64)) - 1) < 1e-9
+    np.testing.assert_allclose(ring_sums.turned_back(spec, turned), delta, rtol=1e-6, atol=1e-7)
+
+
 def test_wraps_are_counted_word_by_word() -> None:
     """Against sums of whole numbers from a ring that is wide enough."""
     ring_sums, updates = (importlib.import_module(f"benchmarks.encoding_{name}") for name in ("ring", "updates"))

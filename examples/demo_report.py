@@ -49,7 +49,8 @@ def rounds_table(console: Console, federation: LocalFederation, weight_cap: int)
         "loss: mean over the institutions in the sum of their held-out loss, before and after their local training;\n"
         "'end' is that of the published model. MB: all institutions together, the protocol's own messages included;\n"
         "FedAvg: what naive averaging moves, the whole network up and down in float32. theta_0 costs nothing, for\n"
-        "everybody makes it from a seed. The sums are exact; the opened weights show it:"
+        "everybody makes it from a seed; the first round's words are wider: nobody knows how large updates are.\n"
+        "The sums are exact; the opened weights show it:"
     )
     for line in weights:
         console.print(f"    {line}")

@@ -58,9 +58,17 @@ def _cells(line: SessionLine) -> tuple[str, ...]:
 
 
 def traffic_table(rounds: list[RoundTraffic]) -> Table:
-    """Payload of all members together, a row a published round, and of the run so far."""
-    table = Table(title="traffic of all members together", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("round", "ring", "up", "down", "whole network in float32", "saved"):
+    """Payload of all members together, a row a published round, and of the run so far.
+
+    Naive FedAvg moves the whole network in float32, down and up.
+    """
+    table = Table(
+        title="payload of all members together",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for heading in ("round", "ring", "up", "down", "naive FedAvg", "saved"):
         table.add_column(heading, justify="left" if heading in ("round", "ring") else "right")
     for traffic in rounds:
         ring = f"{', '.join(map(str, traffic.bits))} bits"

@@ -12,11 +12,14 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.attempts import DEFAULT_FIRST_BITS, close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.opened import opened_blob
 from fedddpm_aggregator.service.overview import SessionLine
+from fedddpm_aggregator.service.publishing import remove_strays, scrub
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.service.traffic import Models, RoundTraffic, traffic_by_round
 from fedddpm_aggregator.tables import ResultRow
 from fedddpm_protocol import canonical
+from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec
 
 
@@ -44,7 +47,7 @@ def test_the_seed_of_theta_0_stands_in_the_spec(federation: Federation) -> None:
 def test_each_part_has_a_ring_of_its_own(tmp_path: Path) -> None:
     """Encoder wrapped, bottleneck and decoder opened: the encoder alone goes wide, until it is opened."""
     federation = Federation(tmp_path, members=tuple("abcdef"), c_max=0, manifests=WIDER)
-    settings = RunSettings("run-1", "USPLIT", 4, bits=8, weighting="equal", chunk_coordinates=128)
+    settings = RunSettings("run-1", "USPLIT", 4, bits=8, first_bits=16, weighting="equal", chunk_coordinates=128)
     with federation.context() as ctx:
         start_run(ctx, settings, federation.write_theta_0())
         assert rings_of(ctx) == {"encoder": 16, "bottleneck": 16, "decoder": 16}
@@ -111,6 +114,30 @@ def part_result(part: str, spec: RoundSpec, opened: bool) -> PartResult:
     digest, ids, sums = (bytes(32), ("a", "b", "c"), (3 * 65535, 0, 0)) if opened else (b"", (), ())
     norm = (1.0 if spec.round else 0.5) if opened else 0.0
     return PartResult(part, opened, digest, digest, ids, ids, sums, digest, norm)
+
+
+def test_opened_values_that_were_not_published_are_deleted(federation: Federation) -> None:
+    with federation.context() as ctx:
+        start_run(ctx, RunSettings("run-1", "UDEC", 2, chunk_coordinates=128), federation.write_theta_0())
+        rings_of(ctx)
+        first = spec_in(ctx)
+        fail_attempt(ctx)
+        rings_of(ctx)
+        second = spec_in(ctx)
+        conclude(ctx)
+        with ctx.transaction() as db:
+            attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+            assert attempt is not None
+            for session in store.sessions_of(db, attempt.id):
+                session.phase = Phase.DONE
+        blobs = [opened_blob(spec.hash.hex(), "decoder") for spec in (first, second)]
+        for name in blobs:
+            ctx.blobs.put(name, b"opened")
+        scrub(ctx)
+        assert [ctx.blobs.exists(name) for name in blobs] == [False, True]
+        ctx.blobs.put(blobs[0], b"written while it was scrubbed")
+        remove_strays(ctx)
+        assert [ctx.blobs.exists(name) for name in blobs] == [False, True]
 
 
 def test_traffic_of_newcomers_failed_attempts_and_seeds() -> None:

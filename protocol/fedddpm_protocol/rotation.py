@@ -1,11 +1,11 @@
 """A public random rotation of a vector, block by block, so that no coordinate of it stands out.
 
 The parameters of a part form a matrix [rows, columns], row by row, zeros at the end, so that every tensor is spread
-over all columns. A chunk of the encoded vector is a slab of columns, row by row: [rows, lanes * w]. It holds w blocks
-of rows * lanes words; block j has the columns j, j + w, j + 2 w, ... A block is multiplied by random signs and a
-Walsh-Hadamard matrix H (H H = block * I). H is the Kronecker product of small ones, so a rotation is a few products of
-small matrices, which NumPy leaves to BLAS. All entries are +-1: integers go through exactly as long as every partial
-sum stays below 2^53.
+over all columns. A chunk of the encoded vector is a slab of columns, row by row: [rows, w * lanes]. It holds w blocks
+of rows * lanes words, each of them neighbouring columns. A block is multiplied by random signs and a Walsh-Hadamard
+matrix H (H H = block * I). H is the Kronecker product of small ones, so a rotation is a few products of small matrices,
+which NumPy leaves to BLAS. All entries are +-1: integers go through exactly as long as every partial sum stays below
+2^53.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from fedddpm_protocol.spec import ROWS, PartSpec, RoundSpec
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]
-_NARROW = 128  # columns
 _SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int8)
 
 
@@ -32,7 +31,6 @@ class Rotation:
     def __init__(self, spec: RoundSpec, part: PartSpec, kind: Kind) -> None:
         block = part.values.block
         self._rows = min(block, ROWS)
-        self._lanes = block // self._rows
         self._width = part.values.coordinates // self._rows  # columns of the whole matrix
         self._columns = spec.chunk_coordinates // self._rows  # of a slab
         self._parameters = part.parameters
@@ -43,6 +41,7 @@ class Rotation:
         self._work = np.empty(self._rows * min(self._columns, self._width), kind)
         low = self._rows.bit_length() - 1 >> 1
         self._inner, self._outer = _hadamard(self._rows >> low, kind), _hadamard(1 << low, kind)
+        self._across = _hadamard(block // self._rows, kind)
 
     def columns(self, chunk: int) -> tuple[int, int]:
         """First column of a chunk and the one after its last."""
@@ -50,7 +49,7 @@ class Rotation:
         return first, min(first + self._columns, self._width)
 
     def gather(self, vector: npt.NDArray[np.float32], chunk: int) -> Slab:
-        """The slab of ``vector`` [parameters] that a chunk carries: [rows, lanes * w], zeros where it is padding."""
+        """The slab of ``vector`` [parameters] that a chunk carries: [rows, w * lanes], zeros where it is padding."""
         first, end = self.columns(chunk)
         rows, rest = divmod(self._parameters, self._width)
         slab = np.empty((self._rows, end - first), self._kind)
@@ -87,26 +86,16 @@ class Rotation:
         return np.take(self._table, raw, axis=0).reshape(self._rows, width)
 
     def _transform(self, slab: Slab) -> Slab:
+        """H times every block; swaps between the slab and the memory of this object."""
         outer, inner, width = len(self._outer), len(self._inner), slab.shape[1]
-        half = self._work[: self._rows * width].reshape(outer, inner * width)
-        np.matmul(self._outer, slab.reshape(outer, inner * width), out=half)
-        whole: Slab = np.matmul(self._inner, half.reshape(outer, inner, width), out=slab.reshape(outer, inner, width))
-        if self._lanes == 1:
-            return whole.reshape(self._rows, width)
-        across = half.reshape(self._rows, width)
-        if width <= _NARROW:  # one product with many zeros is faster than thousands of tiny ones
-            return np.matmul(whole.reshape(self._rows, width), _lanes(self._lanes, width, self._kind), out=across)
-        shape = (self._rows, self._lanes, width // self._lanes)
-        np.matmul(_hadamard(self._lanes, self._kind), whole.reshape(shape), out=across.reshape(shape))
-        return across
-
-
-@lru_cache(maxsize=32)
-def _lanes(lanes: int, width: int, kind: Kind) -> Slab:
-    """What mixes the lanes of a slab from the right: kron(H, I) [width, width]."""
-    matrix: Slab = np.kron(_hadamard(lanes, kind), np.eye(width // lanes, dtype=kind))
-    matrix.flags.writeable = False
-    return matrix
+        here, there = slab.reshape(-1), self._work[: slab.size]
+        if len(self._across) > 1:
+            lanes = len(self._across)
+            np.matmul(here.reshape(-1, lanes), self._across, out=there.reshape(-1, lanes))
+            here, there = there, here
+        np.matmul(self._outer, here.reshape(outer, inner * width), out=there.reshape(outer, inner * width))
+        np.matmul(self._inner, there.reshape(outer, inner, width), out=here.reshape(outer, inner, width))
+        return here.reshape(self._rows, width)
 
 
 @lru_cache(maxsize=32)

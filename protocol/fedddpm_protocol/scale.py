@@ -61,8 +61,8 @@ class Energy:
         values = ring.signed_floats(words, self._values.bits)
         if self._values.block:
             count = len(words) // self._values.block
-            slab = values.reshape(min(self._values.block, ROWS), -1)
-            energies = np.einsum("ij,ij->j", slab, slab).reshape(-1, count).sum(axis=0)
+            slab = values.reshape(min(self._values.block, ROWS), count, -1)
+            energies = np.einsum("rbl,rbl->b", slab, slab)
             total, hottest = float(energies.sum()), float(energies.max())
         else:
             total, hottest = float(values @ values), 0.0

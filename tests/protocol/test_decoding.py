@@ -112,11 +112,11 @@ def slow_mean(
     width = lanes * blocks  # columns of the one chunk
     for index in range(block * blocks):
         row, column = divmod(index, width)
-        lane, which = divmod(column, blocks)
+        which, lane = divmod(column, lanes)
         total = 0
         for other in range(block):
             other_row, other_lane = divmod(other, lanes)
-            word = opened[other_row * width + other_lane * blocks + which]
+            word = opened[other_row * width + which * lanes + other_lane]
             total += -word if ((row & other_row).bit_count() + (lane & other_lane).bit_count()) % 2 else word
         sign = -1 if int(signs[index // 8]) >> index % 8 & 1 else 1
         mean[index] = sign * total * factor

@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,12 +45,16 @@ class Job:
 
 
 class Stopwatch:
-    """CPU seconds of this process, all threads, by step; a step inside another is not counted twice."""
+    """CPU seconds of this process, all threads, by step; a step inside another is not counted twice.
+
+    ``kernel`` holds the operating system's share of them, which is mostly the handing out of fresh memory.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.kernel: dict[str, float] = {}
         self._open: list[str] = []
-        self._since = 0.0
+        self._since = self._kernel_since = 0.0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -64,10 +68,16 @@ class Stopwatch:
             self._open.pop()
 
     def _book(self) -> None:
-        now = time.process_time()
+        now, kernel = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_stime
         if self._open:
-            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
-        self._since = now
+            step = self._open[-1]
+            self.seconds[step] = self.seconds.get(step, 0.0) + now - self._since
+            self.kernel[step] = self.kernel.get(step, 0.0) + kernel - self._kernel_since
+        self._since, self._kernel_since = now, kernel
+
+    def kernel_s(self, steps: Iterable[str]) -> float:
+        """The operating system's share of some steps."""
+        return sum(self.kernel[step] for step in steps)
 
 
 class PeakMemory:

@@ -78,11 +78,18 @@ def client(job: Job) -> dict[str, object]:
     machines = session.machines(session.plan, watch)
     exchange_s = watch.seconds["exchange, client"]
     watch.seconds.clear()
+    watch.kernel.clear()
     with PeakMemory() as memory:
         sent = upload(session, machines, watch)
     costs = watch.seconds
     costs["mask"] -= costs["digest"]
-    return {"cpu_s": costs, "exchange_s": exchange_s, "extra_bytes": memory.extra_bytes, "bytes_up": sent}
+    return {
+        "cpu_s": costs,
+        "kernel_s": watch.kernel_s(costs),
+        "exchange_s": exchange_s,
+        "extra_bytes": memory.extra_bytes,
+        "bytes_up": sent,
+    }
 
 
 def send_uploads(job: Job) -> None:
@@ -168,6 +175,7 @@ def server(job: Job) -> dict[str, object]:
     del costs["network"]
     return {
         "cpu_s": costs,
+        "kernel_s": sum(one.kernel_s(set(costs) & set(one.kernel)) for one in (recovery, aggregator.watch)),
         "exchange_s": exchange.seconds["exchange, server"],
         "extra_bytes": memory.extra_bytes - model.nbytes,
         "bytes_down": ring.packed_bytes(session.part.values.coordinates, session.part.values.bits),

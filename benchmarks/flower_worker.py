@@ -135,11 +135,13 @@ def measure(job: Job) -> dict[str, object]:
         workflow.collect_masked_vectors_stage(network, context, state)
         return {
             "cpu_s": {"mask": watch.seconds["mask"]},
+            "kernel_s": watch.kernel["mask"],
             "exchange_s": exchange_s,
             "extra_bytes": network.client_memory.extra_bytes,
             "bytes_up": network.upload_bytes,
         }
     watch.seconds.clear()
+    watch.kernel.clear()
     with memory:
         with watch.step("sum"):
             _require(workflow.collect_masked_vectors_stage(network, context, state))
@@ -151,6 +153,7 @@ def measure(job: Job) -> dict[str, object]:
     error = float(np.square(mean - network.delta).sum() / np.square(network.delta).sum())
     return {
         "cpu_s": watch.seconds,
+        "kernel_s": watch.kernel_s(watch.seconds),
         "exchange_s": exchange_s,
         "extra_bytes": memory.extra_bytes - mean.nbytes,
         "bytes_down": len(opened.tensors[0]),

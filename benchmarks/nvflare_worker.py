@@ -56,6 +56,7 @@ def client(keys: Any, delta: np.ndarray[Any, Any]) -> dict[str, object]:
     after_s = watch.seconds.pop("decrypt")
     return {
         "cpu_s": watch.seconds,
+        "kernel_s": watch.kernel_s(watch.seconds),
         "after_s": after_s,
         "extra_bytes": memory.extra_bytes,
         "bytes_up": len(ciphertext),
@@ -79,7 +80,12 @@ def server(keys: Any, delta: np.ndarray[Any, Any], clients: int) -> dict[str, ob
             mean = helper.get_result()[NAME]
         with watch.step("send"):
             sent = mean.serialize()
-    return {"cpu_s": watch.seconds, "extra_bytes": memory.extra_bytes, "bytes_down": len(sent)}
+    return {
+        "cpu_s": watch.seconds,
+        "kernel_s": watch.kernel_s(watch.seconds),
+        "extra_bytes": memory.extra_bytes,
+        "bytes_down": len(sent),
+    }
 
 
 def measure(job: Job) -> dict[str, object]:

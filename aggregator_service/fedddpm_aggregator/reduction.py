@@ -20,7 +20,7 @@ from fedddpm_protocol.spec import SegmentSpec
 
 ReadChunk = Callable[[str, int], bytes]  # (member, index) -> packed bytes
 WriteAt = Callable[[int, bytes], None]  # (byte offset, packed bytes); called from several threads
-Look = Callable[[ring.Words], object]  # at the opened words of one chunk; called from several threads
+Look = Callable[[ring.Words], object]  # at the opened words of one chunk; by one thread at a time
 
 
 class DamagedUploadError(Exception):
@@ -42,7 +42,7 @@ def open_segment(
     there any more as it was sent.
     """
     full_bytes = chunk_bytes(segment, chunk_coordinates, 0)
-    failed = threading.Event()
+    failed, looking = threading.Event(), threading.Lock()
 
     def open_stretch(indices: range) -> list[bytes]:
         opener, digests = masks.opener(segment), []
@@ -51,7 +51,8 @@ def open_segment(
                 if failed.is_set():
                     break
                 words = opener.open(index, _chunks(masks, index, read_chunk))
-                look(words)
+                with looking:
+                    look(words)
                 packed = ring.pack(words, segment.bits)
                 write_at(index * full_bytes, packed)
                 digests.append(hashlib.sha256(packed).digest())

@@ -8,7 +8,6 @@ them, not for the worst case. What is likely follows from the last accepted sum 
 from __future__ import annotations
 
 import math
-import threading
 
 import numpy as np
 
@@ -16,13 +15,17 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.spec import FIXED_POINT, ROWS, WEIGHT_UNITS, PartSpec, RoundSpec
 
 _FEW_BITS = 12
-_GROWTH = 2.0  # deviations that a sum may grow into before it is not used
 _HOT_REFERENCE, _HOT_LIMIT = 1.5, 3.0  # of one block: how far above the others is normal; deviations it keeps
 
 
 def deviations(bits: int) -> float:
     """Standard deviations of a coordinate of the predicted sum in half the ring."""
-    return 6.0 if bits < _FEW_BITS else 7.0
+    return 5.5 if bits < _FEW_BITS else 6.6
+
+
+def fewest_deviations(bits: int) -> float:
+    """The same of the sum that came: with fewer it is not used, as too many of its words have wrapped."""
+    return 4.0 if bits < _FEW_BITS else 5.0
 
 
 def predicted_norm(spec: RoundSpec, part: PartSpec, cohort: int) -> float:
@@ -52,12 +55,12 @@ class Energy:
     """Mean squares of an opened values segment in ring units, over all and in its hottest block, chunk by chunk."""
 
     def __init__(self, part: PartSpec) -> None:
-        self._values, self._lock = part.values, threading.Lock()
+        self._values = part.values
         self._total = self._hottest = 0.0
         self._words = 0
 
     def add(self, words: ring.Words) -> None:
-        """Count the opened words of one chunk; may be called from several threads, in any order."""
+        """Count the opened words of one chunk, in any order."""
         values = ring.signed_floats(words, self._values.bits)
         if self._values.block:
             count = len(words) // self._values.block
@@ -66,10 +69,9 @@ class Energy:
             total, hottest = float(energies.sum()), float(energies.max())
         else:
             total, hottest = float(values @ values), 0.0
-        with self._lock:
-            self._total += total
-            self._hottest = max(self._hottest, hottest)
-            self._words += len(words)
+        self._total += total
+        self._hottest = max(self._hottest, hottest)
+        self._words += len(words)
 
     @property
     def complete(self) -> bool:
@@ -97,5 +99,5 @@ class Energy:
         if not self._values.block:
             return False
         half: int = 2 ** (self._values.bits - 1)
-        limit = half / (deviations(self._values.bits) - _GROWTH)
+        limit = half / fewest_deviations(self._values.bits)
         return self.root_mean_square > limit or self.hottest_block > half / _HOT_LIMIT

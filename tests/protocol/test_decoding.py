@@ -158,9 +158,9 @@ def test_the_model_is_the_same_on_one_thread_on_many_and_on_plain_kernels() -> N
 
 
 _RECORDED = [  # by a machine of the x86-64 kind with one thread
-    "d8d9bf504721f6d1d96650730efb72708a68f02b36fd34b248a11d5d4a2776dd",
-    "0e6d8b87a59edfc80c9867149a753c04bb0aa3f562491c971b2437f9f85e7902",
-    "2f1218592db0edd2cc6faaeb4eb4582d52bfcef59f3aba623269d155719ac5cb",
+    "74c58877973126ee8f89b2ec552dac055f6e8765432601ae5c6ef0be61998d02",
+    "55e529ec5fb2208dbc553f34cdef9a5eb2b97dbbfb3f6106b6a6d64550bdeea9",
+    "46dc6681bd6be0b2dbf59a52a7a754c672d9f950a209a9c9672b67263501ba26",
 ]
 
 

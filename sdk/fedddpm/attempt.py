@@ -30,7 +30,7 @@ class Attempt:
     ) -> None:
         self.document, self.spec, self.update = document, spec, update
         self._notice = notice
-        pieces = scaled_pieces(spec, update.delta)
+        pieces = scaled_pieces(spec, update.sent)
         if pieces.factor < 1:
             notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
         self._drivers = {

@@ -142,6 +142,9 @@ def participate(
     ema_decay: Annotated[
         float | None, typer.Option(help="learning: decay of the average of the weights; 0: keep none")
     ] = None,
+    error_feedback: Annotated[
+        bool | None, typer.Option("--error-feedback", help="learning: add what rounding took to the next update")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="learning: auto, float32 or bfloat16")] = None,
     proxy: Annotated[str | None, typer.Option(help="network: http://host:port")] = None,
     ca_bundle: Annotated[Path | None, typer.Option(help="network: PEM of a private authority")] = None,
@@ -182,7 +185,7 @@ def participate(
             "max_clip_norm": max_clip_norm,
             "allow_two_party": allow_two_party,
         },
-        "learning": {"ema_decay": ema_decay, "precision": precision},
+        "learning": {"ema_decay": ema_decay, "error_feedback": error_feedback, "precision": precision},
         "network": {
             "proxy": proxy,
             "ca_bundle": ca_bundle,

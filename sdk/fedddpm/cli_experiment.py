@@ -58,6 +58,9 @@ def experiment(
     batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of Adam")] = None,
     ema_decay: Annotated[float | None, typer.Option(help="draw images from averaged weights; 0: no average")] = None,
+    error_feedback: Annotated[
+        bool | None, typer.Option("--error-feedback", help="add to an update what rounding took from the last one")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, celeba, a folder or an .npz")] = None,
     data_root: Annotated[Path | None, typer.Option(help="where the named data sets lie")] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels, for folders and CelebA")] = None,
@@ -99,6 +102,7 @@ def experiment(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "ema_decay": ema_decay,
+        "error_feedback": error_feedback,
         "data": data,
         "data_root": data_root,
         "image_size": image_size,

@@ -68,6 +68,7 @@ class LearningOptions(_Options):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = 0.995  # of the average of the weights; 0: none is kept
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of labels hidden, for guidance
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, float32 on the CPU
+    error_feedback: bool = False  # what rounding to a narrow ring takes from an update is added to the next one
     compile: bool | None = None  # None: on CUDA, where a round is long enough to gain by it
 
     @field_validator("ema_decay")

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span
+from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.encoding import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
 from fedddpm_protocol.errors import EncodingError, PhaseError
 from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.spec import ROTATED, RoundSpec, SegmentSpec
 
 Vector = npt.NDArray[np.float32]
 
@@ -80,6 +80,20 @@ class Contribution:
             factor=self._pieces.factor,
             rounding_seed=self._rounding_seed,
         )
+
+    def residual(self, into: Vector) -> None:
+        """Write what rounding takes from the update into ``into`` [parameters]; zeros where values are not rotated.
+
+        It is counted in what was sent: where the update was scaled down to the agreed norm, so is this.
+        """
+        if self._encoder is None:
+            raise PhaseError("rounding is known once the place in the cohort is")
+        if self._part.values.encoding != ROTATED:
+            into[:] = 0
+            return
+        for index in range(chunk_count(self._part.values, self._spec.chunk_coordinates)):
+            self._encoder.residual(index, into)
+        into *= np.float32(self._pieces.factor)
 
     def words(self, segment: SegmentSpec, index: int) -> ring.Words:
         """Words of chunk ``index`` of a segment; the same ones at every call, in memory of their own."""

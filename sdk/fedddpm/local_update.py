@@ -49,6 +49,14 @@ class LocalUpdate:
     loss_after: float  # held-out loss of the locally trained model
     seconds: float
     average: AverageState | None = None  # of the trained weights, which stays here; None where none is kept
+    feedback: Vector | None = (
+        None  # what earlier rounding took from the shared parts; None where nothing is made up for
+    )
+
+    @property
+    def sent(self) -> Vector:
+        """What goes into the sum: the delta, and what is made up for."""
+        return self.delta if self.feedback is None else self.delta + self.feedback
 
 
 def local_parts(method: Method) -> tuple[str, ...]:
@@ -76,6 +84,7 @@ class UpdateStore:
                 delta=tensors["delta"].numpy(),
                 local=tensors["local"].numpy(),
                 average=averaged,
+                feedback=tensors["feedback"].numpy() if "feedback" in tensors else None,
             )
         except (CheckpointError, KeyError, TypeError, ValueError):
             return None  # a damaged file is trained again, nothing was sent from it that could be lost
@@ -97,6 +106,8 @@ class UpdateStore:
         tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}
         if update.average is not None:
             tensors["average"] = torch.from_numpy(update.average.vector)
+        if update.feedback is not None:
+            tensors["feedback"] = torch.from_numpy(update.feedback)
         save_tensors(self._update, tensors, {_KEY: json.dumps(fields)}, _PRIVATE)
         self.checkpoint.unlink(missing_ok=True)
 
@@ -183,7 +194,7 @@ def replace_parts(model: UNet, parts: tuple[str, ...], vector: Vector) -> None:
 def require_finite(update: LocalUpdate) -> None:
     """Raise TrainingError where an update holds NaN or infinity: it would destroy everybody's sum."""
     try:
-        l2_norm(update.delta)
+        l2_norm(update.sent)
         l2_norm(np.array([update.loss_before, update.loss_after]))
     except NonFiniteError as error:
         raise TrainingError(

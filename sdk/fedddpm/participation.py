@@ -15,6 +15,7 @@ import torch
 
 from fedddpm.attempt import Attempt, require_enough_reporters
 from fedddpm.config import ClientConfig
+from fedddpm.error_feedback import ErrorFeedback
 from fedddpm.errors import DataError, PolicyError
 from fedddpm.identity import Identity
 from fedddpm.image_set import ImageSet, require_labels
@@ -69,6 +70,7 @@ class Participation:
         self._on_round = on_round
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
+        self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
         averaging = bool(institution.config.learning.ema_decay)
         self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
@@ -132,6 +134,8 @@ class Participation:
         update = self._updates.load(position.run, position.next_round, position.base_model_hash)
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
         results = self._history.advance(position, self._our_roster(), known, update, current.rounds)
+        if self._us.config.learning.error_feedback and results:
+            self._feedback.after_results(position.run, position.next_round, results, known, update)
         summaries = [self._summarize(result, update) for result in results]
         if self._attempt is not None:
             self._attempt.leave("the round is over")
@@ -238,6 +242,8 @@ class Participation:
             average=self._history.average(position, model),
             share=self._us.share,
         )
+        if self._us.config.learning.error_feedback:
+            update = self._feedback.added_to(update, spec.parts)
         self._updates.save(update)
         return update
 

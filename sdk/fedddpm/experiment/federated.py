@@ -15,6 +15,7 @@ import numpy as np
 
 from fedddpm.config import LearningOptions
 from fedddpm.ema import AverageState, average_file, save_average
+from fedddpm.error_feedback import Summed
 from fedddpm.errors import CheckpointError, TrainingError
 from fedddpm.experiment.around import Save, Surroundings, Tell
 from fedddpm.experiment.images import ImageSource, class_counts, open_source
@@ -116,7 +117,7 @@ class FederatedRun:
 
     def _train(self, spec: RoundSpec, tell: Tell) -> dict[str, Trained]:
         s = self._settings
-        learning = LearningOptions(ema_decay=s.ema_decay or None)
+        learning = LearningOptions(ema_decay=s.ema_decay or None, error_feedback=s.error_feedback)
         jobs = [TrainJob(site, spec, learning) for site in self._sites.values()]
         shares = [0.0] * len(jobs)
 
@@ -143,8 +144,10 @@ class FederatedRun:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
         same = not local_parts(self._method)
+        summed = {part: Summed(members, members) for part, members in opened.survivors.items()}
+        kept = summed if self._settings.error_feedback else None
         jobs = [
-            AdoptJob(site, spec, path, scored=not same or number == 0)
+            AdoptJob(site, spec, path, scored=not same or number == 0, opened=kept)
             for number, site in enumerate(self._sites.values())
         ]
         losses = self._around.workers.map(adopt, jobs, lambda at, share: tell("taking over the model", share))

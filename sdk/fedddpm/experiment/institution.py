@@ -6,10 +6,12 @@ when it is done again. So a study that was killed goes on from the files.
     site-001/model-0003.safetensors        the whole network after three rounds
     site-001/model-0003.ema.safetensors    its average, where the study keeps one
     site-001/update.safetensors            what it learned in the fourth round
+    site-001/residual.safetensors          what rounding took from it in the third, where that is made up for
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from fedddpm.config import LearningOptions, LocalPolicyOptions
 from fedddpm.device import pick_device
 from fedddpm.diffusion import Sampler
 from fedddpm.ema import AverageState, average_file, load_average, save_average
+from fedddpm.error_feedback import ErrorFeedback, Summed
 from fedddpm.errors import CheckpointError
 from fedddpm.evaluation.saving import Saving, as_saved
 from fedddpm.experiment.images import ImageSource, open_source
@@ -109,6 +112,8 @@ def train(job: TrainJob, tell: Tell) -> Trained:
             learning=job.learning,
             average=site.average(spec.round, model),
         )
+        if job.learning.error_feedback:
+            update = ErrorFeedback(site.folder, site.name).added_to(update, spec.parts)
         store.save(update)
     tell(1.0)
     return Trained(update.samples, update.loss_before, update.loss_after, update.seconds)
@@ -131,6 +136,7 @@ class AdoptJob:
     spec: RoundSpec
     shared: Path  # .npy: float32, the next shared parts in manifest order
     scored: bool  # whether to measure the loss of the result
+    opened: Mapping[str, Summed] | None = None  # where what rounding took is kept for the next round
 
 
 def adopt(job: AdoptJob, tell: Tell) -> float | None:
@@ -145,6 +151,8 @@ def adopt(job: AdoptJob, tell: Tell) -> float | None:
     if average is not None:
         save_average(average_file(path), model, average)
     save_model(path, model)
+    if job.opened is not None:
+        ErrorFeedback(site.folder, site.name).after(spec.run, spec.round, spec.round + 1, update, spec, job.opened)
     loss = measure_loss(model, site.images()[1], site.device) if job.scored else None
     tell(1.0)
     return loss

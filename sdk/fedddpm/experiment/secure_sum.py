@@ -62,7 +62,7 @@ def aggregate(
         document = sign_spec(spec, federation.server)
         for _ in updates:
             check_spec(document, federation.roster, policy)
-    pieces = {member: scaled_pieces(spec, update.delta) for member, update in updates.items()}
+    pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
     reporters_by_part = reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids)
     opened: dict[str, OpenedPart] = {}
     norms, results, wrapped = {}, [], []

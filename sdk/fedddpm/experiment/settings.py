@@ -75,6 +75,7 @@ class StudySettings(BaseModel):
     c_max: Annotated[int, Field(ge=0)] = 0  # institutions that may conspire with the aggregator
     clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update
     first_bits: Bits = 24  # at least so many while nothing is known of an update's size
+    error_feedback: bool = False  # what rounding takes from an update is added to the institution's next one
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"
 
     loss_images: Count = 512  # test images on which every loss is measured

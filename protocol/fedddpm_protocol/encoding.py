@@ -38,6 +38,8 @@ _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together
 _ABSURD = 1e6  # times the clip norm: no update of a training that works
 _FLOAT32_BITS = 16  # float32 carries the rotated values of rings up to here
+_FLOAT32_ROOM = 2.0**19  # as long as their root mean square is within this: five bits are left for the largest
+_FLOAT64_ROOM = 2.0**52  # of the whole vector's norm in ring units: no word can be larger
 
 
 def weight_units(samples: int, spec: RoundSpec) -> int:
@@ -148,8 +150,15 @@ class ValuesEncoder:
         self._spec, self._part, self._delta, self._place = spec, part, delta, place
         self._weight = factor * weight / WEIGHT_UNITS
         self._step = step_of(spec, part, place.cohort)
+        reach = norm * weight / WEIGHT_UNITS / self._step
+        if reach > _FLOAT64_ROOM:  # words would be what a cast makes of them, not whole numbers modulo the ring
+            raise RingOverflowError(
+                f"the scale that the specification gives part {part.name!r} is absurd: one unit of the ring stands for "
+                f"{self._step:.3g}, beside an update of norm {norm:.3g}"
+            )
         if part.values.encoding == ROTATED:
-            narrow = part.values.bits <= _FLOAT32_BITS
+            single = reach <= _FLOAT32_ROOM * math.sqrt(part.values.coordinates)
+            narrow = part.values.bits <= _FLOAT32_BITS and single
             self._rotation, self._dither = Rotation(spec, part, "f4" if narrow else "f8"), Dither(spec, part)
         else:
             self._rounding = MaskStream(rounding_seed or secrets.token_bytes(32), "rounding", _ROUNDING_BITS)

@@ -29,6 +29,7 @@ ROWS = 4096  # of a block's slab, at most
 CHUNK_COORDINATES = 2**18  # words of a chunk, unless a run chooses otherwise
 _PADDING_SHARE, _PADDING_WORDS = 100, 64  # padding stays below one in a hundred words, or 64 of them
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-9, 1e9  # far outside training, well inside float64
+MIN_REFERENCE_NORM = 1e-12  # of a mean update that a scale may follow from; what is smaller tells nothing
 HASH_BYTES = 32
 WEIGHT_UNITS = 65535  # a full weight; weights travel as integers in [1, 65535]
 LOSS_UNITS = 2**20  # one unit of loss; losses travel as integers, clipped to [0, 16)
@@ -152,14 +153,15 @@ class ScaleReference:
 
     @classmethod
     def after(cls, norm: float, survivors: int, weight: int) -> ScaleReference:
-        """What follows from an accepted sum; nothing, if it was zero."""
-        return cls(norm, survivors, weight) if norm else NOTHING_KNOWN
+        """What follows from an accepted sum; nothing, if it was zero or next to it."""
+        return cls(norm, survivors, weight) if norm >= MIN_REFERENCE_NORM else NOTHING_KNOWN
 
     def __post_init__(self) -> None:
         _require(0 <= self.norm < math.inf, f"a norm of {self.norm} is no norm")
         if self.norm == 0:
             _require(self.survivors == self.weight == 0, "a reference without a norm must be empty")
         else:
+            _require(self.norm >= MIN_REFERENCE_NORM, f"no scale can follow from a norm of {self.norm:.3g}")
             _require(2 <= self.survivors <= MAX_COHORT, f"no sum has {self.survivors} survivors")
             _require(self.survivors <= self.weight <= self.survivors * WEIGHT_UNITS, "weights do not fit the survivors")
 

@@ -14,6 +14,7 @@ from tests.protocol.sums import encoded, mean_of, summed
 
 from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_bytes, chunk_count
+from fedddpm_protocol.dither import UNITS, Dither
 from fedddpm_protocol.encoding import (
     Place,
     ValuesEncoder,
@@ -24,13 +25,17 @@ from fedddpm_protocol.encoding import (
     weight_units,
 )
 from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
+from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import step_of
 from fedddpm_protocol.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
+    NOTHING_KNOWN,
     RINGS,
     WEIGHT_UNITS,
     PartSpec,
+    RoundSpec,
+    ScaleReference,
     SegmentSpec,
     TensorSpec,
     part_spec,
@@ -44,6 +49,10 @@ def random_deltas(n: int, norm: float, seed: int = 1, size: int = SIZE) -> list[
     generator = np.random.default_rng(seed)
     deltas = [generator.standard_t(3, size).astype(np.float32) * np.float32(100) for _ in range(n)]
     return [(delta * np.float32(fit_to_norm(delta, norm)[0])).astype(np.float32) for delta in deltas]
+
+
+def with_reference(spec: RoundSpec, reference: ScaleReference) -> RoundSpec:
+    return replace(spec, parts=(replace(spec.parts[0], reference=reference),))
 
 
 @pytest.mark.parametrize("n", [2, 5, 100])
@@ -126,6 +135,37 @@ def test_an_absurd_update_is_refused_instead_of_clipped() -> None:
         fit_to_norm(np.full(SIZE, 1e8, np.float32), 1.0)
     factor, norm = fit_to_norm(np.full(SIZE, 1e3, np.float32), 1.0)
     assert 0 < factor < 1 < norm
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24])
+def test_words_are_whole_numbers_however_small_the_agreed_scale(bits: int) -> None:
+    """Far beyond its ring an update wraps around as whole numbers do; it must not become what a cast makes of it."""
+    delta = random_deltas(1, 1.0, size=5000)[0]
+    for exponent in (-1, -12, -24):
+        reference = ScaleReference(2.0**exponent, 3, 3 * WEIGHT_UNITS)
+        spec = with_reference(make_spec(bits=bits, coordinates=5000), reference)
+        part = spec.parts[0]
+        rotation = Rotation(spec, part, "f8")
+        exact = rotation.forward(rotation.gather(delta, 0), 0).reshape(-1) / math.sqrt(part.values.block)
+        exact /= step_of(spec, part, 5)
+        exact += Dither(spec, part).member(0, len(exact), 0, 5) / UNITS
+        apart = np.floor(exact).astype(np.int64) - ring.signed(encoded(spec, delta, WEIGHT_UNITS), bits)
+        assert np.abs((apart + 1) % 2**bits).max() <= 2  # one more or less where float32 was at an edge
+
+
+@pytest.mark.parametrize("norm", [5e-324, 1e-200, 1e-13])
+def test_a_scale_from_next_to_nothing_is_refused(norm: float) -> None:
+    with pytest.raises(ValueError, match="no scale can follow"):
+        ScaleReference(norm, 3, 300)
+    assert ScaleReference.after(norm, 3, 300) == NOTHING_KNOWN
+
+
+def test_an_update_absurdly_beyond_the_scale_is_refused() -> None:
+    spec = make_spec(bits=24, coordinates=SIZE, clip_norm=1e9)
+    spec = with_reference(spec, ScaleReference(1e-12, 3, 3))
+    delta = random_deltas(1, 1e6)[0]
+    with pytest.raises(RingOverflowError, match="absurd"):
+        ValuesEncoder(spec, spec.parts[0], delta, WEIGHT_UNITS, FIRST)
 
 
 @pytest.mark.parametrize(

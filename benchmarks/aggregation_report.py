@@ -192,6 +192,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             _bars(axes[line][column], chosen)
             who = "institution" if role == "client" else "aggregator"
             axes[line][column].set_title(f"{who}, {coordinates:,} parameters")
+    # The shortest vectors come first and have the most schemes.
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
 
 
@@ -210,7 +212,6 @@ def _bars(axis: Axes, rows: Sequence[Row]) -> None:
     axis.set_yscale("log")
     axis.set_xticks(range(len(cohorts)), [f"{cohort} institutions" for cohort in cohorts])
     axis.set_ylabel("CPU seconds (line: bare AES-CTR + add)")
-    axis.legend(fontsize=8)
 
 
 def _family(row: Row) -> str:

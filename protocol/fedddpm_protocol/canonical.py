@@ -67,9 +67,13 @@ def label(tag: str, *fields: bytes) -> bytes:
     return lp(PREFIX + tag.encode(), *fields)
 
 
-def tagged_hash(tag: str, *fields: bytes) -> bytes:
-    """``H(tag, x..)`` = SHA-256 over the labelled fields, 32 bytes."""
-    return hashlib.sha256(label(tag, *fields)).digest()
+def tagged_hash(tag: str, *fields: bytes | memoryview) -> bytes:
+    """``H(tag, x..)`` = SHA-256 over the labelled fields, 32 bytes; long fields (memoryviews of bytes) are not copied."""
+    digest = hashlib.sha256()
+    for field in (PREFIX + tag.encode(), *fields):
+        digest.update(u64(len(field)))
+        digest.update(field)
+    return digest.digest()
 
 
 def kdf(key_material: bytes, salt: bytes, tag: str, *fields: bytes) -> bytes:

@@ -22,6 +22,7 @@ from fedddpm_protocol.spec import ROWS, PartSpec, RoundSpec
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]
+_FACTOR = 4  # exponent of the small matrices: larger ones cost more operations, smaller ones more passes
 _SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int8)
 
 
@@ -39,8 +40,8 @@ class Rotation:
         self._table = _SIGNS.astype(kind)
         self._kind = kind
         self._work = np.empty(self._rows * min(self._columns, self._width), kind)
-        low = self._rows.bit_length() - 1 >> 1
-        self._inner, self._outer = _hadamard(self._rows >> low, kind), _hadamard(1 << low, kind)
+        exponent = self._rows.bit_length() - 1
+        self._factors = [_hadamard(1 << min(_FACTOR, exponent - done), kind) for done in range(0, exponent, _FACTOR)]
         self._across = _hadamard(block // self._rows, kind)
 
     def columns(self, chunk: int) -> tuple[int, int]:
@@ -87,15 +88,17 @@ class Rotation:
 
     def _transform(self, slab: Slab) -> Slab:
         """H times every block; swaps between the slab and the memory of this object."""
-        outer, inner, width = len(self._outer), len(self._inner), slab.shape[1]
         here, there = slab.reshape(-1), self._work[: slab.size]
         if len(self._across) > 1:
             lanes = len(self._across)
             np.matmul(here.reshape(-1, lanes), self._across, out=there.reshape(-1, lanes))
             here, there = there, here
-        np.matmul(self._outer, here.reshape(outer, inner * width), out=there.reshape(outer, inner * width))
-        np.matmul(self._inner, there.reshape(outer, inner, width), out=here.reshape(outer, inner, width))
-        return here.reshape(self._rows, width)
+        before = 1
+        for factor in self._factors:
+            shape = (before, len(factor), slab.size // (before * len(factor)))
+            np.matmul(factor, here.reshape(shape), out=there.reshape(shape))
+            here, there, before = there, here, before * len(factor)
+        return here.reshape(self._rows, slab.shape[1])
 
 
 @lru_cache(maxsize=32)

@@ -116,6 +116,9 @@ class ModelStore:
         Raises:
             ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
         """
+        unknown = {part.part for part in result.parts} - {part.name for part in spec.parts}
+        if unknown:
+            raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
         opened: dict[str, OpenedPart] = {}
         for part in result.parts:
             if part.opened:

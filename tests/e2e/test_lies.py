@@ -182,6 +182,15 @@ def resigned(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
     return lambda document: sign_result(another_model(document), fed.context.key)
 
 
+def other_part(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
+    def lie(document: SignedDocument) -> SignedDocument:
+        result = canonical.decode(RoundResult, document.body)
+        parts = (dataclasses.replace(result.parts[0], part="encoder"), *result.parts[1:])
+        return sign_result(dataclasses.replace(result, parts=parts), fed.context.key)
+
+    return lie
+
+
 def forged(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
     return lambda document: SignedDocument(body=canonical.encode(another_model(document)), signature=document.signature)
 
@@ -191,9 +200,10 @@ def forged(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
     [
         ("GET .*/opened/", lambda fed: flip_last_byte, "is not the one that was signed"),
         ("GET /v1/results[?]", lambda fed: in_results(resigned(fed)), "not the one the aggregator signed"),
+        ("GET /v1/results[?]", lambda fed: in_results(other_part(fed)), "had no part encoder"),
         ("GET /v1/results[?]", lambda fed: in_results(forged(fed)), "not signed by the aggregator"),
     ],
-    ids=["flipped-byte", "signed-other-model", "unsigned-other-model"],
+    ids=["flipped-byte", "signed-other-model", "signed-other-part", "unsigned-other-model"],
 )
 def test_a_wrong_result(
     new_federation: NewFederation, path: str, lie: Callable[[Federation], Callable[[bytes], bytes]], said: str

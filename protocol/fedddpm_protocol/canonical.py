@@ -68,7 +68,7 @@ def label(tag: str, *fields: bytes) -> bytes:
 
 
 def tagged_hash(tag: str, *fields: bytes | memoryview) -> bytes:
-    """``H(tag, x..)`` = SHA-256 over the labelled fields, 32 bytes; long fields (memoryviews of bytes) are not copied."""
+    """``H(tag, x..)`` = SHA-256 over the labelled fields, 32 bytes; a long field may be a memoryview of bytes."""
     digest = hashlib.sha256()
     for field in (PREFIX + tag.encode(), *fields):
         digest.update(u64(len(field)))

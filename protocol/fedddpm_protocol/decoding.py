@@ -116,11 +116,14 @@ def _add_rotated(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vect
     table = total_table(places, len(opened.cohort))
     # H is not normalised, so going back multiplies by sqrt(block); dithers are counted in parts of a step.
     factor = factor / (UNITS * math.sqrt(part.values.block))
+    memory = np.empty((2, min(spec.chunk_coordinates, part.values.coordinates)))
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
-        units = ring.signed_floats(_words(spec, part, opened, index), part.values.bits)
+        units, dithers = memory[0, :count], memory[1, :count]
+        units[:] = ring.signed(_words(spec, part, opened, index), part.values.bits)
         units *= UNITS
-        units -= dither.total(start, count, table)
+        dither.total(start, table, dithers)
+        units -= dithers
         mean = rotation.back(units.reshape(min(part.values.block, ROWS), -1), index)
         mean *= factor
         base = rotation.gather(onto, index)

@@ -35,9 +35,9 @@ class Dither:
         words &= np.uint16(UNITS - 1)
         return words
 
-    def total(self, start: int, count: int, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Sum of the dithers of those whose ``table`` it is, in units: integers [count]."""
-        return np.take(table, self._words(start, count))
+    def total(self, start: int, table: npt.NDArray[np.float64], out: npt.NDArray[np.float64]) -> None:
+        """Write the sum of the dithers behind ``table`` into ``out``, from word ``start`` of the stream on, in units."""
+        np.take(table, self._words(start, len(out)), out=out, mode="clip")  # no index is outside; other modes buffer
 
     def _words(self, start: int, count: int) -> npt.NDArray[np.uint16]:
         words = self._stream.words(start, count).astype(np.uint16)

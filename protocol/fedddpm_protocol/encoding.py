@@ -167,7 +167,8 @@ class ValuesEncoder:
         """Words of chunk ``index``; the same ones at every call, in memory of their own."""
         start, count = chunk_span(self._part.values, self._spec.chunk_coordinates, index)
         if self._part.values.encoding == ROTATED:
-            rounded = np.floor(self._rotated(index, start))
+            rounded = self._rotated(index, start)
+            np.floor(rounded, out=rounded)
         else:
             rounded = self._delta[start : start + count].astype(np.float64)
             rounded *= self._weight / self._step

@@ -38,8 +38,9 @@ class Rotation:
         seed = tagged_hash("rotation", spec.encoding_seed, part.name.encode())
         self._stream = MaskStream(seed, "signs", 8)
         self._table = _SIGNS.astype(kind)
-        self._kind = kind
-        self._work = np.empty(self._rows * min(self._columns, self._width), kind)
+        # Slabs live here from one call to the next: fresh memory for each would cost more than the sums do.
+        size = self._rows * min(self._columns, self._width)
+        self._slab, self._work, self._taken = np.empty(size, kind), np.empty(size, kind), np.empty((size // 8, 8), kind)
         exponent = self._rows.bit_length() - 1
         self._factors = [_hadamard(1 << min(_FACTOR, exponent - done), kind) for done in range(0, exponent, _FACTOR)]
         self._across = _hadamard(block // self._rows, kind)
@@ -50,10 +51,13 @@ class Rotation:
         return first, min(first + self._columns, self._width)
 
     def gather(self, vector: npt.NDArray[np.float32], chunk: int) -> Slab:
-        """The slab of ``vector`` [parameters] that a chunk carries: [rows, w * lanes], zeros where it is padding."""
+        """The slab of ``vector`` [parameters] that a chunk carries: [rows, w * lanes], zeros where it is padding.
+
+        Valid until the next call.
+        """
         first, end = self.columns(chunk)
         rows, rest = divmod(self._parameters, self._width)
-        slab = np.empty((self._rows, end - first), self._kind)
+        slab = self._slab[: self._rows * (end - first)].reshape(self._rows, end - first)
         slab[:rows] = vector[: rows * self._width].reshape(rows, self._width)[:, first:end]
         slab[rows:] = 0
         if rest > first:
@@ -84,7 +88,9 @@ class Rotation:
     def _signs(self, width: int, chunk: int) -> Slab:
         start = self.columns(chunk)[0] * self._rows // 8
         raw = self._stream.words(start, self._rows * width // 8)
-        return np.take(self._table, raw, axis=0).reshape(self._rows, width)
+        signs = self._taken[: len(raw)]
+        np.take(self._table, raw, axis=0, out=signs, mode="clip")  # any byte is an index; other modes buffer
+        return signs.reshape(self._rows, width)
 
     def _transform(self, slab: Slab) -> Slab:
         """H times every block; swaps between the slab and the memory of this object."""

@@ -108,8 +108,8 @@ def model_hash(manifest: Manifest, vector: npt.NDArray[np.float32]) -> bytes:
         raise ValueError(
             f"a model of {coordinates(manifest)} float32 values expected, got {vector.dtype}{vector.shape}"
         )
-    raw = np.ascontiguousarray(vector).astype("<f4", copy=False)
-    return tagged_hash("model", manifest_bytes(manifest), memoryview(raw).cast("B"))
+    raw: npt.NDArray[np.float32] = np.ascontiguousarray(vector).astype("<f4", copy=False)
+    return tagged_hash("model", manifest_bytes(manifest), raw.data.cast("B"))
 
 
 ROTATED, FIXED_POINT, INTEGERS = "rotated", "fixed-point", "integers"

@@ -17,7 +17,7 @@ from tests.protocol.sums import encoded, mean_of, names, opened_part, summed
 from fedddpm_protocol import ring
 from fedddpm_protocol.canonical import tagged_hash
 from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
-from fedddpm_protocol.dither import UNITS, total_table
+from fedddpm_protocol.dither import UNITS, shift, total_table
 from fedddpm_protocol.encoding import Place, fit_to_norm
 from fedddpm_protocol.errors import ResultError, WrappedSumError
 from fedddpm_protocol.methods import Method
@@ -106,7 +106,7 @@ def slow_mean(
     opened = [int(value) * UNITS for value in ring.signed(words, part.values.bits)]
     for index in range(block * blocks):
         for position in positions:
-            word = (int(common[index]) >> 4) + position * UNITS // cohort
+            word = (int(common[index]) >> 4) + shift(position, cohort)
             opened[index] -= word % UNITS - UNITS // 2
     mean = [0.0] * (block * blocks)
     width = lanes * blocks  # columns of the one chunk
@@ -181,7 +181,16 @@ def test_a_part_that_did_not_open_keeps_its_values() -> None:
 def test_the_sum_of_the_dithers_is_a_function_of_one_stream(positions: tuple[int, ...], cohort: int) -> None:
     table = total_table(positions, cohort)
     for word in (0, 1, 7, UNITS // 2 - 1, UNITS // 2, UNITS - 1):
-        assert int(table[word]) == sum((word + p * UNITS // cohort) % UNITS - UNITS // 2 for p in positions)
+        assert int(table[word]) == sum((word + shift(p, cohort)) % UNITS - UNITS // 2 for p in positions)
+
+
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4, 6, 12, 100, 127, 128])
+def test_a_cohort_is_spread_evenly_and_neighbours_stand_far_apart(cohort: int) -> None:
+    shifts = [shift(position, cohort) for position in range(cohort)]
+    assert sorted(shifts) == [place * UNITS // cohort for place in range(cohort)]
+    for left in range(1, cohort):  # the others, neighbours in the order of ids, dropped
+        rms = np.sqrt(np.mean(total_table(range(left), cohort) ** 2)) / UNITS
+        assert rms < 1.0  # steps; half a cohort of neighbours would come to 0.14 a member
 
 
 def test_errors_of_alike_updates_cancel() -> None:

@@ -5,9 +5,10 @@
 
 Every measurement is a fresh process on one thread, and the schemes take turns, so that noise of the machine hits all.
 Ours is the whole path: opening the others' shares, rotation, dither, masks to every other institution, digests; at the
-aggregator both checks of every chunk's digest, the masks, the check of the sum, the next model and its hash. The update
-of every institution is the same, so the mean is known and is checked. Flower's client mod and server workflow run as
-they are, with 10 neighbours and with as many as ours has. Peers are installed in environments of their own.
+aggregator the digest of every chunk on arrival and its checksum before the sum, the masks, the check of the sum, the
+next model and its hash. The update of every institution is the same, so the mean is known and is checked. Flower's
+client mod and server workflow run as they are, with 10 neighbours and with as many as ours has. Peers are installed in
+environments of their own.
 """  # noqa: E501 - a command
 
 from __future__ import annotations

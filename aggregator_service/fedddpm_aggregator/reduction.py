@@ -18,7 +18,7 @@ from fedddpm_protocol.chunks import chunk_bytes, chunk_count, segment_digest
 from fedddpm_protocol.coordinator import MaskPlan
 from fedddpm_protocol.spec import SegmentSpec
 
-ReadChunk = Callable[[str, int], bytes]  # (member, index) -> packed bytes
+ReadChunk = Callable[[str, int], bytes | memoryview]  # (member, index) -> packed bytes
 WriteAt = Callable[[int, bytes], None]  # (byte offset, packed bytes); called from several threads
 Look = Callable[[ring.Words], object]  # at the opened words of one chunk; by one thread at a time
 
@@ -72,6 +72,6 @@ def _stretches(chunks: int, threads: int) -> list[range]:
     return [range(first, last) for first, last in itertools.pairwise(cuts) if first < last]
 
 
-def _chunks(masks: MaskPlan, index: int, read_chunk: ReadChunk) -> Iterator[bytes]:
+def _chunks(masks: MaskPlan, index: int, read_chunk: ReadChunk) -> Iterator[bytes | memoryview]:
     for member in masks.survivors.ids:
         yield read_chunk(member, index)

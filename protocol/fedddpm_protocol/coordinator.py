@@ -57,7 +57,7 @@ class MaskPlan:
         """Opens the chunks of a segment; one for each thread."""
         return SegmentOpener(self, segment)
 
-    def open_chunk(self, segment: SegmentSpec, index: int, chunks: Iterable[bytes]) -> ring.Words:
+    def open_chunk(self, segment: SegmentSpec, index: int, chunks: Iterable[bytes | memoryview]) -> ring.Words:
         """A single chunk, see :meth:`SegmentOpener.open`."""
         return self.opener(segment).open(index, chunks)
 
@@ -72,7 +72,7 @@ class SegmentOpener:
         self._streams = [(MaskStream(seed, segment.name, segment.bits), sign) for seed, sign in plan.seeds]
         self._scratch = Scratch()
 
-    def open(self, index: int, chunks: Iterable[bytes]) -> ring.Words:
+    def open(self, index: int, chunks: Iterable[bytes | memoryview]) -> ring.Words:
         """Sum of the survivors' packed chunks minus all masks: ring words [coordinates of the chunk].
 
         MalformedError unless there is exactly one chunk of the exact size for every survivor.

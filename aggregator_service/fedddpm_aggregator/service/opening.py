@@ -7,7 +7,6 @@ transaction: result, model and the next attempt appear together, after their blo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -25,7 +24,7 @@ from fedddpm_aggregator.service.phases import enter, fail, view_of
 from fedddpm_aggregator.service.publishing import publish
 from fedddpm_aggregator.service.rings import WIDEST_BITS
 from fedddpm_aggregator.service.sessions import Live, live_of, survivors_of
-from fedddpm_aggregator.service.uploads import chunk_blob
+from fedddpm_aggregator.service.uploads import chunk_blob, stored_chunk
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.coordinator import MaskPlan, recover
 from fedddpm_protocol.decoding import check_opened
@@ -186,17 +185,8 @@ def _open_values(ctx: Context, job: _Job) -> tuple[bytes, Energy]:
 
 
 def _reader(ctx: Context, job: _Job, segment: str) -> ReadChunk:
-    def read_chunk(member: str, index: int) -> bytes:
-        name = chunk_blob(job.spec_hash, job.part, member, segment, index)
-        try:
-            packed = ctx.blobs.read(name)
-        except FileNotFoundError:
-            packed = b""
-        if hashlib.sha256(packed).digest() != job.uploads[member].chunks[segment][index]:
-            raise DamagedUploadError(
-                f"chunk {index} of {segment!r} by {member} is damaged on the aggregator's disk; check the disk"
-            )
-        return packed
+    def read_chunk(member: str, index: int) -> memoryview:
+        return stored_chunk(ctx, chunk_blob(job.spec_hash, job.part, member, segment, index))
 
     return read_chunk
 

@@ -30,7 +30,7 @@ class ReadyUpdates(Participation):
     def _update_for(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
         position = self._history.arrive(spec, roster)
         model = self._history.network(position, spec)
-        size = sum(part.values.coordinates for part in spec.parts)
+        size = sum(part.parameters for part in spec.parts)
         random = np.random.default_rng(spec.round)
         delta = (random.standard_normal(size) * 1e-4).astype(np.float32)
         local = flatten(model, local_parts(Method(spec.method)))

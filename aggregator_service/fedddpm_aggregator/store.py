@@ -133,6 +133,14 @@ def wrapped_after(db: Session, run_id: int, part: str, round_index: int) -> bool
     return db.scalar(query.where(*mine).limit(1)) is not None
 
 
+def was_confirmed(db: Session, run_id: int, round_index: int, part: str) -> bool:
+    """Whether an attempt at ``part`` of a round came so far that members may have answered for its sum."""
+    mine = (AttemptRow.run_id == run_id, AttemptRow.round == round_index, SessionRow.part == part)
+    query = select(SessionRow.id).join(AttemptRow, AttemptRow.id == SessionRow.attempt_id)
+    confirmed = query.join(MessageRow, MessageRow.session_id == SessionRow.id)
+    return db.scalar(confirmed.where(*mine, MessageRow.step == CONFIRMATION).limit(1)) is not None
+
+
 def run_based_on(db: Session, model: str) -> str | None:
     """The name of a run with an attempt over this base model (hex); None if no attempt ever used it."""
     first = select(RunRow.name).join(AttemptRow, AttemptRow.run_id == RunRow.id).where(RunRow.first_base == model)

@@ -37,6 +37,8 @@ Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together
 _ABSURD = 1e6  # times the clip norm: no update of a training that works
+_COARSE = 1.25  # steps: own root mean square, times the root of the cohort, below which rounding must be private
+_HALF_WORD = _ROUNDING_BITS // 2
 _FLOAT32_BITS = 16  # float32 carries the rotated values of rings up to here
 _FLOAT32_ROOM = 2.0**19  # as long as their root mean square is within this: five bits are left for the largest
 _FLOAT64_ROOM = 2.0**52  # of the whole vector's norm in ring units: no word can be larger
@@ -122,8 +124,9 @@ class Place:
 class ValuesEncoder:
     """Ring words of one update, chunk by chunk, so that masking needs no second whole vector.
 
-    ``delta`` [parameters] counts ``factor`` times, see :func:`fit_to_norm`. ``rounding_seed`` (32 bytes) makes
-    stochastic rounding repeatable; without it that rounding is fresh.
+    ``delta`` [parameters] counts ``factor`` times, see :func:`fit_to_norm`. ``rounding_seed`` (32 bytes) makes private
+    randomness repeatable, which is fresh without it: that of stochastic rounding, and the noise that joins the dither
+    where the scale is coarse beside the update.
 
     Raises:
         NonFiniteError, RingOverflowError, EncodingError: an update that cannot be summed.
@@ -160,14 +163,19 @@ class ValuesEncoder:
             single = reach <= _FLOAT32_ROOM * math.sqrt(part.values.coordinates)
             narrow = part.values.bits <= _FLOAT32_BITS and single
             self._rotation, self._dither = Rotation(spec, part, "f4" if narrow else "f8"), Dither(spec, part)
-        else:
-            self._rounding = MaskStream(rounding_seed or secrets.token_bytes(32), "rounding", _ROUNDING_BITS)
+        seed = rounding_seed or secrets.token_bytes(32)
+        self._rounding = MaskStream(seed, "rounding", _ROUNDING_BITS)
+        # Where a step is as large as what is rounded, public dither would tell whose rounding a word of the sum is.
+        own = reach / math.sqrt(part.values.coordinates)
+        self._coarse = own * math.sqrt(place.cohort) < _COARSE
 
     def chunk(self, index: int) -> ring.Words:
         """Words of chunk ``index``; the same ones at every call, in memory of their own."""
         start, count = chunk_span(self._part.values, self._spec.chunk_coordinates, index)
         if self._part.values.encoding == ROTATED:
             rounded = self._rotated(index, start)
+            if self._coarse:
+                rounded += self._private_noise(start, rounded)
             np.floor(rounded, out=rounded)
         else:
             rounded = self._delta[start : start + count].astype(np.float64)
@@ -177,10 +185,13 @@ class ValuesEncoder:
         return _to_words(rounded, self._part.values.bits)
 
     def residual(self, index: int, into: Vector) -> None:
-        """Write what rounding took from the parameters of chunk ``index`` into ``into`` [parameters]; rotated only.
+        """Write what rounding took from the parameters of chunk ``index`` into ``into`` [parameters], zeros before.
 
-        It is in the units of ``delta``: added to the next update it is not lost but late (error feedback).
+        It is in the units of ``delta``: added to the next update it is not lost but late (error feedback). Nothing where
+        rounding had to be private: that noise is forgotten, and is larger than what could be made up for.
         """
+        if self._coarse:
+            return
         start, _ = chunk_span(self._part.values, self._spec.chunk_coordinates, index)
         shifted = self._rotated(index, start)  # value + dither + 1/2; its floor is sent, the dither is taken out again
         error = shifted - np.floor(shifted)
@@ -188,6 +199,14 @@ class ValuesEncoder:
         back = self._rotation.back(error, index)
         back *= self._step / self._weight / math.sqrt(self._part.values.block)
         self._rotation.scatter(back, index, into)
+
+    def _private_noise(self, start: int, like: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+        """Triangular noise of one step to either side; the rounding's first two moments no longer tell the value."""
+        words = self._rounding.words(start, like.size)
+        noise = (words >> np.uint32(_HALF_WORD)).astype(like.dtype)
+        noise -= words & np.uint32(2**_HALF_WORD - 1)
+        noise *= like.dtype.type(2.0**-_HALF_WORD)
+        return noise.reshape(like.shape)
 
     def _rotated(self, index: int, start: int) -> npt.NDArray[np.floating[Any]]:
         """Values in ring units plus dither plus one half: [rows, columns]."""

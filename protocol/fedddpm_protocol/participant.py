@@ -48,6 +48,7 @@ from fedddpm_protocol.prg import MaskStream, Scratch
 from fedddpm_protocol.roster import Release, Roster
 from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
 from fedddpm_protocol.shamir import RandomBytes, split
+from fedddpm_protocol.spec import ROTATED
 from fedddpm_protocol.spent import SpentRecord
 
 T = TypeVar("T")
@@ -113,6 +114,11 @@ class Participant:
                 raise SpentError(
                     f"part {self.plan.part!r} of this base model is released to {', '.join(self._allowed_u3)} only; "
                     "this institution sits out until the base model changes"
+                )
+            if self._allowed_u3 and any(segment.encoding == ROTATED for segment in self.plan.segments):
+                raise SpentError(
+                    f"part {self.plan.part!r} of this base model was summed before: it is summed again only in a ring "
+                    "of 32 bits, because several roundings with public dither tell more than one"
                 )
             channel, mask, self_mask, nonce = (bytearray(self._random(32)) for _ in range(4))
             self._secrets = _Secrets(channel, mask, self_mask)

@@ -25,7 +25,7 @@ class LocalPolicy:
     max_epochs: int | None = None
     max_steps: int | None = None
     max_clip_norm: float | None = None
-    min_bits: int = 4  # of a ring: how coarsely the mean may be rounded
+    min_bits: int = 8  # of a ring; coarse rounding shows more of what sets one update apart
     allow_two_party: bool = False
 
     def floor(self, roster: Roster) -> int:

@@ -15,17 +15,13 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.spec import FIXED_POINT, ROWS, WEIGHT_UNITS, PartSpec, RoundSpec
 
 _FEW_BITS = 12
+_FEWEST = 3.6  # deviations that a sum must leave room for: with fewer more than one word in 3,000 wraps
 _HOT_REFERENCE, _HOT_LIMIT = 1.5, 3.0  # of one block: how far above the others is normal; deviations it keeps
 
 
 def deviations(bits: int) -> float:
     """Standard deviations of a coordinate of the predicted sum in half the ring."""
-    return 5.5 if bits < _FEW_BITS else 6.6
-
-
-def fewest_deviations(bits: int) -> float:
-    """The same of the sum that came: with fewer it is not used, as too many of its words have wrapped."""
-    return 4.0 if bits < _FEW_BITS else 5.0
+    return 5.75 if bits < _FEW_BITS else 6.6
 
 
 def predicted_norm(spec: RoundSpec, part: PartSpec, cohort: int) -> float:
@@ -99,5 +95,4 @@ class Energy:
         if not self._values.block:
             return False
         half: int = 2 ** (self._values.bits - 1)
-        limit = half / fewest_deviations(self._values.bits)
-        return self.root_mean_square > limit or self.hottest_block > half / _HOT_LIMIT
+        return self.root_mean_square > half / _FEWEST or self.hottest_block > half / _HOT_LIMIT

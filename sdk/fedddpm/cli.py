@@ -136,6 +136,7 @@ def participate(
     max_steps: Annotated[int | None, typer.Option(help="policy: steps a round")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="policy: training time a round")] = None,
     max_clip_norm: Annotated[float | None, typer.Option(help="policy: largest update norm")] = None,
+    min_bits: Annotated[int | None, typer.Option(help="policy: narrowest ring for updates")] = None,
     allow_two_party: Annotated[
         bool | None, typer.Option("--allow-two-party", help="policy: hides from the server, not from the other party")
     ] = None,
@@ -183,6 +184,7 @@ def participate(
             "max_steps": max_steps,
             "max_seconds": max_seconds,
             "max_clip_norm": max_clip_norm,
+            "min_bits": min_bits,
             "allow_two_party": allow_two_party,
         },
         "learning": {"ema_decay": ema_decay, "error_feedback": error_feedback, "precision": precision},

@@ -53,6 +53,7 @@ class LocalPolicyOptions(_Options):
     max_epochs: Annotated[int, Field(ge=1)] = 1000
     max_seconds: Seconds | None = None  # training time a round
     max_clip_norm: Annotated[float, Field(gt=0)] = math.inf
+    min_bits: Annotated[int, Field(ge=4, le=32)] = 8  # of the ring that updates travel in
     allow_two_party: bool = False  # two institutions hide updates from the aggregator, not from each other
 
     @model_validator(mode="after")

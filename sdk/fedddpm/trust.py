@@ -97,6 +97,7 @@ def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> 
         max_epochs=options.max_epochs,
         max_steps=options.max_steps or None,
         max_clip_norm=options.max_clip_norm,
+        min_bits=options.min_bits,
         allow_two_party=options.allow_two_party,
     )
 

@@ -17,7 +17,7 @@ from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.publishing import remove_strays, scrub
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.service.traffic import Models, RoundTraffic, traffic_by_round
-from fedddpm_aggregator.tables import ResultRow
+from fedddpm_aggregator.tables import MessageRow, ResultRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec
@@ -59,6 +59,31 @@ def test_each_part_has_a_ring_of_its_own(tmp_path: Path) -> None:
         assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 8}
         norms = {part.name: part.reference.norm for part in spec_in(ctx).parts}
     assert norms == {"encoder": 1.0, "bottleneck": 1.0, "decoder": 0.5}  # as of the round that opened it last
+
+
+def test_a_part_that_may_have_been_answered_for_goes_wide(tmp_path: Path) -> None:
+    """Members spent on this base refuse a second rounding with public dither; the next round has a new base."""
+    federation = Federation(tmp_path, members=tuple("abcdef"), c_max=0, manifests=WIDER)
+    settings = RunSettings("run-1", "USPLIT", 4, bits=8, first_bits=16, weighting="equal", chunk_coordinates=128)
+    with federation.context() as ctx:
+        start_run(ctx, settings, federation.write_theta_0())
+        rings_of(ctx)
+        conclude(ctx)
+        assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 8}
+        confirm(ctx, "decoder")
+        fail_attempt(ctx)
+        assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 32}
+        conclude(ctx)
+        assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 8}
+
+
+def confirm(ctx: Context, part: str) -> None:
+    """One member's confirmation is stored in the newest attempt."""
+    with ctx.transaction() as db:
+        attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+        assert attempt is not None
+        (session,) = [row for row in store.sessions_of(db, attempt.id) if row.part == part]
+        db.add(MessageRow(session_id=session.id, step=store.CONFIRMATION, member="a", sha256="00" * 32, body="{}"))
 
 
 def rings_of(ctx: Context) -> dict[str, int]:

@@ -85,14 +85,14 @@ def opened(bits: int, reference: ScaleReference, deltas: Sequence[np.ndarray], u
 
 
 def wrapped_words(spec: RoundSpec, error: np.ndarray, units: Sequence[int]) -> int:
-    """Words whose error is not that of rounding: every member's is half a step at most."""
+    """Words whose error is not that of rounding: half a step for every member, and a whole one of private noise."""
     part = spec.parts[0]
     rotation = Rotation(spec, part, "f8")
     step = step_of(spec, part, len(units)) * WEIGHT_UNITS / sum(units) * np.sqrt(part.values.block)
     count = 0
     for index in range(-(-part.values.coordinates // CHUNK)):
         slab = rotation.forward(rotation.gather(error.astype(np.float32), index), index)
-        count += int(np.count_nonzero(np.abs(slab) > (0.52 * len(units)) * step))
+        count += int(np.count_nonzero(np.abs(slab) > (1.52 * len(units)) * step))
     return count
 
 
@@ -144,7 +144,7 @@ def test_another_cohort_than_before_does_not_wrap(before: int, now: int) -> None
         assert result.nmse < bound
 
 
-@pytest.mark.parametrize(("bits", "bound"), [(8, 1e-2), (16, 1e-3)])
+@pytest.mark.parametrize(("bits", "bound"), [(8, 2e-2), (16, 2e-2)])
 def test_a_sum_that_grew_is_right_or_not_used(bits: int, bound: float) -> None:
     """The energy of the opened words tells before wrapped words matter."""
     used = []

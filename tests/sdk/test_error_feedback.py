@@ -63,7 +63,7 @@ def test_errors_of_rounding_do_not_add_up(tmp_path: Path) -> None:
             for member, site in sites.items() if feedback else ():
                 site.after("run", round_, round_ + 1, updates[member], spec, {"decoder": Summed(US, US)})
             errors.append(float(np.linalg.norm(model - true)))
-            spec = next_spec(spec, round_ + 1, 4, opened.references)
+            spec = next_spec(spec, round_ + 1, 8, opened.references)
         return errors
 
     for member in US:
@@ -84,7 +84,7 @@ def summed(*survivors: str) -> dict[str, Summed]:
     return {"decoder": Summed(US, survivors or US)}
 
 
-def udec(bits: int = 4) -> RoundSpec:
+def udec(bits: int = 16) -> RoundSpec:
     return make_spec(found(US), Method.UDEC, bits)
 
 
@@ -104,7 +104,7 @@ def test_it_outlives_the_process_and_belongs_to_one_round(site: ErrorFeedback, t
     assert again.delta is update.delta
     others = (make_update(US[0], 0), make_update(US[0], 2), replace(update, run="another"))
     assert all(site.added_to(other, spec.parts) is other for other in others)
-    full = make_spec(found(US), Method.FULL, 4)
+    full = make_spec(found(US), Method.FULL, 16)
     whole = make_update(US[0], 1, sum(SIZES.values()))
     assert site.added_to(whole, full.parts) is whole
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_measured_is_forgotten_and_not_sent_twice(
 
 
 def test_each_part_has_its_own(site: ErrorFeedback, tmp_path: Path) -> None:
-    spec = make_spec(found(MEMBERS), Method.USPLIT, 4)
+    spec = make_spec(found(MEMBERS), Method.USPLIT, 16)
     update = make_update(US[0], 0, sum(SIZES.values()))
     site.after("run", 0, 1, update, spec, {"encoder": Summed(US, US), "decoder": Summed(US, US[1:])})
     encoder, rest = np.split(kept(tmp_path), [SIZES["encoder"]])
@@ -172,7 +172,7 @@ def test_the_widest_ring_leaves_nothing(site: ErrorFeedback, tmp_path: Path) -> 
 def test_no_more_comes_back_than_the_update_itself(site: ErrorFeedback, tmp_path: Path) -> None:
     spec = udec()
     site.after("run", 0, 1, make_update(US[0]), spec, summed())
-    small = make_update(US[0], 1, scale=1e-4)
+    small = make_update(US[0], 1, scale=1e-6)
     update = site.added_to(small, spec.parts)
     assert update.feedback is not None
     assert np.linalg.norm(kept(tmp_path)) > 10 * np.linalg.norm(small.delta)
@@ -217,7 +217,7 @@ def test_results_say_which_specification_was_opened(site: ErrorFeedback, tmp_pat
 
 def test_institutions_of_a_federation_make_up_for_it(federation) -> None:
     fed = federation("abc")
-    fed.start_run(Method.UDEC, 3, bits=4, first_bits=4)
+    fed.start_run(Method.UDEC, 3, bits=8)
     learning = LearningOptions(error_feedback=True)
     fed.together(2, learning=learning)
     residuals = {member: kept(fed.folder / f"state-{member}") for member in fed.members}

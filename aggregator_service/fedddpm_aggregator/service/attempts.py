@@ -23,7 +23,7 @@ from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
 
 log = logging.getLogger(__name__)
-DEFAULT_BITS = 16  # ring of the values, where the coordinator does not choose
+DEFAULT_BITS = 8  # ring of the values, where the coordinator does not choose
 DEFAULT_FIRST_BITS = 24  # where nothing is known of their size either
 
 
@@ -82,7 +82,9 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     number = last.attempt + 1 if last is not None and last.round == round_index else 0
     base, previous = (result.model, result.hash) if result else (run.first_base, None)
     try:
-        spec = round_spec(run, roster, next_rings(db, run, method.sessions), round_index, number, base, previous)
+        spec = round_spec(
+            run, roster, next_rings(db, run, method.sessions, round_index), round_index, number, base, previous
+        )
     except ValueError as error:
         stall(db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return

@@ -1,7 +1,8 @@
 """In which ring the values of each part travel in the next attempt, and what their scale follows from.
 
-A narrow ring is sized by the part's last opened sum. Where nothing is known of it the ring is wider, and after a sum
-that left its ring the part travels once in the widest, which holds any sum of clipped updates.
+A narrow ring is sized by the part's last opened sum. Where nothing is known of it the ring is wider. After a sum that
+left its ring the part travels once in the widest, which holds any sum of clipped updates; and so it does when members
+may have answered for a sum of it over this base, since they refuse to be rounded twice with public dither.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ class ValuesRing:
     reference: ScaleReference = NOTHING_KNOWN
 
 
-def next_rings(db: Session, run: RunRow, parts: Iterable[str]) -> dict[str, ValuesRing]:
-    """The ring of each part in the next attempt of a run."""
+def next_rings(db: Session, run: RunRow, parts: Iterable[str], round_index: int) -> dict[str, ValuesRing]:
+    """The ring of each part in the next attempt of a run, which is one at ``round_index``."""
     references = _newest_references(db, run.id, frozenset(parts))
-    return {part: _next_ring(db, run, part, *references.get(part, (-1, NOTHING_KNOWN))) for part in parts}
+    rings = {}
+    for part in parts:
+        opened_in, reference = references.get(part, (-1, NOTHING_KNOWN))
+        again = store.wrapped_after(db, run.id, part, opened_in) or store.was_confirmed(db, run.id, round_index, part)
+        rings[part] = ValuesRing(WIDEST_BITS) if again else _sized_ring(run, reference)
+    return rings
 
 
-def _next_ring(db: Session, run: RunRow, part: str, opened_in: int, reference: ScaleReference) -> ValuesRing:
-    if store.wrapped_after(db, run.id, part, opened_in):
-        return ValuesRing(WIDEST_BITS)
+def _sized_ring(run: RunRow, reference: ScaleReference) -> ValuesRing:
     if reference == NOTHING_KNOWN:
         return ValuesRing(max(run.bits, run.first_bits))
     return ValuesRing(run.bits, reference)

@@ -71,6 +71,7 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "methods": ("FULL", "UDEC"),
         "bits": (32, 16, 8, 6, 4),
         "centralised_epochs": (),
+        "round_samples": 0,
     },
     # Every part of a study once, in under a minute; the images are noise.
     "smoke": {

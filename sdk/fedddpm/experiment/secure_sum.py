@@ -22,7 +22,15 @@ from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_mo
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.methods import Method, reporters_by_session
 from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
-from fedddpm_protocol.spec import NOTHING_KNOWN, PartResult, RoundResult, RoundSpec, ScaleReference, model_hash
+from fedddpm_protocol.spec import (
+    NOTHING_KNOWN,
+    RINGS,
+    PartResult,
+    RoundResult,
+    RoundSpec,
+    ScaleReference,
+    model_hash,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +65,7 @@ def aggregate(
         ProtocolError: the protocol's own rules refuse something, for instance a cohort that is too small.
     """
     began = time.monotonic()
-    policy = LocalPolicy(architecture_hash=spec.architecture.hash, c_max=federation.roster.c_max)
+    policy = LocalPolicy(spec.architecture.hash, c_max=federation.roster.c_max, min_bits=min(RINGS))
     if masked:
         document = sign_spec(spec, federation.server)
         for _ in updates:

@@ -59,7 +59,7 @@ class StudySettings(BaseModel):
     splits: Annotated[tuple[SplitName, ...], Field(min_length=1)] = ("iid",)
     concentration: Annotated[float, Field(gt=0)] = 0.5  # of the Dirichlet distribution of both skews
     networks: Annotated[tuple[NetworkName, ...], Field(min_length=1)] = ("fast",)
-    bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (16,)  # of the rings in which updates travel
+    bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (8,)  # of the rings in which updates travel
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
 
     rounds: Count = 5  # R

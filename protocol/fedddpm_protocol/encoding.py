@@ -187,8 +187,8 @@ class ValuesEncoder:
     def residual(self, index: int, into: Vector) -> None:
         """Write what rounding took from the parameters of chunk ``index`` into ``into`` [parameters], zeros before.
 
-        It is in the units of ``delta``: added to the next update it is not lost but late (error feedback). Where rounding
-        had to be private it stays as it is: that noise is forgotten, and larger than what could be made up for.
+        It is in the units of ``delta``: added to the next update it is not lost but late (error feedback). Where
+        rounding had to be private it stays as it is: that noise is forgotten, and larger than what could be made up for.
         """
         if self._coarse:
             return

@@ -188,7 +188,7 @@ class ValuesEncoder:
         """Write what rounding took from the parameters of chunk ``index`` into ``into`` [parameters], zeros before.
 
         It is in the units of ``delta``: added to the next update it is not lost but late (error feedback). Where
-        rounding had to be private it stays as it is: that noise is forgotten, and larger than what could be made up for.
+        rounding had to be private nothing is written: that noise is forgotten, and larger than what could be made up.
         """
         if self._coarse:
             return

@@ -121,7 +121,7 @@ def test_every_combination_is_one_run_and_the_baseline_takes_no_split() -> None:
     names = [plan.name for plan in plans]
     assert len(set(names)) == len(names) == 2 * 2 * 2 + 2
     assert names[:2] == ["centralised-fast-s0", "centralised-fast-s1"]
-    assert "full-k4-label-skew-fast-b16-s1" in names
+    assert "full-k4-label-skew-fast-b8-s1" in names
     assert plans[-1].members == ("site-001", "site-002", "site-003", "site-004")
 
 
@@ -133,4 +133,4 @@ def test_rings_are_an_axis_of_everything_but_the_baseline() -> None:
     assert build(preset("rings")).bits == (32, 16, 8, 6, 4)
     same = {name: value for name, value in preset("cpu-small").items() if name not in ("name", "methods")}
     rings = preset("rings")
-    assert {name for name, value in same.items() if rings[name] != value} == {"centralised_epochs"}
+    assert {name for name, value in same.items() if rings[name] != value} == {"centralised_epochs", "round_samples"}

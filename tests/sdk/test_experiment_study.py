@@ -247,7 +247,7 @@ def test_a_sum_too_large_for_its_ring_is_made_again_in_the_widest(data: Path, tm
 
 def test_error_feedback_is_the_same_after_an_interruption(data: Path, tmp_path: Path) -> None:
     few: dict[str, object] = {"methods": ("UDEC",), "round_samples": 0, "final_samples": (), "grid": 0}
-    few |= {"bits": (4,), "first_bits": 4}
+    few |= {"bits": (8,), "first_bits": 16}
     whole = study(data, tmp_path / "whole", **few, error_feedback=True).runs[0].rounds
     place = Place(tmp_path / "halves", tmp_path / "cache", device="cpu")
     settings = settings_for(data, **few, error_feedback=True)

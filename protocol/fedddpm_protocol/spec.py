@@ -366,6 +366,11 @@ class PartResult:
             _require(list(ids) == sorted(set(ids)), "cohort and survivors must be sorted and distinct")
         _require(set(self.survivors) <= set(self.cohort), "survivors must come from the cohort")
 
+    @classmethod
+    def not_opened(cls, part: str) -> PartResult:
+        """A part whose session gave no sum."""
+        return cls(part, False, b"", b"", cohort=(), survivors=(), sums=(), opened_digest=b"", norm=0.0)
+
     @property
     def reference(self) -> ScaleReference:
         """What the next round's scale follows from; nothing where the sum was not opened or zero."""
@@ -386,6 +391,22 @@ class RoundResult:
     parts: tuple[PartResult, ...]
     model_hash: bytes
     previous_result: bytes
+
+    @classmethod
+    def of(cls, spec: RoundSpec, parts: tuple[PartResult, ...], model_hash: bytes) -> RoundResult:
+        """What came out of an attempt; ``model_hash`` is that of the next shared model."""
+        return cls(
+            protocol=spec.protocol,
+            federation=spec.federation,
+            run=spec.run,
+            round=spec.round,
+            attempt=spec.attempt,
+            spec_hash=spec.hash,
+            base_model_hash=spec.base_model_hash,
+            parts=parts,
+            model_hash=model_hash,
+            previous_result=spec.previous_result,
+        )
 
     def __post_init__(self) -> None:
         _require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")

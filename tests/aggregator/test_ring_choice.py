@@ -111,18 +111,7 @@ def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> None:
     """Publish the newest attempt with made-up sums; norms are 0.5 in round 0 and 1 later."""
     spec = spec_in(ctx)
     parts = tuple(part_result(part.name, spec, part.name not in (wrapped, missing)) for part in spec.parts)
-    result = RoundResult(
-        protocol=spec.protocol,
-        federation=spec.federation,
-        run=spec.run,
-        round=spec.round,
-        attempt=spec.attempt,
-        spec_hash=spec.hash,
-        base_model_hash=spec.base_model_hash,
-        parts=parts,
-        model_hash=spec.base_model_hash,
-        previous_result=spec.previous_result,
-    )
+    result = RoundResult.of(spec, parts, spec.base_model_hash)
     with ctx.transaction() as db:
         (run,) = store.open_runs(db)
         attempt = store.newest_attempt(db, run.id)

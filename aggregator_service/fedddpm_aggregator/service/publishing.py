@@ -16,7 +16,6 @@ from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob,
 from fedddpm_aggregator.service.uploads import UPLOADS, upload_folder
 from fedddpm_aggregator.tables import ModelRow, ResultRow, RunRow
 from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.decoding import OpenedPart, next_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
@@ -54,13 +53,13 @@ def publish(ctx: Context, attempt_id: int) -> None:
         return
     spec = ctx.spec_of(attempt)
     parts = tuple(
-        canonical.decode(PartResult, row.result) if row.result is not None else _not_opened(row.part)
+        canonical.decode(PartResult, row.result) if row.result is not None else PartResult.not_opened(row.part)
         for row in sessions
     )
     vector = _next_model(ctx, spec, parts)
     hashed, size = store_model(ctx, run, vector, Method(run.method).shared_parts)
     with ctx.transaction() as db:
-        _record(ctx, db, attempt_id, _result(spec, parts, hashed), hashed, size)
+        _record(ctx, db, attempt_id, RoundResult.of(spec, parts, bytes.fromhex(hashed)), hashed, size)
     scrub(ctx)
 
 
@@ -121,21 +120,6 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
 
 
-def _result(spec: RoundSpec, parts: tuple[PartResult, ...], hashed: str) -> RoundResult:
-    return RoundResult(
-        protocol=PROTOCOL,
-        federation=spec.federation,
-        run=spec.run,
-        round=spec.round,
-        attempt=spec.attempt,
-        spec_hash=spec.hash,
-        base_model_hash=spec.base_model_hash,
-        parts=parts,
-        model_hash=bytes.fromhex(hashed),
-        previous_result=spec.previous_result,
-    )
-
-
 def _next_model(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> Vector:
     base = read_vector(ctx.blobs.path(model_blob(spec.base_model_hash.hex())), spec.base_manifest)
     opened = {}
@@ -144,17 +128,3 @@ def _next_model(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) ->
             values = OpenedValues(ctx.blobs, spec, result.part)
             opened[result.part] = OpenedPart(values.chunk, result.sums, result.cohort, result.survivors)
     return next_model(spec, base, opened)
-
-
-def _not_opened(part: str) -> PartResult:
-    return PartResult(
-        part=part,
-        opened=False,
-        session_id=b"",
-        hu3=b"",
-        cohort=(),
-        survivors=(),
-        sums=(),
-        opened_digest=b"",
-        norm=0.0,
-    )

@@ -16,7 +16,6 @@ from fedddpm.contribution import Contribution, Vector, scaled_pieces
 from fedddpm.experiment.secure_session import Federation, Session, opened_sums
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.chunks import chunk_span
 from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.errors import WrappedSumError
@@ -86,7 +85,7 @@ def aggregate(
             norms[name] = _norm(spec, name, one)
         except WrappedSumError:
             wrapped.append(name)
-            results.append(_not_opened(name))
+            results.append(PartResult.not_opened(name))
             continue
         opened[name] = one
         if result is not None:
@@ -129,34 +128,9 @@ def _reference(norm: float, opened: OpenedPart) -> ScaleReference:
     return ScaleReference.after(norm, count, opened.sums[0]) if count > 1 else NOTHING_KNOWN
 
 
-def _not_opened(name: str) -> PartResult:
-    return PartResult(
-        part=name,
-        opened=False,
-        session_id=b"",
-        hu3=b"",
-        cohort=(),
-        survivors=(),
-        sums=(),
-        opened_digest=b"",
-        norm=0.0,
-    )
-
-
 def _publish(federation: Federation, spec: RoundSpec, parts: tuple[PartResult, ...], hashed: bytes) -> bytes:
     """Sign the result as the aggregator and read it as an institution; its hash."""
-    result = RoundResult(
-        protocol=PROTOCOL,
-        federation=spec.federation,
-        run=spec.run,
-        round=spec.round,
-        attempt=spec.attempt,
-        spec_hash=spec.hash,
-        base_model_hash=spec.base_model_hash,
-        parts=parts,
-        model_hash=hashed,
-        previous_result=spec.previous_result,
-    )
+    result = RoundResult.of(spec, parts, hashed)
     return open_result(sign_result(result, federation.server), federation.roster).hash
 
 

@@ -21,7 +21,7 @@ from fedddpm_protocol.dither import UNITS, Dither, total_table
 from fedddpm_protocol.errors import ResultError, WrappedSumError
 from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import Energy, step_of
-from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, ROWS, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
 
 Vector = npt.NDArray[np.float32]
 _CLIPPING = 1e-6  # how far float32 may leave a clipped norm above the agreed one
@@ -76,14 +76,19 @@ def check_opened(
 
 
 def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> Vector:
-    """The next shared model [coordinates of the base manifest].
+    """The next shared model [coordinates of the base manifest]; see :func:`derive_model`."""
+    return derive_model(spec, base, opened)[0]
+
+
+def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> tuple[Vector, dict[str, float]]:
+    """The next shared model [coordinates of the base manifest], and by part the norm that the next scale follows from.
 
     A part that is missing in ``opened`` keeps its base values. ResultError as :func:`check_opened`.
     """
     expected = sum(part.parameters for part in spec.parts)
     if base.dtype != np.float32 or base.shape != (expected,):
         raise ResultError(f"a base model of {expected} float32 values expected, got {base.dtype}{base.shape}")
-    model = base.copy()
+    model, norms = base.copy(), {}
     start = 0
     for part in spec.parts:
         piece = model[start : start + part.parameters]
@@ -91,9 +96,9 @@ def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) 
         if part.name in opened:
             one = opened[part.name]
             energy = measure(spec, part, one)
-            check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
+            norms[part.name] = check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
             add_mean(spec, part, one, piece)
-    return model
+    return model, norms
 
 
 def add_mean(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector) -> None:
@@ -124,7 +129,7 @@ def _add_rotated(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vect
         units *= UNITS
         dither.total(start, table, dithers)
         units -= dithers
-        mean = rotation.back(units.reshape(min(part.values.block, ROWS), -1), index)
+        mean = rotation.back(units.reshape(part.values.rows, -1), index)
         mean *= factor
         base = rotation.gather(onto, index)
         base += mean

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fedddpm_protocol.canonical import tagged_hash
 from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.spec import ROWS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import PartSpec, RoundSpec
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]
@@ -31,7 +31,7 @@ class Rotation:
 
     def __init__(self, spec: RoundSpec, part: PartSpec, kind: Kind) -> None:
         block = part.values.block
-        self._rows = min(block, ROWS)
+        self._rows = part.values.rows
         self._width = part.values.coordinates // self._rows  # columns of the whole matrix
         self._columns = spec.chunk_coordinates // self._rows  # of a slab
         self._parameters = part.parameters

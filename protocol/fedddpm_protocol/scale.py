@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from fedddpm_protocol import ring
-from fedddpm_protocol.spec import FIXED_POINT, ROWS, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import FIXED_POINT, WEIGHT_UNITS, PartSpec, RoundSpec
 
 _FEW_BITS = 12
 _FEWEST = 3.6  # deviations that a sum must leave room for: with fewer more than one word in 3,000 wraps
@@ -60,7 +60,7 @@ class Energy:
         values = ring.signed_floats(words, self._values.bits)
         if self._values.block:
             count = len(words) // self._values.block
-            slab = values.reshape(min(self._values.block, ROWS), count, -1)
+            slab = values.reshape(self._values.rows, count, -1)
             energies = np.einsum("rbl,rbl->b", slab, slab)
             total, hottest = float(energies.sum()), float(energies.max())
         else:

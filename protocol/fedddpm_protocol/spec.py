@@ -138,9 +138,9 @@ class SegmentSpec:
         _require(self.coordinates % self.block == 0, "a rotated segment must hold whole blocks")
 
     @property
-    def blocks(self) -> int:
-        """How many blocks are rotated, each on its own; 0 where none are."""
-        return self.coordinates // self.block if self.block else 0
+    def rows(self) -> int:
+        """Rows of a rotated segment's slabs: a block fills one column of them, or several neighbouring ones."""
+        return min(self.block, ROWS)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fedddpm.transport import Transport
 from fedddpm.unet import UNet
 from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_span, segment_digest
-from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
+from fedddpm_protocol.decoding import OpenedPart, derive_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.methods import MODEL_PARTS, Method
 from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
@@ -123,8 +123,14 @@ class ModelStore:
         for part in result.parts:
             if part.opened:
                 opened[part.part] = self._fetch_opened(spec, result, part)
-                self._check_norm(spec, part, opened[part.part])
-        vector = next_model(spec, base, opened)
+        vector, norms = derive_model(spec, base, opened)
+        for part in result.parts:  # the next round's scale follows from the signed norm
+            if part.opened and not math.isclose(norms[part.part], part.norm, rel_tol=_SAME_NORM):
+                raise ResultError(
+                    f"the signed norm {part.norm:.6g} of part {part.part!r} is not the {norms[part.part]:.6g} of its"
+                    " opened sum",
+                    "aggregator",
+                )
         if model_hash(spec.base_manifest, vector) != result.model_hash:
             raise ResultError(
                 f"the model that follows from the sums of round {result.round} is not the one the aggregator signed",
@@ -156,18 +162,6 @@ class ModelStore:
             ) from error
         finally:
             self._scratch.unlink(missing_ok=True)
-
-    @staticmethod
-    def _check_norm(spec: RoundSpec, part: PartResult, opened: OpenedPart) -> None:
-        """The next round's scale follows from the signed norm, so it must be that of the opened sum."""
-        agreed = spec.part(part.part)
-        energy = measure(spec, agreed, opened)
-        norm = check_opened(spec, agreed, energy, part.sums, len(part.cohort), len(part.survivors))
-        if not math.isclose(norm, part.norm, rel_tol=_SAME_NORM):
-            raise ResultError(
-                f"the signed norm {part.norm:.6g} of part {part.part!r} is not the {norm:.6g} of its opened sum",
-                "aggregator",
-            )
 
     def _download(self, wanted: bytes, parameters: int, what: str) -> None:
         self._transport.download_model(wanted, self._scratch, parameters, self._watcher(what))

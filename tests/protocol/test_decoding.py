@@ -97,7 +97,7 @@ def slow_mean(
 ) -> list[float]:
     """The definition of the decoding in Python's integers: no NumPy, no float before the one factor."""
     part = spec.parts[0]
-    block, blocks = part.values.block, part.values.blocks
+    block, blocks = part.values.block, part.values.coordinates // part.values.block
     rows = min(block, ROWS if rows is None else rows)
     lanes = block // rows
     signs = MaskStream(tagged_hash("rotation", spec.encoding_seed, b"full"), "signs", 8).words(0, block * blocks // 8)
@@ -129,8 +129,7 @@ def test_decoding_is_its_definition_in_whole_numbers(
     bits: int, rows: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if rows is not None:  # several lanes in a block, as where blocks are larger than 4096
-        for module in ("rotation", "scale", "decoding"):
-            monkeypatch.setattr(f"fedddpm_protocol.{module}.ROWS", rows)
+        monkeypatch.setattr("fedddpm_protocol.spec.ROWS", rows)
     spec = make_spec(bits=bits, coordinates=200, clip_norm=1.0)
     deltas = updates(3, 1.0, size=200)
     words = summed(spec, deltas, [30000] * 3, cohort=5)

@@ -157,8 +157,9 @@ class Session:
         """Opened words by segment, and the digest of the opened values."""
         opened, digest = {}, b""
         for segment in self._part.segments:
+            opener = masks.opener(segment)
             pieces = [
-                masks.open_chunk(segment, index, (uploads[member][segment.name][index] for member in sorted(uploads)))
+                opener.open(index, (uploads[member][segment.name][index] for member in sorted(uploads)))
                 for index in self._indices(segment)
             ]
             opened[segment.name] = np.concatenate(pieces)

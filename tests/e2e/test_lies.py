@@ -182,13 +182,18 @@ def resigned(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
     return lambda document: sign_result(another_model(document), fed.context.key)
 
 
-def other_part(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
-    def lie(document: SignedDocument) -> SignedDocument:
-        result = canonical.decode(RoundResult, document.body)
-        parts = (dataclasses.replace(result.parts[0], part="encoder"), *result.parts[1:])
-        return sign_result(dataclasses.replace(result, parts=parts), fed.context.key)
+def first_part(**changes: object) -> Callable[[Federation], Callable[[SignedDocument], SignedDocument]]:
+    """The first part of the result otherwise, and signed."""
 
-    return lie
+    def of(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
+        def lie(document: SignedDocument) -> SignedDocument:
+            result = canonical.decode(RoundResult, document.body)
+            parts = (dataclasses.replace(result.parts[0], **changes), *result.parts[1:])
+            return sign_result(dataclasses.replace(result, parts=parts), fed.context.key)
+
+        return lie
+
+    return of
 
 
 def forged(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
@@ -200,10 +205,11 @@ def forged(fed: Federation) -> Callable[[SignedDocument], SignedDocument]:
     [
         ("GET .*/opened/", lambda fed: flip_last_byte, "is not the one that was signed"),
         ("GET /v1/results[?]", lambda fed: in_results(resigned(fed)), "not the one the aggregator signed"),
-        ("GET /v1/results[?]", lambda fed: in_results(other_part(fed)), "had no part encoder"),
+        ("GET /v1/results[?]", lambda fed: in_results(first_part(part="encoder")(fed)), "had no part encoder"),
+        ("GET /v1/results[?]", lambda fed: in_results(first_part(norm=123.0)(fed)), "the signed norm 123 of part"),
         ("GET /v1/results[?]", lambda fed: in_results(forged(fed)), "not signed by the aggregator"),
     ],
-    ids=["flipped-byte", "signed-other-model", "signed-other-part", "unsigned-other-model"],
+    ids=["flipped-byte", "signed-other-model", "signed-other-part", "signed-other-norm", "unsigned-other-model"],
 )
 def test_a_wrong_result(
     new_federation: NewFederation, path: str, lie: Callable[[Federation], Callable[[bytes], bytes]], said: str

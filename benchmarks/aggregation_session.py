@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from benchmarks.aggregation_cost import Job, Stopwatch
+from benchmarks.sum_spec import sum_spec
 
 from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.chunks import chunk_span
 from fedddpm_protocol.cohort import Cohort, SessionPlan, SurvivorSet, session_plan
 from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import Join, ShareItem, Unmask
+from fedddpm_protocol.methods import Method
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.policy import LocalPolicy
 from fedddpm_protocol.roster import Member, Roster
 from fedddpm_protocol.spec import (
     WEIGHT_UNITS,
-    Architecture,
     PartSpec,
     RoundSpec,
     ScaleReference,
@@ -156,35 +156,13 @@ def _name(member: str, members: Sequence[str]) -> str:
 def _spec(roster: Roster, delta: Vector, job: Job) -> RoundSpec:
     norm = float(np.sqrt(np.square(delta, dtype=np.float64).sum()))
     known = ScaleReference(norm, job.cohort, job.cohort * WEIGHT_UNITS)
-    return RoundSpec(
-        protocol=PROTOCOL,
-        federation=roster.federation,
-        run="benchmark",
-        method="FULL",
-        round=1,
-        rounds=2,
-        attempt=0,
-        roster_version=roster.version,
-        roster_hash=roster.hash,
-        architecture=Architecture("tiny", 28, 1, 8, (1, 2)),
-        initial_model_hash=b"\x01" * 32,
-        initial_seed=b"",
-        base_model_hash=b"\x02" * 32,
-        parts=(part_spec(PART, (TensorSpec("w", (len(delta),)),), job.bits, known),),
-        weighting="hidden",
+    part = part_spec(PART, (TensorSpec("w", (len(delta),)),), job.bits, known, job.chunk)
+    return sum_spec(
+        Method.FULL,
+        part,
         clip_norm=2 * norm,
-        weight_cap=1000,
         largest_cohort=job.cohort,
         chunk_coordinates=job.chunk,
         encoding_seed=b"\x03" * 32,
-        epochs=1,
-        max_steps=0,
-        batch_size=1,
-        learning_rate=1e-4,
-        join_s=1.0,
-        shares_s=1.0,
-        masked_s=1.0,
-        confirm_s=1.0,
-        unmask_s=1.0,
-        previous_result=b"\x04" * 32,
+        roster=roster,
     )

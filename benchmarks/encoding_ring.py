@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from benchmarks.encoding_updates import Vector, Wide
+from benchmarks.sum_spec import sum_spec
 
 from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import PROTOCOL
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.decoding import OpenedPart, add_mean, check_opened, measure
 from fedddpm_protocol.dither import UNITS, Dither
@@ -24,10 +24,10 @@ from fedddpm_protocol.methods import DECODER, Method
 from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import predicted_norm, step_of
 from fedddpm_protocol.spec import (
+    CHUNK_COORDINATES,
     NOTHING_KNOWN,
     ROTATED,
     WEIGHT_UNITS,
-    Architecture,
     Manifest,
     RoundSpec,
     ScaleReference,
@@ -36,43 +36,17 @@ from fedddpm_protocol.spec import (
 
 CLIP_NORM = 4.0  # four times the norm of the made updates
 FIRST_BITS = 24  # of a run's first round, which knows nothing of its scale
-_CHUNK = 2**18
-_HASH = bytes(32)
 
 
 def round_spec(manifest: Manifest, bits: int, reference: ScaleReference, largest_cohort: int, name: str) -> RoundSpec:
     """A round of UDEC with one part; ``name`` decides its rotation and dither."""
-    return RoundSpec(
-        protocol=PROTOCOL,
-        federation="benchmark",
-        run="encoding",
-        method=Method.UDEC.value,
-        round=0,
-        rounds=1,
-        attempt=0,
-        roster_version=1,
-        roster_hash=_HASH,
-        architecture=Architecture("tiny", 28, 1, 8, (1, 2)),
-        initial_model_hash=_HASH,
-        initial_seed=b"",
-        base_model_hash=_HASH,
-        parts=(part_spec(DECODER, manifest, bits, reference),),
-        weighting="hidden",
+    return sum_spec(
+        Method.UDEC,
+        part_spec(DECODER, manifest, bits, reference),
         clip_norm=CLIP_NORM,
-        weight_cap=1000,
         largest_cohort=largest_cohort,
-        chunk_coordinates=_CHUNK,
+        chunk_coordinates=CHUNK_COORDINATES,
         encoding_seed=hashlib.sha256(name.encode()).digest(),
-        epochs=1,
-        max_steps=0,
-        batch_size=32,
-        learning_rate=1e-4,
-        join_s=1.0,
-        shares_s=1.0,
-        masked_s=1.0,
-        confirm_s=1.0,
-        unmask_s=1.0,
-        previous_result=b"",
     )
 
 

@@ -55,7 +55,8 @@ class MaskPlan:
 
     def opener(self, segment: SegmentSpec) -> SegmentOpener:
         """Opens the chunks of a segment; one for each thread."""
-        return SegmentOpener(self, segment)
+        chunk_coordinates = self.survivors.sharing.cohort.plan.chunk_coordinates
+        return SegmentOpener(self.seeds, len(self.survivors.ids), segment, chunk_coordinates)
 
     def open_chunk(self, segment: SegmentSpec, index: int, chunks: Iterable[bytes | memoryview]) -> ring.Words:
         """A single chunk, see :meth:`SegmentOpener.open`."""
@@ -63,13 +64,16 @@ class MaskPlan:
 
 
 class SegmentOpener:
-    """Sums and unmasks the chunks of one segment, in any order, in order fastest. Not for two threads at once."""
+    """Sums and unmasks the chunks of one segment, in any order, in order fastest. Not for two threads at once.
 
-    def __init__(self, plan: MaskPlan, segment: SegmentSpec) -> None:
-        self._segment = segment
-        self._members = len(plan.survivors.ids)
-        self._chunk_coordinates = plan.survivors.sharing.cohort.plan.chunk_coordinates
-        self._streams = [(MaskStream(seed, segment.name, segment.bits), sign) for seed, sign in plan.seeds]
+    ``seeds`` as in :class:`MaskPlan`, for the sum over ``members`` survivors.
+    """
+
+    def __init__(
+        self, seeds: Iterable[tuple[bytes, int]], members: int, segment: SegmentSpec, chunk_coordinates: int
+    ) -> None:
+        self._segment, self._members, self._chunk_coordinates = segment, members, chunk_coordinates
+        self._streams = [(MaskStream(seed, segment.name, segment.bits), sign) for seed, sign in seeds]
         self._scratch = Scratch()
 
     def open(self, index: int, chunks: Iterable[bytes | memoryview]) -> ring.Words:

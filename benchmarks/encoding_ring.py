@@ -93,7 +93,7 @@ class RingSum:
         part, members = self.part, [f"site-{number:03d}" for number in range(self.members)]
         one = OpenedPart(self._chunk, (self.weight, 0, 0), members, members)
         energy, mean = measure(self.spec, part, one), np.zeros(part.parameters, np.float32)
-        add_mean(self.spec, part, one, mean)
+        add_mean(self.spec, part, [one], mean)
         fullness = energy.root_mean_square / 2 ** (part.values.bits - 1)
         try:
             norm = check_opened(self.spec, part, energy, one.sums, self.members, self.members)

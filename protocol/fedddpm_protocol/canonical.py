@@ -3,6 +3,8 @@
 ``LP(x1..xm)`` is the concatenation of (u64 big-endian length, bytes). Everything hashed or signed carries a purpose
 label under the prefix ``fedddpm/sa/1/``. A record has exactly one byte form: the LP of its fields in declaration
 order; decoding refuses missing, unknown and trailing bytes, and re-encodes to prove that the form was the only one.
+Fields that came later stand at the end, marked :func:`added_later`: while they and all behind them have their default
+they are left out, so that what was signed before them keeps its bytes.
 """
 
 from __future__ import annotations
@@ -141,6 +143,15 @@ def _codec_of(kind: typing.Any) -> _Codec:
     raise TypeError(f"{kind!r} has no canonical form; use str, bytes, bool, int, float, tuple[X, ...] or a record")
 
 
+_LATER = "fedddpm_added_later"
+
+
+def added_later(default: T) -> T:
+    """The default of a record's field that older byte forms do not have; only fields of this kind may follow it."""
+    field: T = dataclasses.field(default=default, metadata={_LATER: True})
+    return field
+
+
 @cache
 def _fields_of(record: typing.Any) -> tuple[tuple[str, _Codec], ...]:
     hints = typing.get_type_hints(record)
@@ -148,15 +159,32 @@ def _fields_of(record: typing.Any) -> tuple[tuple[str, _Codec], ...]:
     return tuple((name, _codec_of(hints[name])) for name in names)
 
 
+@cache
+def _always(record: typing.Any) -> int:
+    """How many fields every byte form of a record has."""
+    return sum(_LATER not in field.metadata for field in dataclasses.fields(record))
+
+
+def _written(record: typing.Any) -> int:
+    """How many fields the byte form of this record has."""
+    fields = dataclasses.fields(record)
+    count = len(fields)
+    while count > _always(record.__class__) and getattr(record, fields[count - 1].name) == fields[count - 1].default:
+        count -= 1
+    return count
+
+
 def encode(record: typing.Any) -> bytes:
     """The one byte form of a frozen dataclass: LP of its fields in declaration order."""
-    return lp(*(codec.encode(getattr(record, name)) for name, codec in _fields_of(record.__class__)))
+    fields = _fields_of(record.__class__)[: _written(record)]
+    return lp(*(codec.encode(getattr(record, name)) for name, codec in fields))
 
 
 def _decode_record(record: type, data: bytes) -> typing.Any:
-    fields = _fields_of(record)
-    values = unlp(data, len(fields))
-    decoded = {name: codec.decode(value) for (name, codec), value in zip(fields, values, strict=True)}
+    fields, values = _fields_of(record), unlp(data)
+    if not _always(record) <= len(values) <= len(fields):
+        raise MalformedError(f"a length-prefixed list has {len(values)} fields instead of {len(fields)}")
+    decoded = {name: codec.decode(value) for (name, codec), value in zip(fields, values, strict=False)}
     try:
         return record(**decoded)
     except ValueError as error:

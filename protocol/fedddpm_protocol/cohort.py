@@ -33,9 +33,10 @@ from fedddpm_protocol.messages import (
     UnmaskBody,
     UploadManifest,
 )
-from fedddpm_protocol.methods import Method, reporters_by_session
+from fedddpm_protocol.methods import Method, part_of, reporters_by_session
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.sealed import verify_item
+from fedddpm_protocol.shards import members_of
 from fedddpm_protocol.spec import RoundSpec, SegmentSpec
 
 
@@ -60,10 +61,10 @@ class SessionPlan:
         raise MalformedError(f"part {self.part!r} has no segment {name!r}")
 
 
-def session_plan(spec: RoundSpec, roster: Roster, part: str) -> SessionPlan:
-    """The plan of one part's session; SpecError if the round has no such part."""
-    if part not in Method(spec.method).sessions:
-        raise SpecError(f"method {spec.method} has no part {part!r}")
+def session_plan(spec: RoundSpec, roster: Roster, session: str) -> SessionPlan:
+    """The plan of one session; SpecError if the round has no such session."""
+    method, part = Method(spec.method), part_of(session)
+    reporters = reporters_by_session(method, spec.hash, members_of(method, roster, session))[part]
     return SessionPlan(
         spec_hash=spec.hash,
         base_model_hash=spec.base_model_hash,
@@ -72,7 +73,7 @@ def session_plan(spec: RoundSpec, roster: Roster, part: str) -> SessionPlan:
         chunk_coordinates=spec.chunk_coordinates,
         largest_cohort=spec.largest_cohort,
         discloses_samples=spec.weighting == "disclosed",
-        reporters=reporters_by_session(Method(spec.method), spec.hash, roster.ids)[part],
+        reporters=reporters,
     )
 
 

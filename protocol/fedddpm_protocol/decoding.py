@@ -19,6 +19,7 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.dither import UNITS, Dither, total_table
 from fedddpm_protocol.errors import ResultError, WrappedSumError
+from fedddpm_protocol.methods import sessions_by_part
 from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import Energy, step_of
 from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
@@ -81,9 +82,10 @@ def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) 
 
 
 def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> tuple[Vector, dict[str, float]]:
-    """The next shared model [coordinates of the base manifest], and by part the norm that the next scale follows from.
+    """The next shared model [coordinates of the base manifest], and by session the norm that scales follow from.
 
-    A part that is missing in ``opened`` keeps its base values. ResultError as :func:`check_opened`.
+    ``opened`` is by session: of a part that has shards, those that were opened; their members are averaged as if they
+    stood in one sum. A part of which none is there keeps its base values. ResultError as :func:`check_opened`.
     """
     expected = sum(part.parameters for part in spec.parts)
     if base.dtype != np.float32 or base.shape != (expected,):
@@ -93,47 +95,62 @@ def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]
     for part in spec.parts:
         piece = model[start : start + part.parameters]
         start += part.parameters
-        if part.name in opened:
-            one = opened[part.name]
+        shards = sessions_by_part(opened).get(part.name, ())
+        for session in shards:
+            one = opened[session]
             energy = measure(spec, part, one)
-            norms[part.name] = check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
-            add_mean(spec, part, one, piece)
+            norms[session] = check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
+        if shards:
+            add_mean(spec, part, [opened[session] for session in shards], piece)
     return model, norms
 
 
-def add_mean(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector) -> None:
-    """Add the weighted mean update behind an opened sum to ``onto`` [parameters], chunk by chunk."""
-    factor = step_of(spec, part, len(opened.cohort)) * WEIGHT_UNITS / opened.sums[0]
+def add_mean(spec: RoundSpec, part: PartSpec, opened: Sequence[OpenedPart], onto: Vector) -> None:
+    """Add the weighted mean update behind opened sums to ``onto`` [parameters], chunk by chunk.
+
+    The sums are those of the part's shards, in their order; one, where there are no shards.
+    """
+    weight = sum(one.sums[0] for one in opened)
+    factors = [step_of(spec, part, len(one.cohort)) * WEIGHT_UNITS / weight for one in opened]
     if part.values.encoding == ROTATED:
-        return _add_rotated(spec, part, opened, onto, factor)
+        return _add_rotated(spec, part, opened, onto, factors)
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
-        mean = ring.signed_floats(_words(spec, part, opened, index), part.values.bits)
-        mean *= factor
-        mean += onto[start : start + count]
-        onto[start : start + count] = mean
+        base = onto[start : start + count].astype(np.float64)
+        for one, factor in zip(opened, factors, strict=True):
+            mean = ring.signed_floats(_words(spec, part, one, index), part.values.bits)
+            mean *= factor
+            base += mean
+        onto[start : start + count] = base
     return None
 
 
-def _add_rotated(spec: RoundSpec, part: PartSpec, opened: OpenedPart, onto: Vector, factor: float) -> None:
+def _add_rotated(
+    spec: RoundSpec, part: PartSpec, opened: Sequence[OpenedPart], onto: Vector, factors: Sequence[float]
+) -> None:
     rotation, dither = Rotation(spec, part, "f8"), Dither(spec, part)
-    places = (list(opened.cohort).index(member) for member in opened.survivors)
-    table = total_table(places, len(opened.cohort))
+    tables = [_dither_table(one) for one in opened]
     # H is not normalised, so going back multiplies by sqrt(block); dithers are counted in parts of a step.
-    factor = factor / (UNITS * math.sqrt(part.values.block))
+    units_of_a_step = UNITS * math.sqrt(part.values.block)
     memory = np.empty((2, min(spec.chunk_coordinates, part.values.coordinates)))
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):
         start, count = chunk_span(part.values, spec.chunk_coordinates, index)
         units, dithers = memory[0, :count], memory[1, :count]
-        units[:] = ring.signed(_words(spec, part, opened, index), part.values.bits)
-        units *= UNITS
-        dither.total(start, table, dithers)
-        units -= dithers
-        mean = rotation.back(units.reshape(part.values.rows, -1), index)
-        mean *= factor
         base = rotation.gather(onto, index)
-        base += mean
+        for one, table, factor in zip(opened, tables, factors, strict=True):
+            units[:] = ring.signed(_words(spec, part, one, index), part.values.bits)
+            units *= UNITS
+            dither.total(start, table, dithers)
+            units -= dithers
+            mean = rotation.back(units.reshape(part.values.rows, -1), index)
+            mean *= factor / units_of_a_step
+            base += mean
         rotation.scatter(base, index, onto)
+
+
+def _dither_table(opened: OpenedPart) -> npt.NDArray[np.float64]:
+    places = (list(opened.cohort).index(member) for member in opened.survivors)
+    return total_table(places, len(opened.cohort))
 
 
 def _words(spec: RoundSpec, part: PartSpec, opened: OpenedPart, index: int) -> ring.Words:

@@ -34,6 +34,30 @@ class Method(StrEnum):
         return tuple(part for _, parts in _SESSIONS[self] for part in parts)
 
 
+def session_name(part: str, shard: int | None = None) -> str:
+    """The name of a secure sum on the wire: its part, with the number of the shard where there are shards."""
+    return part if shard is None else f"{part}{_SHARD_MARK}{shard}"
+
+
+def part_of(session: str) -> str:
+    """The part that a session sums."""
+    return session.partition(_SHARD_MARK)[0]
+
+
+def sessions_by_part(sessions: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Sessions grouped by their part, shards in order."""
+    grouped: dict[str, list[str]] = {}
+    for session in sessions:
+        grouped.setdefault(part_of(session), []).append(session)
+    return {part: tuple(sorted(names, key=_shard_number)) for part, names in grouped.items()}
+
+
+def _shard_number(session: str) -> int:
+    number = session.partition(_SHARD_MARK)[2]
+    return int(number) if number.isdecimal() else -1
+
+
+_SHARD_MARK = "."  # in no part's name
 _SESSIONS: dict[Method, tuple[tuple[str, tuple[str, ...]], ...]] = {
     Method.FULL: (("full", MODEL_PARTS),),
     Method.USPLIT: ((ENCODER, (ENCODER,)), (BOTTLENECK, (BOTTLENECK,)), (DECODER, (DECODER,))),
@@ -48,7 +72,7 @@ def reports_losses(session: str) -> bool:
     With USPLIT every institution stands in exactly one of encoder and decoder; a third sum that overlaps with one of
     these by all but one member would reveal one institution's loss.
     """
-    return session != BOTTLENECK
+    return part_of(session) != BOTTLENECK
 
 
 def assign_parts(spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:

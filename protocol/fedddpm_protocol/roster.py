@@ -6,20 +6,25 @@ key, keeps the highest version it has seen and refuses a lower one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import comb
 
 from fedddpm_protocol import canonical, keys
-from fedddpm_protocol.canonical import tagged_hash
+from fedddpm_protocol.canonical import added_later, tagged_hash
 from fedddpm_protocol.errors import MalformedError, OlderRosterError, RosterError, UnknownMemberError
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.messages import MAX_COHORT, SignedDocument
 from fedddpm_protocol.spec import HASH_BYTES, require_name
 
-MAX_MEMBERS = 128
+MAX_MEMBERS = 10_000
+MAX_OPERATORS = 32
+SHARD_RISK_BITS = 40  # a draw gives some shard more conspirators than c_max with a chance of at most 2^-40
 
 
 @dataclass(frozen=True)
 class Member:
-    """One enrolled institution."""
+    """One enrolled institution, or an operator."""
 
     id: str
     public_key: bytes  # Ed25519
@@ -48,8 +53,51 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """How more members than one sum holds are spread over shards, each with a sum of its own.
+
+    ``seed`` decides who is in which shard (see :mod:`fedddpm_protocol.shards`). It comes from the root after the
+    members are known, and a new roster version has a new one: neither the aggregator nor members can choose the draw.
+    """
+
+    size: int  # most members of a shard
+    corrupt: int  # how many of all members may conspire with the aggregator
+    seed: bytes
+    source: str  # where the seed comes from, for people: the root's own randomness, or a public beacon's round
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.size <= MAX_COHORT:
+            raise ValueError(f"shards of {self.size} members are outside 3 to {MAX_COHORT}")
+        if len(self.seed) != HASH_BYTES:
+            raise ValueError("the seed of the draw must have 32 bytes")
+        if not 0 < len(self.source) <= 200:
+            raise ValueError("the source of the draw's seed must be named in 1 to 200 characters")
+
+    def sizes(self, members: int) -> tuple[int, ...]:
+        """Members of each shard: as few shards as can be, as equal as can be."""
+        count = -(-members // self.size)
+        return tuple(members // count + (shard < members % count) for shard in range(count))
+
+    def needed_c_max(self, members: int) -> int:
+        """The smallest c_max of a shard that this draw exceeds nowhere, up to a chance of 2^-40."""
+        return _needed_c_max(members, self.corrupt, max(self.sizes(members)), len(self.sizes(members)))
+
+
+@lru_cache(maxsize=64)
+def _needed_c_max(members: int, corrupt: int, largest: int, shards: int) -> int:
+    """The hypergeometric tail over all shards, exactly: corrupt ones among the members of the largest."""
+    draws = comb(members, largest)
+    bad = 0  # draws of a shard with more than c corrupt members
+    for c in range(min(corrupt, largest), 0, -1):
+        bad += comb(corrupt, c) * comb(members - corrupt, largest - c)
+        if shards * bad << SHARD_RISK_BITS > draws:
+            return c
+    return 0
+
+
+@dataclass(frozen=True)
 class Roster:
-    """Members and the rules that no aggregator can bend."""
+    """Members and the rules that no aggregator can bend. With shards, c_max and n_min hold for each of them."""
 
     federation: str
     version: int  # grows by one with every signature of the root
@@ -58,6 +106,8 @@ class Roster:
     server_public_key: bytes  # Ed25519: signs specs and results
     members: tuple[Member, ...]
     releases: tuple[Release, ...] = ()
+    operators: tuple[Member, ...] = added_later(())  # who may start, pause and end runs from afar
+    sharding: tuple[Sharding, ...] = added_later(())  # one, or none: all members stand in one sum
 
     def __post_init__(self) -> None:
         require_name("federation", self.federation)
@@ -70,19 +120,52 @@ class Roster:
             raise ValueError("two members share an id or a key")
         if self.server_public_key in {member.public_key for member in self.members}:
             raise ValueError("the aggregator must not hold the identity of a member")
-        if len(ids) > MAX_MEMBERS:
-            raise ValueError(f"{len(ids)} members are more than {MAX_MEMBERS}")
+        self._check_operators()
+        self._check_sharding()
         if self.version < 1:
             raise ValueError("roster versions start at 1")
         if self.n_min < max(3, self.c_max + 2) and not (self.n_min == 2 and self.c_max == 0):
             raise ValueError(f"n_min {self.n_min} is below max(3, c_max + 2) = {max(3, self.c_max + 2)}")
 
-    @property
+    def _check_operators(self) -> None:
+        ids = [operator.id for operator in self.operators]
+        if ids != sorted(set(ids), key=str.encode) or len(ids) > MAX_OPERATORS:
+            raise ValueError(f"operators must be sorted by id, distinct, and at most {MAX_OPERATORS}")
+        keys_of_others = {member.public_key for member in self.members} | {self.server_public_key}
+        own = {operator.public_key for operator in self.operators}
+        if own & keys_of_others or set(ids) & set(self.ids) or len(own) != len(ids):
+            raise ValueError("an operator needs an id and a key of its own, not those of a member or the aggregator")
+
+    def _check_sharding(self) -> None:
+        count = len(self.members)
+        if count > MAX_MEMBERS:
+            raise ValueError(f"{count} members are more than {MAX_MEMBERS}")
+        if not self.sharding:
+            if count > MAX_COHORT:
+                raise ValueError(f"{count} members are more than one sum holds ({MAX_COHORT}); they need shards")
+            return
+        if len(self.sharding) > 1:
+            raise ValueError("a roster has one way of sharding")
+        rules = self.sharding[0]
+        if rules.corrupt > count:
+            raise ValueError(f"{rules.corrupt} conspirators are more than the {count} members")
+        needed = rules.needed_c_max(count)
+        if self.c_max < needed:
+            raise ValueError(
+                f"shards drawn from {count} members of whom {rules.corrupt} may conspire need a c_max of {needed}, "
+                f"not {self.c_max}"
+            )
+
+    @cached_property
     def hash(self) -> bytes:
         """32 bytes that every round spec names."""
         return tagged_hash("roster", canonical.encode(self))
 
-    @property
+    @cached_property
+    def _keys(self) -> Mapping[str, bytes]:
+        return {member.id: member.public_key for member in self.members}
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Member ids, sorted bytewise."""
         return tuple(member.id for member in self.members)
@@ -97,10 +180,17 @@ class Roster:
 
     def public_key(self, member_id: str) -> bytes:
         """The Ed25519 key of a member; UnknownMemberError if it is not enrolled."""
-        for member in self.members:
-            if member.id == member_id:
-                return member.public_key
-        raise UnknownMemberError(f"{member_id!r} is not in roster version {self.version}", member_id)
+        key = self._keys.get(member_id)
+        if key is None:
+            raise UnknownMemberError(f"{member_id!r} is not in roster version {self.version}", member_id)
+        return key
+
+    def operator_key(self, operator_id: str) -> bytes:
+        """The Ed25519 key of an operator; UnknownMemberError if the root named none of this id."""
+        for operator in self.operators:
+            if operator.id == operator_id:
+                return operator.public_key
+        raise UnknownMemberError(f"{operator_id!r} is no operator in roster version {self.version}", operator_id)
 
     def releases_pair(self, base: bytes, part: str, old_u3: tuple[str, ...], new_u3: tuple[str, ...]) -> bool:
         """Whether the root released exactly this step from old to new survivors."""

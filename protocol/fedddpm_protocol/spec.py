@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fedddpm_protocol import canonical
 from fedddpm_protocol.canonical import PROTOCOL, tagged_hash
 from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.methods import Method, part_of
 from fedddpm_protocol.ring import MAX_BITS, MIN_BITS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -287,7 +287,10 @@ class RoundSpec:
         )
         _require(MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM, f"clip norm {self.clip_norm} is out of range")
         _require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
-        _require(2 <= self.largest_cohort <= 128, f"a largest cohort of {self.largest_cohort} is outside 2 to 128")
+        _require(
+            2 <= self.largest_cohort <= MAX_COHORT,
+            f"a largest cohort of {self.largest_cohort} is outside 2 to {MAX_COHORT}",
+        )
         _require(self.weight_cap > 0, "the weight cap must be positive")
         _require(self.chunk_coordinates > 0 and self.chunk_coordinates % 8 == 0, "chunks must be multiples of 8")
         for part in self.parts:
@@ -332,8 +335,9 @@ class RoundSpec:
         return tuple(tensor for part in self.parts for tensor in part.manifest)
 
     def part(self, name: str) -> PartSpec:
-        """The part called ``name``; KeyError if the method has no such session."""
-        return next((part for part in self.parts if part.name == name), None) or _no_part(name)
+        """The part called ``name``, or that of a session (see ``methods``); KeyError if the method has none."""
+        wanted = part_of(name)
+        return next((part for part in self.parts if part.name == wanted), None) or _no_part(name)
 
 
 def _no_part(name: str) -> PartSpec:

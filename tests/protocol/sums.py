@@ -57,5 +57,5 @@ def mean_of(spec: RoundSpec, deltas: Sequence[np.ndarray], weights: Sequence[int
     """The decoded mean as float32."""
     words = summed(spec, deltas, weights, cohort)
     mean = np.zeros(spec.parts[0].parameters, np.float32)
-    add_mean(spec, spec.parts[0], opened_part(spec, words, (sum(weights), 0, 0), len(deltas), cohort), mean)
+    add_mean(spec, spec.parts[0], [opened_part(spec, words, (sum(weights), 0, 0), len(deltas), cohort)], mean)
     return mean

@@ -72,7 +72,7 @@ def opened(bits: int, reference: ScaleReference, deltas: Sequence[np.ndarray], u
     part = spec.parts[0]
     one = opened_part(spec, summed(spec, deltas, units), (sum(units), 0, 0), members)
     mean = np.zeros(size, np.float32)
-    add_mean(spec, part, one, mean)
+    add_mean(spec, part, [one], mean)
     exact = sum(delta.astype(np.float64) * weight for delta, weight in zip(deltas, units, strict=True)) / sum(units)
     error = mean - exact
     kept = ScaleReference(1.0, 2, 2)

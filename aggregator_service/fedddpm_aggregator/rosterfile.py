@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,7 +13,8 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.roster import Roster, open_roster, sign_roster
+from fedddpm_protocol.roster import Roster, Sharding, open_roster, sign_roster
+from fedddpm_protocol.spec import HASH_BYTES
 
 
 def read_document(path: Path) -> SignedDocument:
@@ -44,9 +47,33 @@ def write_roster(path: Path, roster: Roster, root: SigningKey, *, new: bool) -> 
         raise OperatorError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def next_version(roster: Roster, **changes: object) -> Roster:
-    """The roster with some fields changed and the version one higher; OperatorError if it breaks a rule."""
+def next_version(roster: Roster, **changes: Any) -> Roster:
+    """The roster with some fields changed and the version one higher; OperatorError if it breaks a rule.
+
+    Other members in shards are drawn anew: who knew the seed before it was signed could choose an id by it.
+    """
+    fields = {field.name: getattr(roster, field.name) for field in dataclasses.fields(roster)} | changes
+    if fields["members"] != roster.members and "sharding" not in changes:
+        fields["sharding"] = tuple(new_draw(old.size, old.corrupt) for old in roster.sharding)
+    return make_roster(**{**fields, "version": roster.version + 1})
+
+
+def make_roster(**fields: Any) -> Roster:
+    """A roster of these fields, c_max and n_min as high as its shards need them; OperatorError if it breaks a rule."""
     try:
-        return dataclasses.replace(roster, version=roster.version + 1, **changes)  # type: ignore[arg-type]
+        for rules in fields.get("sharding", ()):
+            fields["c_max"] = max(fields["c_max"], rules.needed_c_max(len(fields["members"])))
+            fields["n_min"] = max(fields["n_min"], fields["c_max"] + 2)
+        return Roster(**fields)
     except ValueError as error:
         raise OperatorError(f"this roster is not possible: {error}") from error
+
+
+def new_draw(size: int, corrupt: int, seed: bytes | None = None, source: str | None = None) -> Sharding:
+    """Shards drawn by the root's own randomness, or by a ``seed`` from a named ``source``; OperatorError."""
+    if (seed is None) != (source is None):
+        raise OperatorError("a seed from elsewhere needs the name of its source, and a source its seed")
+    try:
+        return Sharding(size, corrupt, seed or secrets.token_bytes(HASH_BYTES), source or "the root's own randomness")
+    except ValueError as error:
+        raise OperatorError(f"these shards are not possible: {error}") from error

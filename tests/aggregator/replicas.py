@@ -1,0 +1,242 @@
+"""Institutions that keep going while replicas are killed, and what the database must say afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+import psycopg
+from pydantic import BaseModel
+from tests.aggregator.driver import ORDER, STEPS, Institution, ProblemError, Seat, spec_of
+from tests.aggregator.federations import Federation, ServerProcess, identity_of
+from tests.balancer import Balancer
+
+from fedddpm_protocol import canonical
+from fedddpm_protocol.api import RunState
+from fedddpm_protocol.errors import CohortError
+from fedddpm_protocol.messages import Confirmations
+from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.spent import SpentLog
+
+PART = "decoder"
+PATIENCE_S = 90.0
+PHASE_LOG = """
+CREATE TABLE phase_log (id serial PRIMARY KEY, session_id int NOT NULL, was text NOT NULL, now text NOT NULL);
+CREATE FUNCTION log_phase() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO phase_log (session_id, was, now) VALUES (OLD.id, OLD.phase, NEW.phase); RETURN NEW; END $$;
+CREATE TRIGGER log_phase AFTER UPDATE ON sessions
+    FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase) EXECUTE FUNCTION log_phase();
+"""  # in the transaction of the change itself, so that nothing is missed and nothing that was rolled back stands there
+
+
+class OverError(Exception):
+    """The attempt is over for this institution."""
+
+
+class Steadfast(Institution):
+    """Tries again also while the aggregator says that its database is away."""
+
+    def send(self, method: str, path: str, message: BaseModel | bytes | None = None) -> httpx.Response:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return super().send(method, path, message)
+            except ProblemError as problem:
+                if problem.code == "phase-over":
+                    raise OverError from None
+                if problem.status != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+
+class Member(Seat):
+    """A seat that gives up with its attempt, and remembers on which survivors a base model is spent."""
+
+    def __init__(self, institution: Institution, roster: Roster, spec: RoundSpec, seed: int, spent: SpentLog) -> None:
+        recorded = spent.recorded(spec.base_model_hash, PART)
+        super().__init__(institution, roster, spec, PART, seed, recorded_u3=recorded)
+        self._spent = spent
+
+    def wait_for(self, phase: Phase, timeout_s: float = PATIENCE_S) -> None:
+        deadline, version = time.monotonic() + timeout_s, 0
+        while time.monotonic() < deadline:
+            state = self.institution.state(version, 2.0 if version else 0.0)
+            if state.spec is None or state.spec.body != canonical.encode(self.spec):
+                raise OverError
+            session = state.sessions[PART]
+            if session.phase is Phase.FAILED:
+                raise OverError
+            if ORDER.index(session.phase) >= ORDER.index(phase):
+                return
+            version = state.version
+        raise AssertionError(f"{self.name} waited in vain for {phase}")
+
+    def unmask(self) -> None:
+        self.wait_for(Phase.UNMASK)
+        reply = Confirmations.model_validate_json(self.get("confirmations"))
+        self.unmask_message = self.machine.receive_confirmations(reply.confirmations, self._spent.commit)
+        self.post("unmask", self.unmask_message)
+
+
+@dataclass
+class Book:
+    """What the institutions did, by spec hash (hex)."""
+
+    seats: dict[str, dict[str, Seat]] = field(default_factory=lambda: defaultdict(dict))
+    dropped: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    errors: list[BaseException] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Actor(threading.Thread):
+    """One institution that takes part until the run is finished; with probability ``drops`` it starts over once."""
+
+    def __init__(self, book: Book, url: str, name: str, roster: Roster, seed: int, drops: float) -> None:
+        super().__init__(daemon=True)
+        self._book, self._roster, self._drops = book, roster, drops
+        self._institution = Steadfast(url, name, identity_of(name), patience_s=PATIENCE_S)
+        self._dice = random.Random(f"{seed}/{name}")
+        self._place = roster.ids.index(name)
+        self._spent = SpentLog()
+
+    def run(self) -> None:
+        try:
+            self._take_part()
+        except BaseException as error:
+            self._book.errors.append(error)
+            self._book.stop.set()
+        finally:
+            self._institution.close()
+
+    def _take_part(self) -> None:
+        version, seen = 0, b""
+        while not self._book.stop.is_set():
+            state = self._institution.state(version, 2.0 if version else 0.0)
+            version = state.version
+            if state.status == "finished":
+                return
+            if state.spec is not None and state.spec.body != seen:
+                seen = state.spec.body
+                self._attempt(state)
+
+    def _attempt(self, state: RunState) -> None:
+        spec = spec_of(state, self._roster)
+        dropping = self._dice.choice(STEPS[1:]) if self._dice.random() < self._drops else ""
+        seat = self._sit_down(spec)
+        try:
+            for step in STEPS:
+                if step == dropping:
+                    seat = self._start_over(seat)
+                getattr(seat, step)()
+        except OverError:
+            pass
+        except CohortError:  # a spent base is summed over its survivors only, and this member was not among them
+            assert not self._spent.recorded(spec.base_model_hash, PART)
+
+    def _sit_down(self, spec: RoundSpec) -> Member:
+        number = (spec.round * 10 + spec.attempt) % 100 * 10 + self._place  # other values in every attempt
+        seat = Member(self._institution, self._roster, spec, number, self._spent)
+        self._book.seats[spec.hash.hex()][seat.name] = seat
+        return seat
+
+    def _start_over(self, old: Member) -> Member:
+        """As a restarted process does: join again with fresh keys; OverError if the cohort is closed."""
+        fresh = self._sit_down(old.spec)
+        try:
+            fresh.join(seq=2)
+        except OverError:
+            self._book.seats[old.spec.hash.hex()][old.name] = old
+            self._book.dropped[old.spec.hash.hex()].add(old.name)
+            raise
+        return fresh
+
+
+class Cluster:
+    """Three replicas behind a balancer."""
+
+    def __init__(self, federation: Federation, seed: int, pause: tuple[int, int]) -> None:
+        assert federation.database_url is not None
+        with psycopg.connect(federation.database_url) as connection:
+            connection.execute(PHASE_LOG.encode())
+        self.federation, self.kills = federation, Counter[int]()
+        self.servers = [ServerProcess(federation) for _ in range(3)]
+        self._dice, self._pause = random.Random(seed), pause
+        self._due = [threading.Event() for _ in self.servers[1:]]
+        self._next = [self._dice.randint(*pause) for _ in self._due]
+        self._stop = threading.Event()
+        self._killers = [threading.Thread(target=self._kill_and_restart, args=(k,)) for k in range(len(self._due))]
+        self.balancer = Balancer([("127.0.0.1", server.port) for server in self.servers], self._count)
+
+    def _count(self, number: int) -> None:
+        """A replica dies at a request, not at a time: so it dies in the middle of a round on any machine."""
+        for k, due in enumerate(self._due):
+            if number >= self._next[k] and not due.is_set():
+                due.set()
+
+    def _kill_and_restart(self, k: int) -> None:
+        server, dice = self.servers[k + 1], random.Random(self._dice.random())
+        while not self._stop.is_set():
+            if not self._due[k].wait(0.05):
+                continue
+            server.kill()
+            self.kills[k + 1] += 1
+            time.sleep(dice.uniform(0, 0.5))
+            while not self._stop.is_set():
+                with contextlib.suppress(AssertionError):  # its database is away; whoever supervises it tries again
+                    server.start()
+                    break
+                server.kill()
+            self._next[k] = self.balancer.requests + dice.randint(*self._pause)
+            self._due[k].clear()
+
+    def start(self) -> None:
+        starting = [threading.Thread(target=server.start) for server in self.servers]
+        for thread in (*starting, *self._killers):
+            thread.start()
+        for thread in starting:
+            thread.join()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for killer in self._killers:
+            killer.join()
+        for server in self.servers:
+            server.kill()
+
+
+@contextlib.contextmanager
+def cluster(federation: Federation, seed: int, pause: tuple[int, int]) -> Iterator[Cluster]:
+    """Three running replicas behind a balancer; two of them are killed every ``pause`` requests (fewest, most)."""
+    running = Cluster(federation, seed, pause)
+    with running.balancer:
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+def take_part(running: Cluster, seed: int, drops: float, timeout_s: float) -> Book:
+    """All members take part until the run is finished; what they did."""
+    book, federation = Book(), running.federation
+    members: Sequence[str] = federation.roster.ids
+    actors = [Actor(book, running.balancer.url, name, federation.roster, seed, drops) for name in members]
+    for actor in actors:
+        actor.start()
+    deadline = time.monotonic() + timeout_s
+    for actor in actors:
+        actor.join(max(0.0, deadline - time.monotonic()))
+        if actor.is_alive():
+            book.stop.set()
+            raise AssertionError(f"the run was not finished after {timeout_s:.0f} s")
+    if book.errors:
+        raise book.errors[0]
+    return book

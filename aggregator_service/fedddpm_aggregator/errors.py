@@ -7,6 +7,7 @@ AggregatorError
 ├── NotYoursError       a message in another member's name
 ├── UnavailableError    not ready; try again later
 ├── OperatorError       a mistake of the person at the command line
+├── AuditError          the audit log was changed
 └── AuthenticationError  who is asking cannot be told
     ├── ClockSkewError      the request's time is too far from the aggregator's
     ├── ReplayedError       the same signed request twice
@@ -65,6 +66,12 @@ class OperatorError(AggregatorError):
 
     code = "operator"
     status = 400
+
+
+class AuditError(AggregatorError):
+    """The audit log is not the one that this aggregator wrote; the message names the first broken entry."""
+
+    code = "audit"
 
 
 class AuthenticationError(AggregatorError):

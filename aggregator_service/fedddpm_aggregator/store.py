@@ -32,6 +32,7 @@ from fedddpm_aggregator.tables import (
 T = TypeVar("T")
 SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
 MOST_EVIDENCE = 3  # messages kept per member and step, besides the accepted one
+OPEN = ("running", "stalled", "paused")  # statuses of runs that are neither finished nor ended
 CHANGED, WORK, REFUSAL = "fedddpm_changed", "fedddpm_work", "fedddpm_refusal"  # notes on an open transaction
 
 
@@ -80,19 +81,25 @@ def newest_roster_version(db: Session) -> int:
 
 def current_run(db: Session) -> RunRow | None:
     """The run that goes on, else the newest one."""
-    alive = RunRow.status.in_(("running", "stalled"))
+    alive = RunRow.status.in_(OPEN)
     return db.scalar(select(RunRow).order_by(alive.desc(), RunRow.id.desc()).limit(1))
 
 
 def open_runs(db: Session) -> Sequence[RunRow]:
     """Runs that are neither finished nor ended."""
-    return db.scalars(select(RunRow).where(RunRow.status.in_(("running", "stalled"))).order_by(RunRow.id)).all()
+    return db.scalars(select(RunRow).where(RunRow.status.in_(OPEN)).order_by(RunRow.id)).all()
 
 
 def newest_attempt(db: Session, run_id: int, *, lock: bool = False) -> AttemptRow | None:
     """The newest attempt of a run, locked when asked."""
     query = select(AttemptRow).where(AttemptRow.run_id == run_id).order_by(AttemptRow.id.desc()).limit(1)
-    return db.scalar(_locked(query) if lock else query)
+    row = db.scalar(query)
+    while lock and row is not None:
+        locked = attempt_by_id(db, row.id, lock=True)
+        row = db.scalar(query)  # whoever held the lock may have begun the next attempt
+        if row is locked:
+            break
+    return row
 
 
 def attempt_by_id(db: Session, attempt_id: int, *, lock: bool = False) -> AttemptRow:

@@ -78,17 +78,17 @@ class Sweeper:
     def _sweep_run(self, db: Session, run: RunRow, elapsed_s: float) -> None:
         attempt = store.newest_attempt(db, run.id, lock=True)
         db.refresh(run)
-        if attempt is None and run.status == "running":
+        if (attempt is None or attempt.status != "active") and run.status == "running":
             start_attempt(self._ctx, db, run)
             return
         react_to_roster(self._ctx, db, run, attempt)
         if attempt is not None and attempt.status == "active":
-            self._sweep_attempt(db, attempt, elapsed_s)
+            self._sweep_attempt(db, run, attempt, elapsed_s)
 
-    def _sweep_attempt(self, db: Session, attempt: AttemptRow, elapsed_s: float) -> None:
+    def _sweep_attempt(self, db: Session, run: RunRow, attempt: AttemptRow, elapsed_s: float) -> None:
         for row in store.sessions_of(db, attempt.id):
             live = live_of(self._ctx, db, attempt, row)
-            if live.phase in TERMINAL:
+            if live.phase in TERMINAL or (live.phase is Phase.JOIN and run.status == "paused"):
                 continue
             if live.phase is Phase.OPENING:  # a process was killed while it opened this sum
                 store.announce_work(db, attempt.id)

@@ -62,7 +62,7 @@ class RunRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(NAME, unique=True)
     method: Mapped[str] = mapped_column(String(16))
-    status: Mapped[str] = mapped_column(String(16), comment="running, stalled, finished or ended")
+    status: Mapped[str] = mapped_column(String(16), comment="running, stalled, paused, finished or ended")
     reason: Mapped[str | None] = mapped_column(Text, comment="why it is stalled, and what the root can do")
     stalled_roster: Mapped[int | None] = mapped_column(Integer, comment="only a newer roster than this goes on")
     architecture: Mapped[bytes] = mapped_column(LargeBinary, comment="canonical architecture record")
@@ -228,3 +228,18 @@ class NonceRow(Base):
     member: Mapped[str] = mapped_column(NAME, primary_key=True)
     nonce: Mapped[str] = mapped_column(String(128), primary_key=True)
     expires_at: Mapped[float] = mapped_column(Float, index=True, comment="Unix seconds")
+
+
+class AuditRow(Base):
+    """One entry of the audit log, chained to the one before by its hash."""
+
+    __tablename__ = "audit"
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False, comment="from 1, without gaps")
+    at: Mapped[float] = mapped_column(Float, comment="Unix seconds")
+    actor: Mapped[str] = mapped_column(String(80), index=True, comment="operator:NAME, local or server")
+    action: Mapped[str] = mapped_column(NAME)
+    details: Mapped[str] = mapped_column(Text, comment="JSON object with sorted keys")
+    previous: Mapped[bytes] = mapped_column(LargeBinary, comment="hash of the entry before; empty for the first")
+    hash: Mapped[bytes] = mapped_column(LargeBinary, comment="over all columns before")
+    signature: Mapped[bytes] = mapped_column(LargeBinary, comment="of the aggregator over the hash")

@@ -104,7 +104,7 @@ def fail_attempt(ctx: Context) -> None:
     with ctx.transaction() as db:
         attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
         assert attempt is not None
-        close_attempt(db, attempt, "nobody came")
+        close_attempt(ctx, db, attempt, "nobody came")
 
 
 def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> None:

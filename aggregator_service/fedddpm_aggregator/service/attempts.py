@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.models import manifests_of
+from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rings import ValuesRing, next_rings
 from fedddpm_aggregator.tables import AttemptRow, RunRow, SessionRow
@@ -64,7 +65,7 @@ def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
 def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     """Start the next attempt of a run under the newest roster; the caller holds the lock of the newest attempt.
 
-    A roster that cannot carry the run stalls it until a newer one is installed.
+    A roster that cannot carry the run stalls it until a newer one is installed. A paused run starts none.
     """
     roster = ctx.newest_roster(db)
     result = store.last_result(db, run.id)
@@ -73,10 +74,12 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
         run.status, run.reason = "finished", None
         store.bump_version(db)
         return
+    if run.status == "paused":
+        return
     method = Method(run.method)
     obstacle = cannot_run(method, roster, run.min_cohort)
     if obstacle is not None:
-        stall(db, run, roster.version, obstacle)
+        stall(ctx, db, run, roster.version, obstacle)
         return
     last = store.newest_attempt(db, run.id)
     number = last.attempt + 1 if last is not None and last.round == round_index else 0
@@ -86,10 +89,11 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
             run, roster, next_rings(db, run, method.sessions, round_index), round_index, number, base, previous
         )
     except ValueError as error:
-        stall(db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
+        stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return
     _insert(db, run, spec, sign_spec(spec, ctx.key).signature)
     store.bump_version(db)
+    audit.record(ctx, db, audit.SERVER, "attempt started", run=run.name, round=round_index, attempt=number)
     log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
 
 
@@ -180,23 +184,26 @@ def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:
     run = db.get_one(RunRow, attempt.run_id)
     held = [row.reason or "" for row in sessions if row.held]
     db.flush()
-    if run.status != "running":
+    _record_failure(ctx, db, attempt, "; ".join(sorted({row.reason or "" for row in sessions})))
+    if run.status not in ("running", "paused"):
         return
     if held:
-        stall(db, run, store.newest_roster_version(db), f"the round is held: {'; '.join(held)}")
+        stall(ctx, db, run, store.newest_roster_version(db), f"the round is held: {'; '.join(held)}")
         return
     start_attempt(ctx, db, run)
 
 
-def stall(db: Session, run: RunRow, roster_version: int, reason: str) -> None:
-    """Stop a run until a roster newer than ``roster_version`` is installed."""
+def stall(ctx: Context, db: Session, run: RunRow, roster_version: int, reason: str) -> None:
+    """Stop a run until a roster newer than ``roster_version`` is installed; a paused one stalls when it is resumed."""
     log.warning("run stalled", extra={"fields": {"run": run.name, "reason": reason}})
-    run.status, run.reason, run.stalled_roster = "stalled", reason, roster_version
+    run.reason, run.stalled_roster = reason, roster_version
+    run.status = "paused" if run.status == "paused" else "stalled"
     db.flush()
     store.bump_version(db)
+    audit.record(ctx, db, audit.SERVER, "run stalled", run=run.name, reason=reason)
 
 
-def close_attempt(db: Session, attempt: AttemptRow, reason: str) -> None:
+def close_attempt(ctx: Context, db: Session, attempt: AttemptRow, reason: str) -> None:
     """End an attempt and whatever of it is open."""
     for row in store.sessions_of(db, attempt.id):
         if Phase(row.phase) not in TERMINAL:
@@ -204,3 +211,10 @@ def close_attempt(db: Session, attempt: AttemptRow, reason: str) -> None:
     attempt.status = "failed"
     db.flush()
     store.bump_version(db)
+    _record_failure(ctx, db, attempt, reason)
+
+
+def _record_failure(ctx: Context, db: Session, attempt: AttemptRow, reason: str) -> None:
+    run = db.get_one(RunRow, attempt.run_id)
+    place: dict[str, str | int] = {"run": run.name, "round": attempt.round, "attempt": attempt.attempt}
+    audit.record(ctx, db, audit.SERVER, "attempt failed", reason=reason, **place)

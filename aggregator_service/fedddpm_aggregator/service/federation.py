@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import OperatorError, UnavailableError
+from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import fail
@@ -29,14 +30,22 @@ def initialise(ctx: Context, root_public_key: bytes | None) -> bytes | None:
         if row is None:
             row = FederationRow(id=1, root_public_key=root_public_key, version=1)
             db.add(row)
+            db.flush()
+            _record_init(ctx, db, root_public_key)
         elif root_public_key is not None and row.root_public_key is None:
             row.root_public_key = root_public_key
+            _record_init(ctx, db, root_public_key)
         elif root_public_key is not None and row.root_public_key is not None and row.root_public_key != root_public_key:
             raise OperatorError(
                 f"the root key with the fingerprint {fingerprint(row.root_public_key)} is pinned here, not "
                 f"{fingerprint(root_public_key)}; a federation never changes its root key"
             )
         return row.root_public_key
+
+
+def _record_init(ctx: Context, db: Session, root_public_key: bytes | None) -> None:
+    pinned = root_public_key.hex() if root_public_key is not None else ""
+    audit.record(ctx, db, audit.LOCAL, "init", server_key=ctx.key.public_key.hex(), root_key=pinned)
 
 
 def next_step(ctx: Context) -> str | None:
@@ -52,7 +61,7 @@ def next_step(ctx: Context) -> str | None:
     return None
 
 
-def install_roster(ctx: Context, document: SignedDocument) -> Roster:
+def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LOCAL) -> Roster:
     """Verify a signed roster against the pinned root key and put it in force; the same again is fine."""
     with ctx.transaction() as db:
         row = store.federation(db, lock=True)
@@ -79,6 +88,7 @@ def install_roster(ctx: Context, document: SignedDocument) -> Roster:
         db.add(RosterRow(version=roster.version, installed_at=time.time(), **values))
         db.flush()
         store.bump_version(db)
+        audit.record(ctx, db, actor, "roster installed", version=roster.version, hash=roster.hash.hex())
         return roster
 
 
@@ -94,8 +104,9 @@ def newest_roster_document(ctx: Context) -> SignedDocument:
 def react_to_roster(ctx: Context, db: Session, run: RunRow, attempt: AttemptRow | None) -> None:
     """Let a newer roster take effect; the caller holds the attempt's lock.
 
-    A stalled run goes on. An attempt that still waits for JOINs starts anew, which costs nobody anything. A session
-    with a closed cohort that has not come to UNMASK fails if the roster removes a member of it or raises c_max.
+    A stalled run goes on. An attempt that still waits for JOINs starts anew, which costs nobody anything; that of a
+    paused run when it is resumed. A session with a closed cohort that has not come to UNMASK fails if the roster
+    removes a member of it or raises c_max.
     """
     newest = ctx.newest_roster(db)
     if run.status == "stalled" and newest.version > (run.stalled_roster or 0):
@@ -106,7 +117,9 @@ def react_to_roster(ctx: Context, db: Session, run: RunRow, attempt: AttemptRow 
         return
     sessions = store.sessions_of(db, attempt.id)
     if all(Phase(row.phase) is Phase.JOIN for row in sessions):
-        close_attempt(db, attempt, f"roster version {newest.version} is in force")
+        if run.status == "paused":
+            return
+        close_attempt(ctx, db, attempt, f"roster version {newest.version} is in force")
         start_attempt(ctx, db, run)
         return
     for row in sessions:

@@ -108,7 +108,7 @@ def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = Fal
 def _advance_join(ctx: Context, db: Session, live: Live) -> None:
     view = view_of(ctx, db, live)
     rows = store.joins_of(db, live.session.id)
-    if not (view.complete or view.expired):
+    if not (view.complete or view.expired) or db.get_one(RunRow, live.attempt.run_id).status == "paused":
         return
     try:
         cohort = form_cohort(live.plan, live.roster, [join_message(row) for row in rows])

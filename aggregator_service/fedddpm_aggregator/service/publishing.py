@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
+from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob, opened_folder
@@ -116,6 +117,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     attempt.status = "done"
     db.flush()
     store.bump_version(db)
+    audit.record(ctx, db, audit.SERVER, "round published", run=run.name, round=result.round, hash=row.hash)
     start_attempt(ctx, db, run)
     log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
 

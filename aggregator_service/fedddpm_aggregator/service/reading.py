@@ -24,6 +24,7 @@ from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import RoundResult
 
 PAGE = 100
+PAUSED = "the coordinator has paused the run; it goes on when it is resumed"
 _STEP = {
     Phase.SHARES: store.SHARES,
     Phase.MASKED: store.UPLOAD,
@@ -113,6 +114,8 @@ def _status(
 ) -> tuple[Literal["waiting", "running", "finished", "stalled"], str | None]:
     if run.status == "stalled":
         return "stalled", run.reason
+    if run.status == "paused":  # a word that clients know
+        return "stalled", PAUSED if run.reason is None else f"{PAUSED}. Besides: {run.reason}"
     if run.status in ("finished", "ended"):
         return "finished", run.reason
     if attempt is None:

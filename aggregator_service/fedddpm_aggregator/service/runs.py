@@ -16,17 +16,19 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import ModelFileError, Network, manifests_json, read_network
+from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import (
     DEFAULT_BITS,
     DEFAULT_FIRST_BITS,
     cannot_run,
     close_attempt,
     round_spec,
+    start_attempt,
 )
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.publishing import store_model
 from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
-from fedddpm_aggregator.tables import ModelRow, RunRow
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
@@ -68,7 +70,7 @@ class RunSettings:
     unmask_s: float = 120.0
 
 
-def start_run(ctx: Context, settings: RunSettings, initial_model: Path) -> None:
+def start_run(ctx: Context, settings: RunSettings, initial_model: Path, actor: str = audit.LOCAL) -> None:
     """Begin a run from theta_0; OperatorError says what cannot be and what to do."""
     _check_rings(settings)
     try:
@@ -90,22 +92,57 @@ def start_run(ctx: Context, settings: RunSettings, initial_model: Path) -> None:
         db.add(row)
         db.flush()
         store.bump_version(db)
+        audit.record(ctx, db, actor, "run started", run=row.name, initial_model=row.initial_model)
 
 
-def end_run(ctx: Context) -> str:
+def end_run(ctx: Context, actor: str = audit.LOCAL) -> str:
     """End the open run now, between rounds or in the middle of one; its name. The results so far stay."""
     with ctx.transaction() as db:
-        runs = store.open_runs(db)
-        if not runs:
-            raise OperatorError("there is no run to end")
-        run = runs[0]
-        attempt = store.newest_attempt(db, run.id, lock=True)
-        db.refresh(run)
+        run, attempt = _locked_run(db, "end")
         run.status, run.reason = "ended", "ended by the coordinator"
+        audit.record(ctx, db, actor, "run ended", run=run.name)
         if attempt is not None and attempt.status == "active":
-            close_attempt(db, attempt, "the coordinator ended the run")
+            close_attempt(ctx, db, attempt, "the coordinator ended the run")
         store.bump_version(db)
         return run.name
+
+
+def pause_run(ctx: Context, actor: str = audit.LOCAL) -> str:
+    """Let the open run start no attempt and close no JOIN until it is resumed; its name.
+
+    Sessions past JOIN go on to their end, and what they open is published. Pausing a paused run changes nothing.
+    """
+    with ctx.transaction() as db:
+        run, _ = _locked_run(db, "pause")
+        if run.status != "paused":
+            run.status = "paused"
+            store.bump_version(db)
+            audit.record(ctx, db, actor, "run paused", run=run.name)
+        return run.name
+
+
+def resume_run(ctx: Context, actor: str = audit.LOCAL) -> str:
+    """Let a paused run go on; its name. One that stalled in the meantime stays so until a newer roster is installed."""
+    with ctx.transaction() as db:
+        run, attempt = _locked_run(db, "resume")
+        if run.status == "paused":
+            run.status = "running" if run.stalled_roster is None else "stalled"
+            store.bump_version(db)
+            audit.record(ctx, db, actor, "run resumed", run=run.name)
+            if run.status == "running" and attempt is not None and attempt.status != "active":
+                start_attempt(ctx, db, run)
+        return run.name
+
+
+def _locked_run(db: Session, verb: str) -> tuple[RunRow, AttemptRow | None]:
+    """The open run with its newest attempt, under the attempt's lock; OperatorError if no run is open."""
+    runs = store.open_runs(db)
+    attempt = store.newest_attempt(db, runs[0].id, lock=True) if runs else None
+    if runs:
+        db.refresh(runs[0])
+    if not runs or runs[0].status not in store.OPEN:
+        raise OperatorError(f"there is no run to {verb}")
+    return runs[0], attempt
 
 
 def _row(settings: RunSettings, network: Network) -> RunRow:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from fedddpm_aggregator import problems, routes, session_routes, store
-from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_aggregator.blobs import open_blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard
@@ -68,7 +68,7 @@ def open_context(settings: Settings) -> Context:
         unmask_grace_s=settings.unmask_grace_s,
         reduction_threads=settings.reduction_threads,
     )
-    return Context(database, BlobStore(settings.data / "blobs"), key, limits)
+    return Context(database, open_blobs(settings.blobs_url), key, limits)
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, data_directory, prepare_directory
-from fedddpm_aggregator.blobs import StorageFullError
+from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.cli_federation import federation_app
-from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_of
+from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.keyfile import KeyFileError, write_key
@@ -35,6 +35,7 @@ HELP = """The aggregator of a federation: its keys, its rosters, its runs, and t
 First: init, federation roster create, federation install, federation start-run, serve. Later commands work while the
 server runs; it notices within a second.
 """
+_STORAGE = (StorageFullError, BlobsUnavailableError, BlobSettingsError)
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
 
@@ -66,6 +67,14 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on; 0: any free one")] = 8750,
     database_url: DatabaseUrl = None,
+    blobs: Blobs = None,
+    keep_rounds: Annotated[
+        int,
+        typer.Option(
+            help="newest rounds of a run whose models and sums are kept; 0: all",
+            envvar="FEDDDPM_AGGREGATOR_KEEP_ROUNDS",
+        ),
+    ] = 0,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="private key of the certificate, PEM")] = None,
 ) -> None:
@@ -74,6 +83,7 @@ def serve(
         raise OperatorError("--tls-cert and --tls-key belong together")
     configure_logging()
     changes = {"host": host, "port": port, "tls_cert": tls_cert, "tls_key": tls_key}
+    changes |= {"blobs": blobs, "keep_rounds": keep_rounds}
     settings = settings_of(data, database_url, changes)
     with data_directory(settings) as ctx:
         serve_forever(settings, ctx)
@@ -99,7 +109,7 @@ def main() -> None:
     """Entry point: a user's mistake ends with one line and status 1."""
     try:
         app()
-    except (AggregatorError, KeyFileError, ProtocolError, StorageFullError) as error:
+    except (AggregatorError, KeyFileError, ProtocolError, *_STORAGE) as error:
         _die(str(error))
     except ValidationError as error:
         first = error.errors()[0]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_of
+from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_roster import roster_app
 from fedddpm_aggregator.keyfile import ROOT_PURPOSE, write_key
 from fedddpm_aggregator.rosterfile import read_document
@@ -75,6 +75,7 @@ def start(
     confirm_s: Annotated[float, typer.Option(help="seconds for confirming who uploaded")] = 60.0,
     unmask_s: Annotated[float, typer.Option(help="seconds for the answers that open the sum")] = 120.0,
     database_url: DatabaseUrl = None,
+    blobs: Blobs = None,
 ) -> None:
     """Start a run from theta_0. Phases count the server's uptime."""
     settings = RunSettings(
@@ -98,7 +99,7 @@ def start(
         confirm_s=confirm_s,
         unmask_s=unmask_s,
     )
-    with opened(settings_of(data, database_url)) as ctx:
+    with opened(settings_of(data, database_url, {"blobs": blobs})) as ctx:
         start_run(ctx, settings, initial_model)
     print(f"run {name} starts: {rounds} rounds of {method.upper()}")
 

@@ -23,6 +23,13 @@ DatabaseUrl = Annotated[
         envvar="FEDDDPM_AGGREGATOR_DATABASE_URL",
     ),
 ]
+Blobs = Annotated[
+    str | None,
+    typer.Option(
+        help="where vectors are kept: a directory or s3://bucket/prefix (AWS_* variables); by default DATA/blobs",
+        envvar="FEDDDPM_AGGREGATOR_BLOBS",
+    ),
+]
 
 
 def settings_of(data: Path, database_url: str | None, changes: Mapping[str, object] | None = None) -> Settings:

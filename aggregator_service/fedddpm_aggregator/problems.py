@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from fedddpm_aggregator.blobs import StorageFullError
+from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.errors import AggregatorError, AuthenticationError, UnavailableError
+from fedddpm_aggregator.observability import note
 from fedddpm_protocol.api import PROBLEM_TYPE, Problem
 from fedddpm_protocol.errors import (
     ConflictError,
@@ -49,7 +50,8 @@ class TooLargeError(AggregatorError):
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """A problem document as a response."""
+    """A problem document as a response; its code goes into the request's line of the log."""
+    note(problem=code)
     document = Problem(
         type=PROBLEM_TYPE + code,
         title=HTTPStatus(status).phrase,
@@ -78,6 +80,9 @@ def problem_of(error: Exception) -> Response:
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, StorageFullError) or _is_full(error):
         return problem(507, "storage-full", str(StorageFullError()), {"Retry-After": "60"})
+    if isinstance(error, BlobsUnavailableError | BlobSettingsError):
+        log.error("blobs cannot be used: %s", error)
+        return problem(503, "unavailable", "the blob storage does not answer; try again later", {"Retry-After": "5"})
     if isinstance(error, DBAPIError | PoolTimeoutError):
         log.error("database error", exc_info=error)
         return problem(503, "unavailable", "the database does not answer; try again later", {"Retry-After": "5"})
@@ -97,6 +102,8 @@ def install(app: FastAPI) -> None:
         RequestValidationError,
         HTTPException,
         StorageFullError,
+        BlobsUnavailableError,
+        BlobSettingsError,
         DBAPIError,
         PoolTimeoutError,
         OSError,

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.auth import SignedRequest, authenticate
+from fedddpm_aggregator.blob_responses import VectorResponse, blob_response
 from fedddpm_aggregator.errors import UnavailableError
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
@@ -17,7 +18,6 @@ from fedddpm_aggregator.watch import VersionWatch
 from fedddpm_protocol.api import HexHash, Problem, ResultsPage, RunState
 from fedddpm_protocol.messages import SignedDocument
 
-IMMUTABLE = "public, max-age=31536000, immutable"
 LONGEST_WAIT_S = 25.0
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", examples=["decoder"])]
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -97,11 +97,10 @@ async def get_state(
     return await run_in_threadpool(reading.run_state, ctx)
 
 
-@router.get("/models/{model}", response_class=FileResponse)
+@router.get("/models/{model}", response_class=VectorResponse)
 def get_model(request: Request, ctx: Ctx, _caller: Caller, model: HexHash) -> Response:
     """A model by its hash, as safetensors; immutable, byte ranges work."""
-    path = reading.model_file(ctx, model)
-    return _immutable(request, FileResponse(path, media_type="application/octet-stream"), model)
+    return blob_response(request, ctx.blobs, reading.model_name(ctx, model), model)
 
 
 @router.get("/results")
@@ -115,19 +114,10 @@ def get_results(
     return reading.results_page(ctx, run, start)
 
 
-@router.get("/results/{run}/{round_index}/opened/{part}", response_class=FileResponse)
+@router.get("/results/{run}/{round_index}/opened/{part}", response_class=VectorResponse)
 def get_opened(
     request: Request, ctx: Ctx, _caller: Caller, run: Name, round_index: Annotated[int, Path(ge=0)], part: Name
 ) -> Response:
     """The opened sum of a part: packed little-endian ring words, from which everybody derives the next model."""
-    path, digest = reading.opened_file(ctx, run, round_index, part)
-    return _immutable(request, FileResponse(path, media_type="application/octet-stream"), digest)
-
-
-def _immutable(request: Request, response: FileResponse, digest: str) -> Response:
-    etag = f'"{digest}"'
-    response.headers["etag"] = etag
-    response.headers["cache-control"] = IMMUTABLE
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"etag": etag, "cache-control": IMMUTABLE})
-    return response
+    name, digest = reading.opened_name(ctx, run, round_index, part)
+    return blob_response(request, ctx.blobs, name, digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +17,8 @@ class Settings(BaseSettings):
 
     data: Path = Field(description="directory of the signing key, the vectors and, by default, the database")
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in the data directory")
+    blobs: str | None = Field(default=None, description="directory or s3://bucket/prefix; DATA/blobs")
+    keep_rounds: int = Field(default=0, ge=0, description="rounds of a run whose vectors are kept; 0: all")
     host: str = "127.0.0.1"
     port: int = Field(default=8750, ge=0, le=65535)
     tls_cert: Path | None = None
@@ -23,10 +27,24 @@ class Settings(BaseSettings):
     max_chunk_bytes: int = Field(default=4 * 2**20, gt=0, description="largest chunk of a masked vector")
     signature_max_age_s: int = Field(default=300, gt=0, description="how old a signed request may be")
     signature_max_ahead_s: int = Field(default=60, ge=0, description="how far a client's clock may be ahead")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics: Literal["auto", "on", "off"] = Field(
+        default="auto", description="GET /metrics; auto: on a loopback address, unless metrics_port is set"
+    )
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="serve metrics here, plain HTTP")
+    metrics_host: str = Field(default="127.0.0.1", description="address of metrics_port")
+    tracing: bool = Field(default=False, description="OpenTelemetry by the OTEL_* variables; needs the extra otel")
+    shutdown_grace_s: float = Field(default=20.0, ge=0, le=600, description="for open requests after SIGTERM")
+    drain_delay_s: float = Field(default=0.0, ge=0, le=600, description="from SIGTERM until no connection is taken")
     tick_s: float = Field(default=0.5, gt=0, le=1, description="time between two looks at the deadlines")
     lease_s: float = Field(default=3.0, gt=0, description="how long a silent replica keeps its lease")
     unmask_grace_s: float = Field(default=1.0, ge=0, description="wait for the last answers once enough are there")
     reduction_threads: int = Field(default=2, ge=1, le=64)
+
+    @property
+    def blobs_url(self) -> str:
+        """Where vectors are kept: a directory, or ``s3://bucket/prefix``."""
+        return self.blobs or str(self.data / "blobs")
 
     @property
     def resolved_database_url(self) -> str:

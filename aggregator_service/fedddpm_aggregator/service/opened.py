@@ -1,10 +1,10 @@
-"""Opened values on disk, read chunk by chunk: none of what uses them ever holds the whole vector."""
+"""Opened values in their blob, read chunk by chunk: none of what uses them ever holds the whole vector."""
 
 from __future__ import annotations
 
 import hashlib
 
-from fedddpm_aggregator.blobs import BlobStore
+from fedddpm_aggregator.blobs import Blobs
 from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.scale import Energy
@@ -26,17 +26,16 @@ def opened_blob(spec_hash: str, part: str) -> str:
 class OpenedValues:
     """The opened values of one session, packed in a blob that is whole."""
 
-    def __init__(self, blobs: BlobStore, spec: RoundSpec, part: str) -> None:
-        self._path = blobs.path(opened_blob(spec.hash.hex(), part))
+    def __init__(self, blobs: Blobs, spec: RoundSpec, part: str) -> None:
+        self._blobs, self._name = blobs, opened_blob(spec.hash.hex(), part)
         self._part, self._chunk_coordinates = spec.part(part), spec.chunk_coordinates
         self._segment = self._part.values
         self._full_bytes = chunk_bytes(self._segment, self._chunk_coordinates, 0)
 
     def packed(self, index: int) -> bytes:
         """The bytes of one chunk; FileNotFoundError before the vector was opened."""
-        with self._path.open("rb") as file:
-            file.seek(index * self._full_bytes)
-            return file.read(chunk_bytes(self._segment, self._chunk_coordinates, index))
+        size = chunk_bytes(self._segment, self._chunk_coordinates, index)
+        return self._blobs.read(self._name, index * self._full_bytes, size)
 
     def chunk(self, index: int) -> ring.Words:
         """The ring words of one chunk; MalformedError if the file is too short."""

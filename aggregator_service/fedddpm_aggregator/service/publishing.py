@@ -8,6 +8,7 @@ import time
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
+from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
 from fedddpm_aggregator.service import audit
@@ -21,7 +22,7 @@ from fedddpm_protocol.decoding import OpenedPart, next_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_result
-from fedddpm_protocol.spec import Architecture, PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.spec import Architecture, Manifest, PartResult, RoundResult, RoundSpec, model_hash
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 def model_blob(model: str) -> str:
     """Name of a published model by its hash (hex)."""
     return f"models/{model}.safetensors"
+
+
+def read_model(blobs: Blobs, model: str, manifest: Manifest) -> Vector:
+    """The values [coordinates] of a model by its hash (hex), in the manifest's order."""
+    with blobs.local(model_blob(model)) as path:
+        return read_vector(path, manifest)
 
 
 def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> tuple[str, int]:
@@ -40,7 +47,7 @@ def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...
     if not ctx.blobs.exists(model_blob(hashed)):
         with ctx.blobs.create_or_keep(model_blob(hashed)) as blob:
             blob.write(file)
-    return hashed, ctx.blobs.path(model_blob(hashed)).stat().st_size
+    return hashed, ctx.blobs.size(model_blob(hashed))
 
 
 def publish(ctx: Context, attempt_id: int) -> None:
@@ -123,7 +130,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
 
 
 def _next_model(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> Vector:
-    base = read_vector(ctx.blobs.path(model_blob(spec.base_model_hash.hex())), spec.base_manifest)
+    base = read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest)
     opened = {}
     for result in parts:
         if result.opened:

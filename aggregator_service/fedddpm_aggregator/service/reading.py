@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import select
@@ -73,23 +72,23 @@ def results_page(ctx: Context, run_name: str, start: int) -> ResultsPage:
         return ResultsPage(results=tuple(SignedDocument(body=row.body, signature=row.signature) for row in rows))
 
 
-def model_file(ctx: Context, model: str) -> Path:
-    """The safetensors file of a published model; NotFoundError."""
+def model_name(ctx: Context, model: str) -> str:
+    """Name of the blob of a published model, a safetensors file; NotFoundError."""
     with ctx.database.read() as db:
         if db.get(ModelRow, model) is None:
             raise NotFoundError(f"there is no model {model}; its hash stands in the spec or in a result")
-    return ctx.blobs.path(model_blob(model))
+    return model_blob(model)
 
 
-def opened_file(ctx: Context, run_name: str, round_index: int, part: str) -> tuple[Path, str]:
-    """The opened vector of a part, packed, and its digest in hex; NotFoundError if it was not opened."""
+def opened_name(ctx: Context, run_name: str, round_index: int, part: str) -> tuple[str, str]:
+    """Name of the blob with the opened vector of a part, packed, and its digest in hex; NotFoundError."""
     with ctx.database.read() as db:
         run = _run(db, run_name)
         row = db.get(ResultRow, (run.id, round_index))
         result = canonical.decode(RoundResult, row.body) if row is not None else None
         for opened in result.parts if result is not None else ():
             if result is not None and opened.part == part and opened.opened:
-                return ctx.blobs.path(opened_blob(result.spec_hash.hex(), part)), opened.opened_digest.hex()
+                return opened_blob(result.spec_hash.hex(), part), opened.opened_digest.hex()
     raise NotFoundError(f"part {part!r} was not opened in round {round_index} of run {run_name!r}")
 
 

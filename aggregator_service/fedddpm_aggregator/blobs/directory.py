@@ -1,4 +1,4 @@
-"""Vectors on disk, each written once.
+"""Blobs as files.
 
 A blob becomes visible by its final name only after its bytes are durable: temporary file, fsync, hard link (which
 fails if the name exists), fsync of the directory. So a reader never sees half a blob and two writers never mix.
@@ -7,7 +7,6 @@ fails if the name exists), fsync of the directory. So a reader never sees half a
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -16,32 +15,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".writing-"
+from fedddpm_aggregator.blobs.interface import (
+    BLOCK_BYTES,
+    TEMPORARY,
+    BlobConflictError,
+    full_disk_as_typed_error,
+    kept,
+    require_name,
+)
 
 
-class StorageFullError(Exception):
-    """The data directory has no room left."""
-
-    def __init__(self) -> None:
-        super().__init__("the aggregator's storage is full; nothing was stored. Free space in its data directory")
-
-
-class BlobConflictError(Exception):
-    """A blob of this name exists with other content."""
-
-
-class BlobStore:
-    """Write-once files below one directory; names are relative paths of safe components."""
+class DirectoryBlobs:
+    """Write-once files below one directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def url(self) -> str:
+        """The directory as an absolute path."""
+        return str(self.root.resolve())
+
     def path(self, name: str) -> Path:
         """Where a blob lies; ValueError for a name that would leave the directory."""
-        if any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")):
-            raise ValueError(f"{name!r} is no blob name")
-        return self.root / name
+        return self.root / require_name(name)
 
     def put(self, name: str, data: bytes) -> None:
         """Store ``data`` durably under ``name``; the same bytes again are fine.
@@ -65,7 +63,7 @@ class BlobStore:
         Raises BlobConflictError if the name exists by then.
         """
         path = self.path(name)
-        with _full_disk_as_typed_error():
+        with full_disk_as_typed_error():
             _make_directories(self.root, path.parent)
             temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
             try:
@@ -83,15 +81,32 @@ class BlobStore:
 
     def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """As :meth:`create` for a name that tells the content: one that exists is kept."""
-        return _kept(self.create(name))
+        return kept(self.create(name))
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a blob; FileNotFoundError if there is none."""
-        return self.path(name).read_bytes()
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        """The bytes of a blob from ``start`` on, at most ``size`` of them; FileNotFoundError if there is none."""
+        with self.path(name).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def size(self, name: str) -> int:
+        """Bytes of a blob; FileNotFoundError if there is none."""
+        return self.path(name).stat().st_size
 
     def exists(self, name: str) -> bool:
         """Whether the blob is there, whole."""
         return self.path(name).exists()
+
+    def stream(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes [start, end) of a blob, block by block; FileNotFoundError at once if there is none."""
+        return _blocks(self.path(name).open("rb"), start, end)
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """The blob's own file; FileNotFoundError."""
+        path = self.path(name)
+        path.stat()
+        yield path
 
     def remove(self, name: str) -> None:
         """Delete a blob; one that is not there is fine."""
@@ -115,7 +130,7 @@ class BlobStore:
 
     def check_writable(self) -> None:
         """Raise OSError or StorageFullError unless a small file can be made durable here."""
-        with _full_disk_as_typed_error():
+        with full_disk_as_typed_error():
             probe = self.root / f"{TEMPORARY}probe-{secrets.token_hex(8)}"
             try:
                 probe.write_bytes(b"probe")
@@ -129,20 +144,12 @@ class BlobStore:
             raise BlobConflictError(f"blob {path.name} exists with other content")
 
 
-@contextlib.contextmanager
-def _kept(writer: contextlib.AbstractContextManager[BinaryIO]) -> Iterator[BinaryIO]:
-    with contextlib.suppress(BlobConflictError), writer as file:
-        yield file
-
-
-@contextlib.contextmanager
-def _full_disk_as_typed_error() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError from error
-        raise
+def _blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
+            yield block
+            start += len(block)
 
 
 def _unless_gone(_function: object, _path: str, failure: tuple[object, BaseException, object]) -> None:

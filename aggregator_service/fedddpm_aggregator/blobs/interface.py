@@ -1,0 +1,114 @@
+"""What a store of blobs does, wherever it keeps them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+TEMPORARY = ".writing-"  # begins the names of files and objects that are being written; no blob has such a name
+BLOCK_BYTES = 2**20  # streams come in blocks of about this size
+
+
+class StorageFullError(Exception):
+    """There is no room left for another blob."""
+
+    def __init__(self) -> None:
+        super().__init__("the aggregator's storage is full; nothing was stored. Free space where its blobs are kept")
+
+
+class BlobConflictError(Exception):
+    """A blob of this name exists with other content."""
+
+
+class BlobsUnavailableError(Exception):
+    """The object store does not answer, or not as it should; the same call may work later."""
+
+
+class BlobSettingsError(Exception):
+    """The object store cannot be used as it is set up: no such bucket, or refused credentials."""
+
+
+class Blobs(Protocol):
+    """Blobs by name, each written once; names are relative paths of safe components.
+
+    A blob is visible by its name only when it is whole and durable, and of two writers of one name exactly one wins.
+    Every method raises ValueError for a name that is none and, where blobs are in an object store,
+    BlobsUnavailableError or BlobSettingsError.
+    """
+
+    @property
+    def url(self) -> str:
+        """What :func:`fedddpm_aggregator.blobs.open_blobs` needs to open the same store in another process."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store ``data`` durably under ``name``; the same bytes again are fine.
+
+        Raises BlobConflictError when other bytes are there, StorageFullError when there is no room.
+        """
+
+    def create(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A local file with a ``fileno()`` to write; it appears under ``name`` when the block ends without an error.
+
+        Raises BlobConflictError if the name exists by then.
+        """
+
+    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """As :meth:`create` for a name that tells the content: one that exists is kept."""
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        """The bytes of a blob from ``start`` on, at most ``size`` of them; FileNotFoundError if there is none."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a blob; FileNotFoundError if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the blob is there, whole."""
+
+    def stream(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes [start, end) of a blob, block by block; FileNotFoundError at once if there is none."""
+
+    def local(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A file with the blob's bytes, for libraries that want a path; FileNotFoundError. Never write to it."""
+
+    def remove(self, name: str) -> None:
+        """Delete a blob; one that is not there is fine."""
+
+    def remove_tree(self, name: str) -> None:
+        """Delete every blob below ``name``."""
+
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders directly below ``name``, sorted."""
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed writers left; only while no writer runs on this machine."""
+
+    def check_writable(self) -> None:
+        """Raise OSError, StorageFullError or what every method raises unless a small blob can be stored here."""
+
+
+def require_name(name: str) -> str:
+    """``name`` itself; ValueError for one that would leave the store or hide in it."""
+    if any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")):
+        raise ValueError(f"{name!r} is no blob name")
+    return name
+
+
+@contextlib.contextmanager
+def kept(writer: contextlib.AbstractContextManager[BinaryIO]) -> Iterator[BinaryIO]:
+    """``writer`` of a blob that may come to exist meanwhile."""
+    with contextlib.suppress(BlobConflictError), writer as file:
+        yield file
+
+
+@contextlib.contextmanager
+def full_disk_as_typed_error() -> Iterator[None]:
+    """Turn the system's errors of a full disk into StorageFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError from error
+        raise

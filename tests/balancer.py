@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -21,15 +21,11 @@ Address = tuple[str, int]
 
 
 class Balancer:
-    """Round robin over ``backends`` (host, port); a context manager.
+    """Round robin over ``backends`` (host, port); a context manager."""
 
-    ``on_request`` is called for every request before it is passed on, in the balancer's thread: a place to count.
-    """
-
-    def __init__(self, backends: Iterable[Address], on_request: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, backends: Iterable[Address]) -> None:
         self._backends = list(backends)
         self._turn = itertools.count()
-        self._on_request = on_request
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._open: set[asyncio.Task[None]] = set()  # asyncio itself holds its tasks by weak references only
@@ -73,7 +69,6 @@ class Balancer:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests += 1
-                self._on_request(self.requests)
                 if not await self._exchange(head, reader, writer):
                     self.unanswered += 1
         finally:

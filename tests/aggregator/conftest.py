@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.aggregator.federations import Federation, served_here
 from tests.aggregator.sites import NewFederation, Site
-from tests.postgresql import new_postgresql_database
+from tests.postgresql import new_postgresql_database, own_postgresql
 
-__all__ = ["new_postgresql_database"]
+__all__ = ["new_postgresql_database", "own_postgresql"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Self
 
 import httpx
 import psycopg
@@ -16,6 +19,7 @@ from pydantic import BaseModel
 from tests.aggregator.driver import ORDER, STEPS, Institution, ProblemError, Seat, spec_of
 from tests.aggregator.federations import Federation, ServerProcess, identity_of
 from tests.balancer import Balancer
+from tests.postgresql import PostgreSQL
 
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState
@@ -159,69 +163,99 @@ class Actor(threading.Thread):
         return fresh
 
 
+class Trouble:
+    """Does something every so many requests: at requests, not times, so in the middle of rounds on any machine."""
+
+    def __init__(self, balancer: Balancer, seed: str, pause: tuple[int, int], act: Callable[[random.Random], None]):
+        self._balancer, self._pause, self._act = balancer, pause, act
+        self._dice = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._errors: list[BaseException] = []
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _run(self) -> None:
+        due = self._dice.randint(*self._pause)
+        while not self._stop.wait(0.01):
+            if self._balancer.requests < due:
+                continue
+            try:
+                self._act(self._dice)
+            except BaseException as error:
+                self._errors.append(error)
+                return
+            self.count += 1
+            due = self._balancer.requests + self._dice.randint(*self._pause)
+
+
+@dataclass
 class Cluster:
     """Three replicas behind a balancer."""
 
-    def __init__(self, federation: Federation, seed: int, pause: tuple[int, int]) -> None:
-        assert federation.database_url is not None
-        with psycopg.connect(federation.database_url) as connection:
-            connection.execute(PHASE_LOG.encode())
-        self.federation, self.kills = federation, Counter[int]()
-        self.servers = [ServerProcess(federation) for _ in range(3)]
-        self._dice, self._pause = random.Random(seed), pause
-        self._due = [threading.Event() for _ in self.servers[1:]]
-        self._next = [self._dice.randint(*pause) for _ in self._due]
-        self._stop = threading.Event()
-        self._killers = [threading.Thread(target=self._kill_and_restart, args=(k,)) for k in range(len(self._due))]
-        self.balancer = Balancer([("127.0.0.1", server.port) for server in self.servers], self._count)
+    federation: Federation
+    servers: list[ServerProcess]
+    balancer: Balancer
+    troubles: list[Trouble]
 
-    def _count(self, number: int) -> None:
-        """A replica dies at a request, not at a time: so it dies in the middle of a round on any machine."""
-        for k, due in enumerate(self._due):
-            if number >= self._next[k] and not due.is_set():
-                due.set()
+    @property
+    def kills(self) -> int:
+        """How often a replica was killed so far."""
+        return sum(trouble.count for trouble in self.troubles)
 
-    def _kill_and_restart(self, k: int) -> None:
-        server, dice = self.servers[k + 1], random.Random(self._dice.random())
-        while not self._stop.is_set():
-            if not self._due[k].wait(0.05):
-                continue
-            server.kill()
-            self.kills[k + 1] += 1
-            time.sleep(dice.uniform(0, 0.5))
-            while not self._stop.is_set():
-                with contextlib.suppress(AssertionError):  # its database is away; whoever supervises it tries again
-                    server.start()
-                    break
-                server.kill()
-            self._next[k] = self.balancer.requests + dice.randint(*self._pause)
-            self._due[k].clear()
 
-    def start(self) -> None:
-        starting = [threading.Thread(target=server.start) for server in self.servers]
-        for thread in (*starting, *self._killers):
-            thread.start()
-        for thread in starting:
-            thread.join()
+def outages(running: Cluster, database: PostgreSQL, seed: int, pause: tuple[int, int]) -> Trouble:
+    """Stops the database and starts it again every ``pause`` requests (fewest, most); a context manager."""
 
-    def stop(self) -> None:
-        self._stop.set()
-        for killer in self._killers:
-            killer.join()
-        for server in self.servers:
-            server.kill()
+    def act(dice: random.Random) -> None:
+        database.stop_immediately()
+        time.sleep(dice.uniform(0, 1))
+        database.start()
+
+    return Trouble(running.balancer, f"{seed}/database", pause, act)
 
 
 @contextlib.contextmanager
-def cluster(federation: Federation, seed: int, pause: tuple[int, int]) -> Iterator[Cluster]:
+def cluster(federation: Federation, seed: int, pause: tuple[int, int] | None) -> Iterator[Cluster]:
     """Three running replicas behind a balancer; two of them are killed every ``pause`` requests (fewest, most)."""
-    running = Cluster(federation, seed, pause)
-    with running.balancer:
+    assert federation.database_url is not None
+    with psycopg.connect(federation.database_url) as connection:
+        connection.execute(PHASE_LOG.encode())
+    servers = [ServerProcess(federation) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.kill)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(ServerProcess.start, servers))
+        balancer = stack.enter_context(Balancer([("127.0.0.1", server.port) for server in servers]))
+        troubles = [
+            stack.enter_context(Trouble(balancer, f"{seed}/{number}", pause, functools.partial(_kill, server)))
+            for number, server in enumerate(servers[1:])
+            if pause is not None
+        ]
+        yield Cluster(federation, servers, balancer, troubles)
+
+
+def _kill(server: ServerProcess, dice: random.Random) -> None:
+    server.kill()
+    time.sleep(dice.uniform(0, 0.5))
+    for _ in range(30):
         try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+            server.start()
+            return
+        except AssertionError:  # its database is away; whoever supervises a server tries again
+            server.kill()
+            time.sleep(0.1)
+    raise AssertionError("a killed replica did not start again")
 
 
 def take_part(running: Cluster, seed: int, drops: float, timeout_s: float) -> Book:

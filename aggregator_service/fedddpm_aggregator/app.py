@@ -19,6 +19,8 @@ from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard
 from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key
+from fedddpm_aggregator.reduction import ThreadReducer
+from fedddpm_aggregator.reduction_ray import RayReducer
 from fedddpm_aggregator.service.context import Context, Limits
 from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.settings import Settings
@@ -66,9 +68,9 @@ def open_context(settings: Settings) -> Context:
         signature_max_ahead_s=settings.signature_max_ahead_s,
         lease_s=settings.lease_s,
         unmask_grace_s=settings.unmask_grace_s,
-        reduction_threads=settings.reduction_threads,
     )
-    return Context(database, open_blobs(settings.blobs_url), key, limits)
+    reducer = ThreadReducer(settings.reduction_threads)
+    return Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
@@ -125,10 +127,13 @@ def data_directory(settings: Settings) -> Iterator[Context]:
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
                     store.release_leases(db, None)
+            if settings.ray is not None:
+                ctx.reducer = RayReducer(settings.ray, settings.reduction_threads)
             yield ctx
             with ctx.database.write() as db:
                 store.release_leases(db, ctx.holder)
         finally:
+            ctx.reducer.close()
             ctx.database.close()
 
 

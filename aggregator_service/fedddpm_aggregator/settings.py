@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=3.0, gt=0, description="how long a silent replica keeps its lease")
     unmask_grace_s: float = Field(default=1.0, ge=0, description="wait for the last answers once enough are there")
     reduction_threads: int = Field(default=2, ge=1, le=64)
+    ray: str | None = Field(default=None, description="address of a Ray cluster that opens sums; none: threads do")
 
     @property
     def blobs_url(self) -> str:

@@ -16,6 +16,7 @@ from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import UnavailableError
 from fedddpm_aggregator.metrics import Metrics
 from fedddpm_aggregator.pulse import Pulse
+from fedddpm_aggregator.reduction import Reducer, ThreadReducer
 from fedddpm_aggregator.spans import NoTracer, Tracer
 from fedddpm_aggregator.tables import AttemptRow, RosterRow
 from fedddpm_protocol import canonical
@@ -36,7 +37,6 @@ class Limits:
     signature_max_ahead_s: int = 60
     lease_s: float = 3.0
     unmask_grace_s: float = 1.0
-    reduction_threads: int = 2
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     on_change: Callable[[], None] = lambda: None  # institutions have something new to see
     on_work: Callable[[int], None] = lambda _attempt: None  # an attempt has something to open or publish
+    reducer: Reducer = field(default_factory=ThreadReducer)
     metrics: Metrics = field(default_factory=Metrics)
     pulse: Pulse = field(default_factory=Pulse)
     tracer: Tracer = field(default_factory=NoTracer)

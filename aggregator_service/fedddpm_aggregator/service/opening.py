@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
-from fedddpm_aggregator.reduction import DamagedUploadError, ReadChunk, open_segment
+from fedddpm_aggregator.reduction import DamagedUploadError, open_segment
 from fedddpm_aggregator.rounds import no_answer_can_come
 from fedddpm_aggregator.service.attempts import settle
 from fedddpm_aggregator.service.context import Context
@@ -24,7 +24,7 @@ from fedddpm_aggregator.service.phases import enter, fail, view_of
 from fedddpm_aggregator.service.publishing import publish
 from fedddpm_aggregator.service.rings import WIDEST_BITS
 from fedddpm_aggregator.service.sessions import Live, live_of, survivors_of
-from fedddpm_aggregator.service.uploads import chunk_blob, stored_chunk
+from fedddpm_aggregator.stored_chunks import StoredChunks, session_folder
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.coordinator import MaskPlan, recover
 from fedddpm_protocol.decoding import check_opened
@@ -158,7 +158,8 @@ def _open_sums(ctx: Context, job: _Job) -> tuple[int, ...]:
     def keep(offset: int, chunk: bytes) -> None:
         packed[offset : offset + len(chunk)] = chunk
 
-    open_segment(job.masks, segment, job.spec.chunk_coordinates, _reader(ctx, job, segment.name), keep, 1)
+    chunks = _stored(ctx, job, segment.name)
+    open_segment(job.masks, segment, job.spec.chunk_coordinates, chunks.read, keep, 1)  # it has a few words
     return tuple(int(word) for word in ring.unpack(bytes(packed), segment.bits, segment.coordinates))
 
 
@@ -176,19 +177,15 @@ def _open_values(ctx: Context, job: _Job) -> tuple[bytes, Energy]:
             if os.pwrite(descriptor, packed, offset) != len(packed):
                 raise OSError("a short write to the opened vector")
 
-        threads = ctx.limits.reduction_threads
-        reader = _reader(ctx, job, part.values.name)
-        digest = open_segment(
-            job.masks, part.values, job.spec.chunk_coordinates, reader, write_at, threads, look=energy.add
+        chunks = _stored(ctx, job, part.values.name)
+        digest = ctx.reducer.open_segment(
+            job.masks, part.values, job.spec.chunk_coordinates, chunks, write_at, energy.add
         )
     return digest, energy
 
 
-def _reader(ctx: Context, job: _Job, segment: str) -> ReadChunk:
-    def read_chunk(member: str, index: int) -> memoryview:
-        return stored_chunk(ctx, chunk_blob(job.spec_hash, job.part, member, segment, index))
-
-    return read_chunk
+def _stored(ctx: Context, job: _Job, segment: str) -> StoredChunks:
+    return StoredChunks(ctx.blobs, session_folder(job.spec_hash, job.part), segment)
 
 
 def _check_disclosed(job: _Job, total: int) -> None:

@@ -15,7 +15,7 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob, opened_folder
-from fedddpm_aggregator.service.uploads import UPLOADS, upload_folder
+from fedddpm_aggregator.stored_chunks import UPLOADS, upload_folder
 from fedddpm_aggregator.tables import ModelRow, ResultRow, RunRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.decoding import OpenedPart, next_model

@@ -1,20 +1,13 @@
-"""Step 3: masked uploads, chunk by chunk.
-
-A chunk's SHA-256, which its member signed for, is checked once, when it arrives. On disk a checksum stands behind it
-that costs a tenth of that: it finds what disks do to files, and files under a wrong name, before a sum is made of them.
-"""
+"""Step 3: masked uploads, chunk by chunk. How they lie in the blob store: :mod:`fedddpm_aggregator.stored_chunks`."""
 
 from __future__ import annotations
 
 import hashlib
 
-import xxhash
-
 from fedddpm_aggregator import store
 from fedddpm_aggregator.blobs import BlobConflictError
 from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.errors import PhaseOverError
-from fedddpm_aggregator.reduction import DamagedUploadError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import advance
 from fedddpm_aggregator.service.sessions import (
@@ -26,25 +19,13 @@ from fedddpm_aggregator.service.sessions import (
     require_reached,
     sharing_of,
 )
+from fedddpm_aggregator.stored_chunks import chunk_blob, session_folder, with_checksum
 from fedddpm_aggregator.tables import ChunkRow
 from fedddpm_protocol.api import UploadStatus
 from fedddpm_protocol.chunks import chunk_bytes
 from fedddpm_protocol.errors import ConflictError, MalformedError
 from fedddpm_protocol.messages import UploadManifest
 from fedddpm_protocol.phases import Phase
-
-UPLOADS = "uploads"
-_CHECKSUM_BYTES = 16
-
-
-def upload_folder(spec_hash: str) -> str:
-    """Where the single uploads of an attempt lie until they are scrubbed."""
-    return f"{UPLOADS}/{spec_hash}"
-
-
-def chunk_blob(spec_hash: str, part: str, member: str, segment: str, index: int) -> str:
-    """Name of one member's chunk."""
-    return f"{upload_folder(spec_hash)}/{part}/{member}/{segment}/{index}"
 
 
 def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str, index: int, data: bytes) -> None:
@@ -65,8 +46,8 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
                 raise MalformedError(f"chunk {index} of {segment!r} has {expected} bytes, got {len(data)}", caller)
     if row is None:
         try:
-            name = chunk_blob(spec_hash, part, caller, segment, index)
-            ctx.blobs.put(name, data + _checksum(name, data))
+            name = chunk_blob(session_folder(spec_hash, part), caller, segment, index)
+            ctx.blobs.put(name, with_checksum(name, data))
         except BlobConflictError:
             pass  # a twin of this request, or one before a crash, was first with other bytes
         else:
@@ -80,24 +61,6 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
             return
         store.keep_evidence(db, live.session.id, caller, f"chunk {segment}/{index}", digest, None)
         store.refuse(db, ConflictError(f"chunk {index} of {segment!r} arrived before with other content", caller))
-
-
-def stored_chunk(ctx: Context, name: str) -> memoryview:
-    """The bytes of a chunk as they arrived; DamagedUploadError if they are gone or not what was stored."""
-    try:
-        raw = memoryview(ctx.blobs.read(name))
-    except FileNotFoundError:
-        raw = memoryview(b"")
-    data = raw[:-_CHECKSUM_BYTES]
-    if _checksum(name, data) != raw[-_CHECKSUM_BYTES:]:
-        raise DamagedUploadError(f"the uploaded chunk {name} is damaged on the aggregator's disk; check the disk")
-    return data
-
-
-def _checksum(name: str, data: bytes | memoryview) -> bytes:
-    whole = xxhash.xxh3_128(data)
-    whole.update(name.encode())
-    return whole.digest()
 
 
 def get_upload(ctx: Context, caller: str, spec_hash: str, part: str) -> UploadStatus:

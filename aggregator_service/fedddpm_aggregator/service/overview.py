@@ -55,10 +55,11 @@ def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
     with ctx.database.read() as db:
         run = run_called(db, run_name)
         attempts = db.scalars(select(AttemptRow).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id)).all()
-        return [line for attempt in attempts for line in _lines(db, run, attempt)]
+        return [line for attempt in attempts for line in lines_of(db, run, attempt)]
 
 
-def _lines(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
+def lines_of(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:
+    """The sessions of one attempt; none if an earlier version of this program wrote it in other records."""
     lines = []
     published = db.get(ResultRow, (run.id, attempt.round)) if attempt.status == "done" else None
     try:

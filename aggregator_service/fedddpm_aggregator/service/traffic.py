@@ -13,6 +13,7 @@ from itertools import groupby
 from fedddpm_aggregator.models import manifests_of
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.overview import SessionLine, overview, run_called
+from fedddpm_aggregator.tables import RunRow
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spec import coordinates
 
@@ -48,28 +49,46 @@ def round_traffic(ctx: Context, run_name: str | None = None) -> list[RoundTraffi
     """Traffic of the published rounds of a run (the newest by default); OperatorError if there is no such run."""
     with ctx.database.read() as db:
         run = run_called(db, run_name)
+    return traffic_by_round(overview(ctx, run.name), models_of(run))
+
+
+def models_of(run: RunRow) -> Models:
+    """How large a run's models are."""
     sizes = {part: FLOAT32_BYTES * coordinates(manifest) for part, manifest in manifests_of(run.manifest).items()}
     whole, shared = sum(sizes.values()), sum(sizes[part] for part in Method(run.method).shared_parts)
-    return traffic_by_round(overview(ctx, run.name), Models(whole, 0 if run.initial_seed else whole, shared))
+    return Models(whole, 0 if run.initial_seed else whole, shared)
 
 
 def traffic_by_round(lines: Sequence[SessionLine], models: Models) -> list[RoundTraffic]:
     """As :func:`round_traffic`, from the sessions of a run in order."""
-    rounds, seen, opened_before = [], frozenset[str](), 0
-    for index, group in groupby(lines, key=lambda line: line.round):
-        sessions = list(group)
-        published = [line for line in sessions if line.model is not None]
+    tally = TrafficTally(models)
+    rounds = (tally.add(list(group)) for _, group in groupby(lines, key=lambda line: line.round))
+    return [traffic for traffic in rounds if traffic is not None]
+
+
+class TrafficTally:
+    """Counts a run's rounds one after the other; what is kept does not grow with their number."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._seen = frozenset[str]()  # members of the cohorts so far
+        self._opened_before = 0  # bytes of the sums of the round before
+
+    def add(self, lines: Sequence[SessionLine]) -> RoundTraffic | None:
+        """The next round by the sessions of all its attempts; None if it was not published."""
+        published = [line for line in lines if line.model is not None]
         if not published:
-            continue
+            return None
+        index, models = published[0].round, self._models
         cohort = frozenset(member for line in published for member in line.cohort)
-        newcomers = len(cohort - seen) * (models.initial + (models.base if index else 0))
+        newcomers = len(cohort - self._seen) * (models.initial + (models.base if index else 0))
         traffic = RoundTraffic(
             round=index,
             bits=tuple(sorted({line.bits for line in published if line.opened_bytes})),
-            up=sum(len(line.survivors) * line.upload_bytes for line in sessions),
-            down=newcomers + len(cohort & seen) * opened_before,
+            up=sum(len(line.survivors) * line.upload_bytes for line in lines),
+            down=newcomers + len(cohort & self._seen) * self._opened_before,
             float32=2 * len(cohort) * models.whole,
         )
-        rounds.append(traffic)
-        seen, opened_before = seen | cohort, sum(line.opened_bytes for line in published)
-    return rounds
+        self._seen |= cohort
+        self._opened_before = sum(line.opened_bytes for line in published)
+        return traffic

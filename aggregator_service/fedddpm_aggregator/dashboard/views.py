@@ -1,0 +1,163 @@
+"""From records to HTML. Jinja2 escapes every value; nothing that came over the network is ever taken for markup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.dashboard import words
+from fedddpm_aggregator.dashboard.curves import loss_chart
+from fedddpm_aggregator.errors import NotFoundError, OperatorError
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.dashboard import CONNECTED_S, Now, now
+from fedddpm_aggregator.service.dashboard_history import Histories, History
+from fedddpm_aggregator.service.dashboard_reasons import advice_on
+
+LINES = 50  # rounds, attempts and models on one page, the newest first
+WIDE, NARROW = (760.0, 250.0), (340.0, 220.0)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A part of the page and a name for what stands in it."""
+
+    name: str
+    html: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The moving parts of the page at one moment."""
+
+    fragments: tuple[Fragment, ...]
+
+    @property
+    def id(self) -> str:
+        """Names what stands in all fragments."""
+        return ".".join(fragment.digest for fragment in self.fragments)
+
+    def events_since(self, seen: str) -> Iterator[bytes]:
+        """Server-sent events with the fragments that ``seen`` does not name; the last one carries the frame's id."""
+        known = seen.split(".")
+        changed = [fragment for fragment in self.fragments if fragment.digest not in known]
+        for fragment in changed:
+            ident = f"id: {self.id}\n" if fragment is changed[-1] else ""
+            yield f"event: {fragment.name}\n{ident}data: {json.dumps(fragment.html)}\n\n".encode()
+
+
+class Views:
+    """Renders pages over one context; calls may come from several threads."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx, self._histories = ctx, Histories(ctx)
+        self._environment = _environment()
+        self._past: tuple[int, str | None, History | None] | None = None
+        self._fragment: tuple[int, Fragment] | None = None
+        self._lock = threading.Lock()
+
+    def frame(self) -> Frame:
+        """The current run, as the stream sends it and as a page without choices shows it."""
+        version = self._version()
+        current, history = now(self._ctx), self._history(version)
+        with self._lock:
+            kept = self._fragment
+        if kept is None or kept[0] != version:
+            kept = (version, self._render_history(history, None))
+            with self._lock:
+                self._fragment = kept
+        return Frame((self._render_live(current, history), kept[1]))
+
+    def page(self, run_name: str | None, before: int | None) -> str:
+        """The whole page; of another run, or of rounds before one, it does not move. NotFoundError."""
+        current, names = now(self._ctx), self._histories.names()
+        is_current = run_name is None or (current.run is not None and run_name == current.run.name)
+        if is_current and before is None:
+            frame = self.frame()
+        else:
+            try:
+                history = self._histories.of(run_name)
+            except OperatorError as error:
+                raise NotFoundError(str(error)) from error
+            frame = Frame((Fragment("live", "", ""), self._render_history(history, before)))
+        return self._environment.get_template("page.html.j2").render(
+            now=current,
+            frame=frame,
+            live=is_current and before is None,
+            runs=names,
+            chosen=run_name or (current.run.name if current.run is not None else None),
+        )
+
+    def _version(self) -> int:
+        with self._ctx.database.read() as db:
+            return store.state_version(db)
+
+    def _history(self, version: int) -> History | None:
+        """The current run's past; read again when something changed."""
+        with self._lock:
+            past = self._past
+        if past is None or past[0] != version:
+            past = (version, None, self._histories.of(None))
+            with self._lock:
+                self._past = past
+        return past[2]
+
+    def _render_live(self, current: Now, history: History | None) -> Fragment:
+        taking = history.taking(member.id for member in current.members) if history is not None else {}
+        template = self._environment.get_template("live.html.j2")
+        shown = {"now": current, "taking": taking, "groups": words.grouped(current.run), "connected_s": CONNECTED_S}
+        # A countdown runs in the browser; it is no news that it is a second later.
+        return Fragment("live", template.render(**shown, still=False), _digest(template.render(**shown, still=True)))
+
+    def _render_history(self, history: History | None, before: int | None) -> Fragment:
+        rounds = [one for one in history.rounds if before is None or one.index < before] if history else []
+        html = self._environment.get_template("history.html.j2").render(
+            history=history,
+            rounds=rounds[-LINES:][::-1],
+            older=rounds[-LINES].index if len(rounds) > LINES else None,
+            newest=before is None,
+            failures=list(history.failures[-LINES:][::-1]) if history else [],
+            models=[m for m in history.models if m.round is None or before is None or m.round < before][-LINES:][::-1]
+            if history
+            else [],
+            wide=loss_chart(history.rounds, *WIDE) if history else None,
+            narrow=loss_chart(history.rounds, *NARROW) if history else None,
+            server=self._ctx.key.public_key.hex(),
+        )
+        return Fragment("history", html, _digest(html))
+
+
+def _digest(html: str) -> str:
+    return hashlib.sha256(html.encode()).hexdigest()[:16]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fedddpm_aggregator.dashboard"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        size=words.size, percent=words.percent, lasting=words.lasting, moment=_moment, loss=words.loss, day=_day
+    )
+    environment.globals.update(
+        phases=words.PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on
+    )
+    return environment
+
+
+def _moment(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _day(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,110 @@
+"""Why an attempt failed or a run waits, in words for the person who runs the federation, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a recorded reason means and what follows from it."""
+
+    means: str
+    to_do: str
+
+
+_NOTHING = "Nothing to do: another attempt at the round starts by itself."
+_AGAIN = "Another attempt starts by itself."
+_RULES: tuple[tuple[re.Pattern[str], Advice], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), Advice(means, to_do))
+    for pattern, means, to_do in (
+        (
+            r"spent on the sum of",
+            "Members have answered for a sum over this model before, and never help to open a second one over other "
+            "members: from the difference an update could be read.",
+            "Bring the named members back together, or follow the way out that the reason names.",
+        ),
+        (
+            r"^waiting for members",
+            "The round stays open and costs nobody anything; it begins as soon as enough institutions have joined.",
+            "Ask the institutions that are not heard of to look at: fedddpm status.",
+        ),
+        (
+            r"is held|above the agreed|outside the agreed range|cannot sum to|not the .* that the disclosed",
+            "The sum was opened but breaks the rules that all agreed on, so the model stays as it is. Nobody can tell "
+            "whose update it was.",
+            "The run stands still until the root signs a newer roster (federation roster add or remove, then "
+            "federation install). Ask the institutions which program and settings they run.",
+        ),
+        (
+            r"larger than its ring",
+            "The updates grew faster than the ring of this attempt was made for; the sum is not used.",
+            "Nothing to do: the next attempt travels once in 32 bits, where every sum fits.",
+        ),
+        (
+            r"^shares ended with|keys, \d+ are needed",
+            "Too few institutions sent their key shares in time. Nothing was uploaded.",
+            f"{_AGAIN} If it fails again, look after those not heard of, or give a run more time (--shares-s).",
+        ),
+        (
+            r"^masked ended with|updates arrived",
+            "Too few institutions finished their upload in time. Nothing was opened; single uploads are deleted.",
+            f"{_AGAIN} If it fails again, look after those not heard of, or give a run more time (--masked-s).",
+        ),
+        (
+            r"^confirm ended with",
+            "Too few institutions confirmed who is in the sum. Nothing was opened.",
+            f"{_AGAIN} If it fails again, look after those not heard of, or give a run more time (--confirm-s).",
+        ),
+        (
+            r"needed UNMASK answers came",
+            "Too few institutions answered with what opens the sum. It stays closed for ever; those who answered go on "
+            "only with the same members.",
+            "Another attempt starts by itself and waits for them. Bring those not heard of back.",
+        ),
+        (
+            r"^only \d+ members are left",
+            "So many institutions restarted or left that the sum can no longer be opened.",
+            f"{_AGAIN} If members keep restarting, look at their logs.",
+        ),
+        (
+            r"the sum cannot be opened",
+            "Answers did not fit what was agreed when the round began: an institution sent wrong shares. The messages "
+            "are kept as evidence.",
+            f"{_AGAIN} If it happens again, the root can take the institution off the roster (federation roster "
+            "remove).",
+        ),
+        (
+            r"roster version \d+ (is in force|removes)",
+            "A newer roster took effect in the middle of the attempt.",
+            _NOTHING,
+        ),
+        (r"ended (by )?the (run|coordinator)|ended by|ended the run", "Somebody ended the run.", "Nothing to do."),
+        (r"paused", "The run was paused on purpose.", "It goes on when an operator resumes it."),
+        (
+            r"other parts of the round are over",
+            "Too few institutions joined for this part. The other parts of the round were opened without it.",
+            "Nothing to do: the part keeps its values and is trained again in the next round.",
+        ),
+        (
+            r"enrol|n_min|min-cohort|must take part|too few to hide",
+            "The roster has too few members for this run.",
+            "Let the root sign a roster with more members and install it (federation install).",
+        ),
+        (
+            r"damaged|does not match its (digest|checksum)|checksum",
+            "A stored upload was damaged on this server's disk.",
+            "Check disk and file system. Another attempt starts by itself.",
+        ),
+    )
+)
+_UNKNOWN = Advice(
+    "The attempt ended without a sum. Nothing was opened.",
+    f"{_AGAIN} The server's log has more around this time.",
+)
+
+
+def advice_on(reason: str) -> Advice:
+    """What ``reason`` means and what to do; general words for one that is not known."""
+    return next((advice for pattern, advice in _RULES if pattern.search(reason)), _UNKNOWN)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.database import insert_once
@@ -28,6 +28,7 @@ from fedddpm_aggregator.tables import (
     SessionRow,
     ShareRow,
 )
+from fedddpm_protocol.methods import session_name
 
 T = TypeVar("T")
 SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
@@ -133,16 +134,22 @@ def results_backwards(db: Session, run_id: int) -> Iterator[ResultRow]:
         row = db.scalar(newest_first.where(ResultRow.round < row.round))
 
 
+def _sums(part: str) -> ColumnElement[bool]:
+    """Sessions of a part: the one of its name, or those of its shards."""
+    return or_(SessionRow.part == part, SessionRow.part.startswith(session_name(part, 0)[:-1], autoescape=True))
+
+
 def wrapped_after(db: Session, run_id: int, part: str, round_index: int) -> bool:
-    """Whether a sum of ``part`` wrapped in a round of the run after ``round_index``."""
-    mine = (AttemptRow.run_id == run_id, AttemptRow.round > round_index, SessionRow.part == part, SessionRow.wrapped)
+    """Whether a sum of ``part`` wrapped since the round ``round_index`` opened one: later, or beside it in a shard."""
+    beside = and_(AttemptRow.round == round_index, AttemptRow.status == "done")
+    mine = (AttemptRow.run_id == run_id, or_(AttemptRow.round > round_index, beside), _sums(part), SessionRow.wrapped)
     query = select(SessionRow.id).join(AttemptRow, AttemptRow.id == SessionRow.attempt_id)
     return db.scalar(query.where(*mine).limit(1)) is not None
 
 
 def was_confirmed(db: Session, run_id: int, round_index: int, part: str) -> bool:
     """Whether an attempt at ``part`` of a round came so far that members may have answered for its sum."""
-    mine = (AttemptRow.run_id == run_id, AttemptRow.round == round_index, SessionRow.part == part)
+    mine = (AttemptRow.run_id == run_id, AttemptRow.round == round_index, _sums(part))
     query = select(SessionRow.id).join(AttemptRow, AttemptRow.id == SessionRow.attempt_id)
     confirmed = query.join(MessageRow, MessageRow.session_id == SessionRow.id)
     return db.scalar(confirmed.where(*mine, MessageRow.step == CONFIRMATION).limit(1)) is not None
@@ -254,6 +261,11 @@ def take_lease(db: Session, name: str, holder: str, now: float, lease_s: float) 
 def release_leases(db: Session, holder: str | None) -> None:
     """Give back all leases of a holder; everybody's with None (when no other process can be alive)."""
     db.execute(delete(LeaseRow) if holder is None else delete(LeaseRow).where(LeaseRow.holder == holder))
+
+
+def release_lease(db: Session, name: str, holder: str) -> None:
+    """Give back one lease, if it is the holder's."""
+    db.execute(delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.holder == holder))
 
 
 def remember_nonce(db: Session, member: str, nonce: str, expires_at: float) -> bool:

@@ -10,9 +10,11 @@ from fedddpm.local_update import LocalUpdate
 from fedddpm.session_driver import Seat, SessionDriver
 from fedddpm.transport import Transport
 from fedddpm_protocol.api import SessionState
+from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.methods import Method, reporters_by_session
+from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.shards import members_of, session_of
 from fedddpm_protocol.spec import RoundSpec
 
 
@@ -33,10 +35,11 @@ class Attempt:
         pieces = scaled_pieces(spec, update.sent)
         if pieces.factor < 1:
             notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
+        ours = (session_of(seat.roster, part, seat.member_id) for part in pieces.by_part)
         self._drivers = {
-            name: SessionDriver(seat, transport, spec, name, update, pieces)
-            for name in pieces.by_part
-            if seat.member_id in expected_reporters(spec, seat.roster, name)
+            session: SessionDriver(seat, transport, spec, session, update, pieces)
+            for session in ours
+            if seat.member_id in session_plan(spec, seat.roster, session).reporters
         }
 
     @property
@@ -51,15 +54,15 @@ class Attempt:
 
     def advance(self, sessions: Mapping[str, SessionState]) -> None:
         """Take every step that the phases of the sessions allow; raises as ``SessionDriver.advance``."""
-        for part, driver in self._drivers.items():
-            if part in sessions and not driver.done:
+        for session, driver in self._drivers.items():
+            if session in sessions and not driver.done:
                 joined = driver.joined
-                driver.advance(sessions[part].phase)
+                driver.advance(sessions[session].phase)
                 if driver.joined and not joined:
-                    self._notice(f"round {self.spec.round + 1}, part {part}: joined")
+                    self._notice(f"round {self.spec.round + 1}, part {session}: joined")
                 if driver.left is not None:
-                    reason = sessions[part].reason or driver.left
-                    self._notice(f"round {self.spec.round + 1}, part {part}: out of this attempt ({reason})")
+                    reason = sessions[session].reason or driver.left
+                    self._notice(f"round {self.spec.round + 1}, part {session}: out of this attempt ({reason})")
 
     def leave(self, reason: str) -> None:
         """Give up what is not done: a newer specification or result is there."""
@@ -73,18 +76,15 @@ class Attempt:
             driver.check_newer_roster(roster)
 
 
-def expected_reporters(spec: RoundSpec, roster: Roster, part: str) -> tuple[str, ...]:
-    """Who uploads a part in this attempt."""
-    return reporters_by_session(Method(spec.method), spec.hash, roster.ids)[part]
-
-
-def require_enough_reporters(spec: RoundSpec, roster: Roster, floor: int) -> None:
-    """PolicyError where a part has fewer reporters than the smallest sum this institution accepts."""
+def require_enough_reporters(spec: RoundSpec, roster: Roster, member: str, floor: int) -> None:
+    """PolicyError where the member's sum of a part has fewer reporters than the smallest that it accepts."""
     for part in spec.parts:
-        reporters = expected_reporters(spec, roster, part.name)
+        session = session_of(roster, part.name, member)
+        reporters = session_plan(spec, roster, session).reporters
+        members = members_of(Method(spec.method), roster, session)
         if len(reporters) < floor:
             raise PolicyError(
-                f"{spec.method} gives part {part.name!r} only {len(reporters)} of {len(roster.members)} institutions,"
+                f"{spec.method} gives part {session!r} only {len(reporters)} of {len(members)} institutions,"
                 f" too few to hide one update ({floor} are needed)",
                 "Call the federation's coordinator: the run needs FULL, ULATDEC or UDEC, or at least"
                 f" {2 * floor} institutions for USPLIT, unless the min_cohort of your policy is above the roster's",

@@ -24,6 +24,7 @@ from fedddpm.errors import CheckpointError
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol.encoding import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
+from fedddpm_protocol.methods import part_of
 from fedddpm_protocol.spec import PartSpec, RoundResult, RoundSpec
 
 Vector = npt.NDArray[np.float32]
@@ -102,7 +103,8 @@ class ErrorFeedback:
         To be called when they were accepted: a kill before this loses the residual, and nothing is added twice.
         """
         first = results[0]
-        opened = {part.part: Summed(part.cohort, part.survivors) for part in first.parts if part.opened}
+        own = [part for part in first.parts if part.opened and self._member in part.survivors]  # of its shard
+        opened = {part_of(part.part): Summed(part.cohort, part.survivors) for part in own}
         self.after(run, round_, results[-1].round + 1, update, known.get(first.spec_hash), opened)
 
     def _measure(self, spec: RoundSpec, part: str, update: LocalUpdate, summed: Summed, into: Vector) -> None:

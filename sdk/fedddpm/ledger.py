@@ -27,6 +27,7 @@ class OwedUnmask:
     base_model_hash: bytes
     spec_hash: bytes
     part: str
+    session: str  # the part, with the number of the shard where there are shards: where the message goes
     unmask: Unmask
 
 
@@ -51,8 +52,10 @@ class SpentLedger:
             recorded = self._recorded(db, base_model_hash, part)
             return usable_release(recorded, roster, base_model_hash, part, self._used(db, base_model_hash, part))
 
-    def commit(self, spec_hash: bytes, record: SpentRecord) -> None:
+    def commit(self, spec_hash: bytes, record: SpentRecord, session: str | None = None) -> None:
         """Make the record and its message durable; returns only when they are on the disk.
+
+        ``session`` is the name of the sum on the wire, the part's own without shards.
 
         Raises:
             SpentError, ReleaseError: the rule forbids it (see ``fedddpm_protocol.spent``).
@@ -70,6 +73,9 @@ class SpentLedger:
                 "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (self._state.root, base, part, ids_to_json(record.u3), record.session_id, spec_hash, message),
             )
+            db.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)", (self._state.root, base, part, session or part)
+            )
             if record.release is not None:
                 release = (ids_to_json(record.release.old_u3), ids_to_json(record.release.new_u3))
                 db.execute("INSERT INTO releases_used VALUES (?, ?, ?, ?, ?)", (self._state.root, base, part, *release))
@@ -78,10 +84,15 @@ class SpentLedger:
         """Messages to send again."""
         with self._state.transaction() as db:
             rows = db.execute(
-                "SELECT base_model_hash, spec_hash, part, message FROM spent WHERE root = ? AND acknowledged = 0",
+                "SELECT base_model_hash, spec_hash, part, COALESCE(session, part), message"
+                " FROM spent LEFT JOIN sessions USING (root, base_model_hash, part)"
+                " WHERE root = ? AND acknowledged = 0",
                 (self._state.root,),
             ).fetchall()
-        return [OwedUnmask(base, spec, part, Unmask.model_validate_json(message)) for base, spec, part, message in rows]
+        return [
+            OwedUnmask(base, spec, part, session, Unmask.model_validate_json(message))
+            for base, spec, part, session, message in rows
+        ]
 
     def acknowledge(self, owed: OwedUnmask) -> None:
         """The aggregator has the message, or has no more use for it."""

@@ -25,7 +25,7 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_span, segment_digest
 from fedddpm_protocol.decoding import OpenedPart, derive_model
 from fedddpm_protocol.errors import MalformedError, ResultError
-from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.methods import MODEL_PARTS, Method, part_of
 from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
 
 Vector = npt.NDArray[np.float32]
@@ -116,7 +116,7 @@ class ModelStore:
         Raises:
             ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
         """
-        unknown = {part.part for part in result.parts} - {part.name for part in spec.parts}
+        unknown = {part_of(part.part) for part in result.parts} - {part.name for part in spec.parts}
         if unknown:
             raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
         opened: dict[str, OpenedPart] = {}

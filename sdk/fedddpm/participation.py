@@ -122,7 +122,7 @@ class Participation:
 
     def _send_owed(self) -> None:
         for owed in self._ledger.owed():
-            send_owed(self._transport.session(owed.spec_hash, owed.part), self._ledger, owed)
+            send_owed(self._transport.session(owed.spec_hash, owed.session), self._ledger, owed)
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Participation:
         if spec is None or not self._guard.admits(spec, self._reporter.notice):
             self._sat_out = document
             return None
-        require_enough_reporters(spec, roster, policy.floor(roster))
+        require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
         update = self._update_for(spec, roster)
         seat = Seat(
             self._us.identity,

@@ -18,8 +18,11 @@ from fedddpm.trust import accept_results
 from fedddpm.unet import UNet
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.methods import Method
+from fedddpm_protocol.ring import packed_bytes
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.spec import RoundResult, RoundSpec, coordinates, model_hash
+
+_FLOAT32_BYTES = 4
 
 
 class RunHistory:
@@ -119,9 +122,12 @@ class RunHistory:
         return AverageState.fresh(model) if self._averaging else None
 
     def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> Vector:
-        """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded."""
+        """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
+
+        The sums of several shards can be larger together than the model that follows from them: then that is fetched.
+        """
         shared = Method(position.method).shared_parts
-        if spec is None:
+        if spec is None or _opened_bytes(spec, last) > _FLOAT32_BYTES * coordinates(spec.base_manifest):
             return self._models.fetch_base(manifest(model, shared), last.model_hash)
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
@@ -182,3 +188,9 @@ class RunHistory:
             found += checked
             first_round, previous = checked[-1].round + 1, checked[-1].hash
         return found
+
+
+def _opened_bytes(spec: RoundSpec, result: RoundResult) -> int:
+    """Bytes of the opened sums, from which the next model follows."""
+    values = [spec.part(part.part).values for part in result.parts if part.opened]
+    return sum(packed_bytes(one.coordinates, one.bits) for one in values)

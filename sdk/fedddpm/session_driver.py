@@ -54,14 +54,14 @@ class SessionDriver:
         seat: Seat,
         transport: Transport,
         spec: RoundSpec,
-        part: str,
+        session: str,
         update: LocalUpdate,
         pieces: Pieces,
     ) -> None:
         self.left: str | None = None
-        self._seat, self._spec, self._part = seat, spec, spec.part(part)
-        self._api: SessionApi = transport.session(spec.hash, part)
-        self._contribution = Contribution(spec, part, update, pieces)
+        self._seat, self._spec, self._session, self._part = seat, spec, session, spec.part(session)
+        self._api: SessionApi = transport.session(spec.hash, session)
+        self._contribution = Contribution(spec, self._part.name, update, pieces)
         self._join: Join | None = None
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
@@ -107,7 +107,7 @@ class SessionDriver:
             self.leave(problem.happened)
         except (PeerProtocolError, SpentError) as error:
             if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
-                keep_evidence(self._seat.state.path, self._spec.hash, self._part.name, error, self._received)
+                keep_evidence(self._seat.state.path, self._spec.hash, self._session, error, self._received)
             self.leave(str(error))
         return None
 
@@ -136,7 +136,7 @@ class SessionDriver:
             identity=seat.identity.key,
             member_id=seat.member_id,
             roster=seat.roster,
-            plan=session_plan(self._spec, seat.roster, part),
+            plan=session_plan(self._spec, seat.roster, self._session),
             policy=seat.policy,
             recorded_u3=seat.ledger.recorded(base, part),
             release=seat.ledger.release(seat.roster, base, part),
@@ -195,7 +195,7 @@ class SessionDriver:
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
                     self._api.put_chunk(segment.name, index, data, self._parameters(segment, index))
                     sent += 1
-                self._seat.on_upload(f"uploading {self._part.name}", done, total)
+                self._seat.on_upload(f"uploading {self._session}", done, total)
         return sent
 
     def _parameters(self, segment: SegmentSpec, index: int) -> int:
@@ -218,9 +218,10 @@ class SessionDriver:
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
         unmask = self._participant.receive_confirmations(
-            confirmations, lambda record: self._seat.ledger.commit(spec_hash, record)
+            confirmations, lambda record: self._seat.ledger.commit(spec_hash, record, self._session)
         )
-        self.send_owed(OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, unmask))
+        owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
+        self.send_owed(owed)
 
 
 def send_owed(api: SessionApi, ledger: SpentLedger, owed: OwedUnmask) -> None:

@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS spent (
     acknowledged INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (root, base_model_hash, part)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS sessions (    -- names of spent sums on the wire; one that is missing is the part's
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, session TEXT NOT NULL,
+    PRIMARY KEY (root, base_model_hash, part)
+) STRICT;
 CREATE TABLE IF NOT EXISTS releases_used (
     root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, old_u3 TEXT NOT NULL, new_u3 TEXT NOT NULL,
     PRIMARY KEY (root, base_model_hash, part, old_u3, new_u3)

@@ -97,7 +97,8 @@ class Seat:
     def __init__(
         self, institution: Institution, roster: Roster, spec: RoundSpec, part: str, seed: int, **participant: object
     ) -> None:
-        self.institution, self.roster, self.spec, self.part = institution, roster, spec, spec.part(part)
+        self.institution, self.roster, self.spec = institution, roster, spec
+        self.session, self.part = part, spec.part(part)
         policy = LocalPolicy(architecture_hash=spec.architecture.hash)
         self.machine = Participant(
             identity=institution.key,
@@ -127,7 +128,7 @@ class Seat:
         version = 0
         while time.monotonic() < deadline:
             state = self.institution.state(version, 2.0 if version else 0.0)
-            session = state.sessions[self.part.name]
+            session = state.sessions[self.session]
             if state.spec is None or state.spec.body != _body(self.spec):
                 return  # a later attempt or round: this session is over
             if ORDER.index(session.phase) >= ORDER.index(phase):

@@ -192,4 +192,4 @@ def test_too_few_reporters_of_a_part_are_refused():
     roster = make_roster(4)
     spec = make_spec(roster, Method.USPLIT)
     with pytest.raises(PolicyError, match="too few to hide one update"):
-        require_enough_reporters(spec, roster, 3)
+        require_enough_reporters(spec, roster, roster.ids[0], 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_spec
 from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.shards import draw, sessions_of
 from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
 
 log = logging.getLogger(__name__)
@@ -45,20 +46,21 @@ def parts_of(
 
 
 def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
-    """Why this roster cannot carry a run, with what to do; None if it can."""
-    members = len(roster.members)
+    """Why this roster cannot carry a run, with what to do; None if it can. With shards each of them must."""
+    members = min(len(shard) for shard in draw(roster))
+    who = "members" if not roster.sharding else "members of the smallest shard"
     if method is Method.USPLIT:
         reporters = members // 2  # fewest that report one part, whatever the draw
         if reporters < max(roster.quorum(reporters), min_cohort):
             needed = max(roster.n_min, min_cohort, roster.c_max + 2)
             return (
-                f"USPLIT gives each part to half of the {members} members: {reporters} reporters are too few to hide "
+                f"USPLIT gives each part to half of the {members} {who}: {reporters} reporters are too few to hide "
                 f"one update (the roster's rules want {needed}). Enrol at least {2 * needed} members, or use FULL, "
                 "ULATDEC or UDEC"
             )
     elif members < max(roster.quorum(members), min_cohort):
         needed = max(roster.quorum(members), min_cohort)
-        return f"the roster has {members} members and {needed} must take part; enrol more, or lower --min-cohort"
+        return f"the roster has {members} {who} and {needed} must take part; enrol more, or lower --min-cohort"
     return None
 
 
@@ -91,13 +93,13 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     except ValueError as error:
         stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return
-    _insert(db, run, spec, sign_spec(spec, ctx.key).signature)
+    _insert(db, run, spec, sessions_of(method, roster), sign_spec(spec, ctx.key).signature)
     store.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "attempt started", run=run.name, round=round_index, attempt=number)
     log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
 
 
-def _insert(db: Session, run: RunRow, spec: RoundSpec, signature: bytes) -> None:
+def _insert(db: Session, run: RunRow, spec: RoundSpec, sessions: Sequence[str], signature: bytes) -> None:
     row = AttemptRow(
         run_id=run.id,
         round=spec.round,
@@ -112,8 +114,8 @@ def _insert(db: Session, run: RunRow, spec: RoundSpec, signature: bytes) -> None
     )
     db.add(row)
     db.flush()
-    for part in spec.parts:
-        session = SessionRow(attempt_id=row.id, part=part.name, phase=Phase.JOIN)
+    for name in sessions:
+        session = SessionRow(attempt_id=row.id, part=name, phase=Phase.JOIN)
         session.elapsed_s, session.held, session.wrapped = 0.0, False, False
         db.add(session)
     db.flush()
@@ -151,7 +153,7 @@ def round_spec(
         weighting=run.weighting,
         clip_norm=run.clip_norm,
         weight_cap=run.weight_cap,
-        largest_cohort=len(roster.members),
+        largest_cohort=max(len(shard) for shard in draw(roster)),
         chunk_coordinates=run.chunk_coordinates,
         encoding_seed=secrets.token_bytes(HASH_BYTES),
         epochs=run.epochs,

@@ -1,8 +1,9 @@
 """In which ring the values of each part travel in the next attempt, and what their scale follows from.
 
-A narrow ring is sized by the part's last opened sum. Where nothing is known of it the ring is wider. After a sum that
-left its ring the part travels once in the widest, which holds any sum of clipped updates; and so it does when members
-may have answered for a sum of it over this base, since they refuse to be rounded twice with public dither.
+A narrow ring is sized by the part's last opened sum; where the part has shards, by that of the largest norm. Where
+nothing is known of it the ring is wider. After a sum that left its ring the part travels once in the widest, which
+holds any sum of clipped updates; and so it does when members may have answered for a sum of it over this base, since
+they refuse to be rounded twice with public dither.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.tables import RunRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.methods import sessions_by_part
 from fedddpm_protocol.spec import NOTHING_KNOWN, RINGS, RoundResult, ScaleReference
 
 WIDEST_BITS = max(RINGS)  # never wraps
@@ -54,9 +56,10 @@ def _newest_references(db: Session, run_id: int, parts: frozenset[str]) -> Mappi
             result = canonical.decode(RoundResult, row.body)
         except MalformedError:  # of an earlier version of this program, as everything before it
             break
-        for part in result.parts:
-            if part.opened:
-                found.setdefault(part.part, (result.round, part.reference))
+        by_session = {part.part: part.reference for part in result.parts if part.opened}
+        for name, shards in sessions_by_part(by_session).items():
+            largest = max((by_session[shard] for shard in shards), key=lambda reference: reference.norm)
+            found.setdefault(name, (result.round, largest))
         if found.keys() >= parts:
             break
     return found

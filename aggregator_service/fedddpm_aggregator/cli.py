@@ -75,6 +75,13 @@ def serve(
             envvar="FEDDDPM_AGGREGATOR_KEEP_ROUNDS",
         ),
     ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster that opens sums: host:port, auto, ray://host:port or local; by default threads do",
+            envvar="FEDDDPM_AGGREGATOR_RAY",
+        ),
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="private key of the certificate, PEM")] = None,
 ) -> None:
@@ -84,7 +91,7 @@ def serve(
     configure_logging()
     changes = {"host": host, "port": port, "tls_cert": tls_cert, "tls_key": tls_key}
     changes |= {"blobs": blobs, "keep_rounds": keep_rounds}
-    settings = settings_of(data, database_url, changes)
+    settings = settings_of(data, database_url, changes | {"ray": ray})
     with data_directory(settings) as ctx:
         serve_forever(settings, ctx)
 

@@ -12,19 +12,25 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator import problems, routes, session_routes, store
+from fedddpm_aggregator import dashboard, health, problems, routes, session_routes, store
 from fedddpm_aggregator.blobs import open_blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard
+from fedddpm_aggregator.health import Health
 from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key
+from fedddpm_aggregator.metrics_sql import DatabaseCollector
+from fedddpm_aggregator.observer import Observer
 from fedddpm_aggregator.reduction import ThreadReducer
 from fedddpm_aggregator.reduction_ray import RayReducer
 from fedddpm_aggregator.service.context import Context, Limits
 from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.sweeper import Sweeper
+from fedddpm_aggregator.tracing import open_tracer, trace_requests
 from fedddpm_aggregator.watch import VersionWatch
 from fedddpm_aggregator.workers import Workers
 from fedddpm_protocol.keys import fingerprint
@@ -80,8 +86,11 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.nullcontext(opened) if opened is not None else data_directory(settings) as ctx:
             workers = Workers(ctx)
-            app.state.context = ctx
+            app.state.context, app.state.health = ctx, Health(ctx)
+            collector = DatabaseCollector(ctx)
+            ctx.metrics.registry.register(collector)
             app.state.watch = VersionWatch(lambda: _version(ctx))
+            app.state.page = dashboard.Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
             sweeper = Sweeper(ctx, workers, settings.tick_s)
             tasks = [asyncio.create_task(app.state.watch.run()), asyncio.create_task(sweeper.run())]
@@ -95,7 +104,10 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
                 sweeper.stop()
                 app.state.watch.stop()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                workers.close()
+                await run_in_threadpool(sweeper.give_back)
+                await run_in_threadpool(workers.close, ctx.pulse.grace_left_s(settings.shutdown_grace_s))
+                app.state.health.close()
+                ctx.metrics.registry.unregister(collector)
 
     app = FastAPI(
         title="fedddpm aggregator",
@@ -106,10 +118,16 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    app.include_router(routes.public)
+    app.include_router(health.public)
+    if settings.shows_metrics:
+        app.include_router(health.measured)
     app.include_router(routes.router)
     app.include_router(session_routes.router)
+    dashboard.install(app, settings)
     app.add_middleware(Guard, max_message_bytes=settings.max_message_bytes, max_chunk_bytes=settings.max_chunk_bytes)
+    app.add_middleware(Observer)  # the outermost: added last
+    if opened is not None:
+        trace_requests(app, opened.tracer)
     return app
 
 
@@ -127,14 +145,24 @@ def data_directory(settings: Settings) -> Iterator[Context]:
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
                     store.release_leases(db, None)
+            ctx.tracer = open_tracer(settings, ctx.database)
             if settings.ray is not None:
                 ctx.reducer = RayReducer(settings.ray, settings.reduction_threads)
             yield ctx
-            with ctx.database.write() as db:
-                store.release_leases(db, ctx.holder)
         finally:
+            _give_back(ctx)
+            ctx.tracer.close()
             ctx.reducer.close()
             ctx.database.close()
+
+
+def _give_back(ctx: Context) -> None:
+    """Let other replicas go on at once; without the database they wait until the leases run out."""
+    try:
+        with ctx.database.write() as db:
+            store.release_leases(db, ctx.holder)
+    except SQLAlchemyError as error:
+        log.warning("leases not given back", extra={"fields": {"error": type(error).__name__}})
 
 
 @contextlib.contextmanager

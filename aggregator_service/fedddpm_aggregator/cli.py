@@ -84,14 +84,24 @@ def serve(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="private key of the certificate, PEM")] = None,
+    page: Annotated[
+        str, typer.Option(help="the page at /: auto, on or off", envvar="FEDDDPM_AGGREGATOR_PAGE")
+    ] = "auto",
+    page_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="file with the password of the page (user operator)",
+            envvar="FEDDDPM_AGGREGATOR_PAGE_PASSWORD_FILE",
+        ),
+    ] = None,
 ) -> None:
     """Serve the federation until stopped."""
     if (tls_cert is None) != (tls_key is None):
         raise OperatorError("--tls-cert and --tls-key belong together")
-    configure_logging()
     changes = {"host": host, "port": port, "tls_cert": tls_cert, "tls_key": tls_key}
-    changes |= {"blobs": blobs, "keep_rounds": keep_rounds}
+    changes |= {"blobs": blobs, "keep_rounds": keep_rounds, "page": page, "page_password_file": page_password_file}
     settings = settings_of(data, database_url, changes | {"ray": ray})
+    configure_logging(settings.log_level)
     with data_directory(settings) as ctx:
         serve_forever(settings, ctx)
 

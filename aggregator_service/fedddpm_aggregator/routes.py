@@ -8,10 +8,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from fedddpm_aggregator import store
 from fedddpm_aggregator.auth import SignedRequest, authenticate
 from fedddpm_aggregator.blob_responses import VectorResponse, blob_response
-from fedddpm_aggregator.errors import UnavailableError
+from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.watch import VersionWatch
@@ -49,31 +48,14 @@ async def caller(request: Request) -> str:
     query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
     url = f"{scope['scheme']}://{request.headers.get('host', '')}{target}{query}"
     signed = SignedRequest(request.method, url, request.headers, await request.body())
-    return await run_in_threadpool(authenticate, context(request), signed)
+    member = await run_in_threadpool(authenticate, context(request), signed)
+    note(member=member)
+    return member
 
 
 Ctx = Annotated[Context, Depends(context)]
 Caller = Annotated[str, Depends(caller)]
-public = APIRouter(tags=["health"])
 router = APIRouter(prefix="/v1", tags=["federation"], responses=PROBLEMS)
-
-
-@public.get("/healthz")
-def healthz() -> dict[str, str]:
-    """Whether the process lives."""
-    return {"status": "alive"}
-
-
-@public.get("/readyz", responses={503: PROBLEMS[503]})
-def readyz(ctx: Ctx) -> dict[str, str]:
-    """Whether database and data directory can be used."""
-    with ctx.database.read() as db:
-        store.state_version(db)
-    try:
-        ctx.blobs.check_writable()
-    except OSError as error:
-        raise UnavailableError(f"the data directory cannot be written: {error.strerror}") from error
-    return {"status": "ready"}
 
 
 @router.get("/roster")
@@ -93,7 +75,9 @@ async def get_state(
     """What goes on; waits for news when asked (long poll)."""
     watch: VersionWatch = request.app.state.watch
     if wait:
-        await watch.beyond(after, wait)
+        note(long_poll=True)
+        with ctx.metrics.long_polls.track_inprogress():
+            await watch.beyond(after, wait)
     return await run_in_threadpool(reading.run_state, ctx)
 
 

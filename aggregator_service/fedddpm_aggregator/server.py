@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import socket
 import ssl
@@ -13,13 +14,13 @@ import uvicorn
 
 from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.graceful import GracefulServer
+from fedddpm_aggregator.metrics_server import metrics_server
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import Settings
 
-SHUTDOWN_S = 2  # institutions in a long poll are cut off; they ask again
 
-
-class _Server(uvicorn.Server):
+class _Server(GracefulServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
@@ -30,21 +31,31 @@ class _Server(uvicorn.Server):
 
 def serve_forever(settings: Settings, ctx: Context) -> None:
     """Serve until SIGINT or SIGTERM; OperatorError if the address cannot be used."""
+    app = create_app(settings, ctx)
     config = uvicorn.Config(
-        create_app(settings, ctx),
+        app,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
     )
     _load(config)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
-    with _bind(settings.host, settings.port) as listener:
-        _Server(config).run(sockets=[listener])
+
+    def drain() -> None:
+        ctx.pulse.drain(settings.drain_delay_s + settings.shutdown_grace_s)
+        ctx.metrics.draining.set(1)
+        app.state.watch.release()
+
+    with (
+        metrics_server(settings.metrics_host, settings.metrics_port, ctx.metrics.registry),
+        _bind(settings.host, settings.port) as listener,
+    ):
+        _Server(config, drain, settings.drain_delay_s).run(sockets=[listener])
 
 
 def _load(config: uvicorn.Config) -> None:

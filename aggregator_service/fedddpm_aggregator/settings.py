@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     max_chunk_bytes: int = Field(default=4 * 2**20, gt=0, description="largest chunk of a masked vector")
     signature_max_age_s: int = Field(default=300, gt=0, description="how old a signed request may be")
     signature_max_ahead_s: int = Field(default=60, ge=0, description="how far a client's clock may be ahead")
+    page: Literal["auto", "on", "off"] = Field(
+        default="auto", description="the page at /; auto: on a loopback address, or with a password"
+    )
+    page_password_file: Path | None = Field(default=None, description="file with the page's password (user operator)")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     metrics: Literal["auto", "on", "off"] = Field(
         default="auto", description="GET /metrics; auto: on a loopback address, unless metrics_port is set"
@@ -43,6 +47,13 @@ class Settings(BaseSettings):
     ray: str | None = Field(default=None, description="address of a Ray cluster that opens sums; none: threads do")
 
     @property
+    def shows_metrics(self) -> bool:
+        """Whether the port of the institutions answers GET /metrics."""
+        if self.metrics != "auto":
+            return self.metrics == "on"
+        return self.metrics_port is None and (self.host == "localhost" or _is_loopback(self.host))
+
+    @property
     def blobs_url(self) -> str:
         """Where vectors are kept: a directory, or ``s3://bucket/prefix``."""
         return self.blobs or str(self.data / "blobs")
@@ -57,3 +68,10 @@ class Settings(BaseSettings):
             if url.startswith(plain):
                 return "postgresql+psycopg://" + url.removeprefix(plain)
         return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -11,9 +11,12 @@ import logging
 import time
 
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
+from fedddpm_aggregator.observability import noting
+from fedddpm_aggregator.pulse import SWEEPER
 from fedddpm_aggregator.service.attempts import settle, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import react_to_roster
@@ -45,12 +48,14 @@ class Sweeper:
         """Tick until stopped; an error costs one tick."""
         last = time.monotonic()
         while not self._stopping.is_set():
+            self._ctx.pulse.beat(SWEEPER)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._tick_s)
                 return
             now = time.monotonic()
             try:
-                await run_in_threadpool(self.tick, min(now - last, _MOST_TICKS * self._tick_s))
+                with noting(), self._ctx.tracer.quiet():
+                    await run_in_threadpool(self.tick, min(now - last, _MOST_TICKS * self._tick_s))
             except Exception:
                 log.exception("a tick failed; trying again")
             last = now
@@ -61,8 +66,10 @@ class Sweeper:
         database = self._ctx.database
         with database.write_relaxed() as db:
             now = database.now(db)
-            if not store.take_lease(db, "sweeper", self._ctx.holder, now, self._ctx.limits.lease_s):
-                return
+            held = store.take_lease(db, "sweeper", self._ctx.holder, now, self._ctx.limits.lease_s)
+        self._ctx.metrics.sweeper_lease.set(held)
+        if not held:
+            return
         with database.read() as db:
             open_runs = bool(store.open_runs(db)) and store.newest_roster_version(db) > 0
         if open_runs:
@@ -74,6 +81,15 @@ class Sweeper:
             self._tidy()
         else:
             scrub(self._ctx)
+
+    def give_back(self) -> None:
+        """Let another replica sweep at once."""
+        try:
+            with self._ctx.database.write_relaxed() as db:
+                store.release_lease(db, "sweeper", self._ctx.holder)
+        except SQLAlchemyError as error:
+            log.warning("the lease runs out by itself", extra={"fields": {"error": type(error).__name__}})
+        self._ctx.metrics.sweeper_lease.set(0)
 
     def _sweep_run(self, db: Session, run: RunRow, elapsed_s: float) -> None:
         attempt = store.newest_attempt(db, run.id, lock=True)

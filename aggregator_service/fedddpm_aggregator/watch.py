@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 
 from fastapi.concurrency import run_in_threadpool
 
 log = logging.getLogger(__name__)
 FALLBACK_S = 0.5
+_DRAINING_S = 1.0  # for who asks again before the socket closes
 
 
 class VersionWatch:
@@ -27,6 +29,7 @@ class VersionWatch:
         self._kick = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
+        self._longest_s = math.inf
 
     async def run(self) -> None:
         """Follow until stopped."""
@@ -42,10 +45,26 @@ class VersionWatch:
                 await asyncio.wait_for(self._kick.wait(), FALLBACK_S)
             self._kick.clear()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody should wait any more: the process is about to leave."""
+        return self._stopped or self._longest_s < math.inf
+
+    async def changed(self) -> None:
+        """Return at the next change, or when stopped."""
+        if not self.stopped:
+            await self._news.wait()
+
     def poke(self) -> None:
         """Something changed: look now. Callable from any thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._kick.set)
+
+    def release(self) -> None:
+        """Let all who wait go, and nobody wait long again: the process is about to leave. On the event loop only."""
+        self._longest_s = _DRAINING_S
+        self._news.set()
+        self._news = asyncio.Event()
 
     def stop(self) -> None:
         """Let :meth:`run` end, and all who wait with it."""
@@ -55,9 +74,10 @@ class VersionWatch:
 
     async def beyond(self, version: int, timeout_s: float) -> None:
         """Return when the version is above ``version``, or after ``timeout_s`` seconds."""
+        longest_s = self._longest_s
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self._version <= version and not self._stopped:
+            async with asyncio.timeout(min(timeout_s, longest_s)):
+                while self._version <= version and not self._stopped and self._longest_s == longest_s:
                     await self._news.wait()
 
     def _announce(self, version: int) -> None:

@@ -7,12 +7,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import delete
-
 from fedddpm_aggregator import store
+from fedddpm_aggregator.observability import noting
+from fedddpm_aggregator.pulse import OPENING, ShuttingDownError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opening import conclude
-from fedddpm_aggregator.tables import LeaseRow
 
 log = logging.getLogger(__name__)
 RETRY_S = 5.0
@@ -49,16 +48,32 @@ class Workers:
         for attempt_id in running:
             self._lease(attempt_id)
 
-    def close(self) -> None:
-        """Start nothing more and wait for what runs."""
+    def close(self, grace_s: float) -> None:
+        """Start nothing more; what runs is finished within ``grace_s`` seconds or given back at its next chunk."""
+        give_back = threading.Timer(grace_s, self._ctx.pulse.leave)
+        give_back.daemon = True
+        give_back.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        give_back.cancel()
 
     def _work(self, attempt_id: int) -> None:
+        with noting(attempt_id=attempt_id):
+            self._conclude(attempt_id)
+            if not self._again:
+                self._ctx.pulse.rest(OPENING)
+
+    def _conclude(self, attempt_id: int) -> None:
         while True:
             try:
+                self._ctx.pulse.beat(OPENING)
                 if self._lease(attempt_id):
                     conclude(self._ctx, attempt_id)
                     self._release(attempt_id)
+            except ShuttingDownError as error:
+                log.info("opening given back", extra={"fields": {"reason": str(error)}})
+                with self._lock:
+                    del self._again[attempt_id]
+                return
             except Exception:
                 log.exception("opening failed; trying again", extra={"fields": {"attempt": attempt_id}})
                 with self._lock:
@@ -80,5 +95,4 @@ class Workers:
 
     def _release(self, attempt_id: int) -> None:
         with self._ctx.database.write_relaxed() as db:
-            mine = (LeaseRow.name == f"attempt/{attempt_id}", LeaseRow.holder == self._ctx.holder)
-            db.execute(delete(LeaseRow).where(*mine))
+            store.release_lease(db, f"attempt/{attempt_id}", self._ctx.holder)

@@ -94,7 +94,7 @@ class Context:
     def plan_of(self, db: Session, attempt: AttemptRow, part: str) -> SessionPlan:
         """The plan of one session; SpecError if the round has no such part."""
         roster = self.roster(db, attempt.roster_version)
-        return cached_plan(attempt.spec, canonical.encode(roster), part)
+        return cached_plan(attempt.spec, roster, part)
 
 
 @lru_cache(maxsize=32)
@@ -109,7 +109,7 @@ def decode_spec(body: bytes) -> RoundSpec:
     return canonical.decode(RoundSpec, body)
 
 
-@lru_cache(maxsize=64)
-def cached_plan(spec_body: bytes, roster_body: bytes, part: str) -> SessionPlan:
+@lru_cache(maxsize=256)
+def cached_plan(spec_body: bytes, roster: Roster, part: str) -> SessionPlan:
     """Cached, because the spec's hash and the draw of reporters are worth keeping."""
-    return session_plan(decode_spec(spec_body), decode_roster(roster_body), part)
+    return session_plan(decode_spec(spec_body), roster, part)

@@ -56,8 +56,10 @@ def conclude(ctx: Context, attempt_id: int) -> None:
         sessions = [(row.id, Phase(row.phase)) for row in store.sessions_of(db, attempt_id)]
     for session_id, phase in sessions:
         if phase in (Phase.UNMASK, Phase.OPENING):
-            _open(ctx, attempt_id, session_id)
-    publish(ctx, attempt_id)
+            with ctx.tracer.span("open sum"):
+                _open(ctx, attempt_id, session_id)
+    with ctx.tracer.span("publish round"):
+        publish(ctx, attempt_id)
 
 
 def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
@@ -137,7 +139,9 @@ def _reduce(ctx: Context, job: _Job) -> PartResult:
     cohort = survivors.sharing.cohort
     norm = check_opened(job.spec, part, energy, sums, len(cohort.ids), len(survivors.ids))
     _check_disclosed(job, sums[0])
-    log.info("sum opened", extra={"fields": {"session": job.session_id, "seconds": time.monotonic() - started}})
+    seconds = time.monotonic() - started
+    ctx.metrics.reduction(len(survivors.ids) * part.values.coordinates, seconds)
+    log.info("sum opened", extra={"fields": {"session": job.session_id, "seconds": seconds}})
     return PartResult(
         part=job.part,
         opened=True,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import NotFoundError, NotYoursError, PhaseOverError, WrongPhaseError
+from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.tables import AttemptRow, JoinRow, MessageRow, SessionRow
 from fedddpm_protocol.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort
@@ -53,7 +54,9 @@ def load(ctx: Context, db: Session, spec_hash: str, part: str, *, lock: bool = F
 
 
 def live_of(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> Live:
-    """A loaded session with its plan and roster."""
+    """A loaded session with its plan and roster; from here on the log names it."""
+    spec = ctx.spec_of(attempt)
+    note(run=spec.run, round=spec.round, attempt=spec.attempt, session=row.id, part=row.part)
     return Live(attempt, row, ctx.plan_of(db, attempt, row.part), ctx.roster(db, attempt.roster_version))
 
 

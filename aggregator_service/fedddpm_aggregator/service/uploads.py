@@ -51,6 +51,7 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
         except BlobConflictError:
             pass  # a twin of this request, or one before a crash, was first with other bytes
         else:
+            ctx.metrics.chunk_bytes.inc(len(data))
             row = ChunkRow(session_id=live.session.id, member=caller, segment=segment, index=index, sha256=digest)
     with ctx.transaction() as db:
         values = {"session_id": live.session.id, "member": caller, "segment": segment, "index": index}

@@ -178,6 +178,7 @@ def _open_values(ctx: Context, job: _Job) -> tuple[bytes, Energy]:
         descriptor = file.fileno()
 
         def write_at(offset: int, packed: bytes) -> None:
+            ctx.pulse.progress()
             if os.pwrite(descriptor, packed, offset) != len(packed):
                 raise OSError("a short write to the opened vector")
 

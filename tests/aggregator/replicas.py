@@ -23,7 +23,7 @@ from tests.postgresql import PostgreSQL
 
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState
-from fedddpm_protocol.errors import CohortError
+from fedddpm_protocol.errors import CohortError, SpentError
 from fedddpm_protocol.messages import Confirmations
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Roster
@@ -142,6 +142,9 @@ class Actor(threading.Thread):
                 getattr(seat, step)()
         except OverError:
             pass
+        except SpentError:  # a survivor of the spent base is missing: no sum, and nobody should wait for this member
+            with contextlib.suppress(OverError):
+                self._start_over(seat)
         except CohortError:  # a spent base is summed over its survivors only, and this member was not among them
             assert not self._spent.recorded(spec.base_model_hash, PART)
 

@@ -161,6 +161,10 @@ class Roster:
         """32 bytes that every round spec names."""
         return tagged_hash("roster", canonical.encode(self))
 
+    def __hash__(self) -> int:
+        """As a key of caches: without looking at every member again."""
+        return hash(self.hash)
+
     @cached_property
     def _keys(self) -> Mapping[str, bytes]:
         return {member.id: member.public_key for member in self.members}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.roster import Member, Roster, sign_roster
+from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
 
 ARCHITECTURE = Architecture("tiny", 8, 1, 8, (1, 2))
@@ -58,6 +59,8 @@ class Federation:
     members: tuple[str, ...] = ("a", "b", "c", "d")
     c_max: int = 1
     n_min: int = 3
+    sharding: tuple[Sharding, ...] = ()
+    operators: tuple[Member, ...] = ()
     root: SigningKey = field(default_factory=SigningKey.generate)
     manifests: dict[str, Manifest] = field(default_factory=lambda: MANIFESTS)
     roster: Roster = field(init=False)
@@ -67,7 +70,8 @@ class Federation:
         write_key(self.settings.data / KEY_FILE, SigningKey.generate(), KEY_PURPOSE)
         key = read_key(self.settings.data / KEY_FILE, KEY_PURPOSE)
         members = tuple(Member(name, identity_of(name).public_key) for name in sorted(self.members))
-        self.roster = Roster("test", 1, self.c_max, self.n_min, key.public_key, members)
+        rules = {"operators": self.operators, "sharding": self.sharding}
+        self.roster = Roster("test", 1, self.c_max, self.n_min, key.public_key, members, **rules)  # type: ignore[arg-type]
         with self.context() as ctx:
             initialise(ctx, self.root.public_key)
             install_roster(ctx, sign_roster(self.roster, self.root))
@@ -101,8 +105,7 @@ class Federation:
 
     def install(self, **changes: object) -> Roster:
         """Sign and install the next roster version."""
-        fields = {**self.roster.__dict__, "version": self.roster.version + 1, **changes}
-        self.roster = Roster(**fields)
+        self.roster = dataclasses.replace(self.roster, version=self.roster.version + 1, **changes)  # type: ignore[arg-type]
         with self.context() as ctx:
             install_roster(ctx, sign_roster(self.roster, self.root))
         return self.roster

@@ -35,18 +35,18 @@ def result_of(site: Site, round_index: int) -> RoundResult:
     return open_result(ResultsPage.model_validate_json(page).results[0], site.federation.roster)
 
 
-def opened_of(site: Site, round_index: int, part: PartSpec) -> ring.Words:
+def opened_of(site: Site, round_index: int, part: PartSpec, session: str | None = None) -> ring.Words:
     institution = next(iter(site.institutions.values()))
-    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{part.name}").content
+    data = institution.send("GET", f"/v1/results/run-1/{round_index}/opened/{session or part.name}").content
     return ring.unpack(data, part.values.bits, part.values.coordinates)
 
 
 def check_part(site: Site, round_index: int, survivors: list[Seat]) -> None:
     """The opened vector and sums are the survivors' integer sums, exactly."""
-    part = survivors[0].part
-    result = next(r for r in result_of(site, round_index).parts if r.part == part.name)
+    part, session = survivors[0].part, survivors[0].session
+    result = next(r for r in result_of(site, round_index).parts if r.part == session)
     assert result.survivors == tuple(sorted(seat.name for seat in survivors))
-    np.testing.assert_array_equal(opened_of(site, round_index, part), expected_sum(survivors, part.values))
+    np.testing.assert_array_equal(opened_of(site, round_index, part, session), expected_sum(survivors, part.values))
     assert result.sums == tuple(int(word) for word in expected_sum(survivors, part.weights))
 
 

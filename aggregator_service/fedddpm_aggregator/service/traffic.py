@@ -72,7 +72,7 @@ class TrafficTally:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._seen = frozenset[str]()  # members of the cohorts so far
-        self._opened_before = 0  # bytes of the sums of the round before
+        self._base_bytes = 0  # of the sums before, or of the model that follows from many shards' sums
 
     def add(self, lines: Sequence[SessionLine]) -> RoundTraffic | None:
         """The next round by the sessions of all its attempts; None if it was not published."""
@@ -86,9 +86,9 @@ class TrafficTally:
             round=index,
             bits=tuple(sorted({line.bits for line in published if line.opened_bytes})),
             up=sum(len(line.survivors) * line.upload_bytes for line in lines),
-            down=newcomers + len(cohort & self._seen) * self._opened_before,
+            down=newcomers + len(cohort & self._seen) * self._base_bytes,
             float32=2 * len(cohort) * models.whole,
         )
         self._seen |= cohort
-        self._opened_before = sum(line.opened_bytes for line in published)
+        self._base_bytes = min(sum(line.opened_bytes for line in published), models.base)
         return traffic

@@ -15,11 +15,11 @@ from typing import Self
 
 import httpx
 import psycopg
+from benchmarks.service_load_postgresql import PostgreSQL
 from pydantic import BaseModel
 from tests.aggregator.driver import ORDER, STEPS, Institution, ProblemError, Seat, spec_of
 from tests.aggregator.federations import Federation, ServerProcess, identity_of
 from tests.balancer import Balancer
-from tests.postgresql import PostgreSQL
 
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState

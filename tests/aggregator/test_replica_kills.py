@@ -12,10 +12,11 @@ import random
 from pathlib import Path
 
 import pytest
+from benchmarks.service_load_postgresql import PostgreSQL
 from tests.aggregator.federations import Federation
 from tests.aggregator.replica_history import check_history
 from tests.aggregator.replicas import cluster, outages, take_part
-from tests.postgresql import NewDatabase, PostgreSQL
+from tests.postgresql import NewDatabase
 
 ROUNDS = int(os.environ.get("FEDDDPM_SOAK_ROUNDS", "50"))
 SEED = int(os.environ.get("FEDDDPM_SOAK_SEED", str(random.SystemRandom().randrange(2**32))))

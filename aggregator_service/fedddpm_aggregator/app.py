@@ -16,10 +16,11 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator import dashboard, health, problems, routes, session_routes, store
+from fedddpm_aggregator.admission import Admission, rules_of
 from fedddpm_aggregator.blobs import open_blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.guard import Guard
+from fedddpm_aggregator.guard import Guard, sizes_of
 from fedddpm_aggregator.health import Health
 from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key
 from fedddpm_aggregator.metrics_sql import DatabaseCollector
@@ -124,7 +125,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(session_routes.router)
     dashboard.install(app, settings)
-    app.add_middleware(Guard, max_message_bytes=settings.max_message_bytes, max_chunk_bytes=settings.max_chunk_bytes)
+    app.add_middleware(Guard, sizes=sizes_of(settings), admit=Admission(rules_of(settings)))
     app.add_middleware(Observer)  # the outermost: added last
     if opened is not None:
         trace_requests(app, opened.tracer)

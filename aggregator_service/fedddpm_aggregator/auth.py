@@ -1,7 +1,8 @@
 """Who is asking: HTTP Message Signatures (RFC 9421) of enrolled Ed25519 identities.
 
-The library checks signature, covered components, age and the body's digest; which member may sign comes from the
-newest roster, and replays are refused by remembered nonces.
+The library checks signature, covered components, age and the body's digest; whose key may sign comes from the newest
+roster, and replays are refused by nonces that all replicas remember. The head of a request is checked first, so that
+no body of a stranger is read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from http_message_signatures import (
     HTTPMessageVerifier,
     HTTPSignatureKeyResolver,
     InvalidSignature,
+    VerifyResult,
 )
 from http_message_signatures.algorithms import ED25519
 
@@ -30,32 +32,53 @@ from fedddpm_protocol.errors import UnknownMemberError
 from fedddpm_protocol.roster import Roster
 
 MIN_NONCE, MAX_NONCE = 16, 128  # characters
+SIGNER = "fedddpm.signer"  # where a request's scope names its Signer, once its head was checked
 
 
 @dataclass(frozen=True)
-class SignedRequest:
-    """A request as the signature covers it: encoded URL, header lines, whole body."""
+class SignedHead:
+    """A request without its body, as the signature covers it: encoded URL and header lines."""
 
     method: str
     url: str
     headers: Mapping[str, str]
-    body: bytes
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signed the head of a request; it speaks for the body only after :func:`accept`."""
+
+    name: str
+    is_operator: bool
+    nonce: str
+    head: SignedHead
+    verified: VerifyResult
+    accepted: bool = False  # with an empty body, together with the head
 
 
 class _RosterKeys(HTTPSignatureKeyResolver):
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self.resolved: str | None = None  # the member whose key was used last
+        self.resolved: str | None = None  # the identity whose key was used last
+        self.is_operator = False
 
     def resolve_public_key(self, key_id: str) -> Ed25519PublicKey:
         try:
-            key = Ed25519PublicKey.from_public_bytes(self._roster.public_key(key_id))
+            key = self._key_of(key_id)
         except UnknownMemberError:
             raise NotEnrolledError(
                 f"{key_id!r} is not in roster version {self._roster.version}; ask the federation's root to enrol it"
             ) from None
         self.resolved = key_id
-        return key
+        return Ed25519PublicKey.from_public_bytes(key)
+
+    def _key_of(self, key_id: str) -> bytes:
+        try:
+            return self._roster.public_key(key_id)
+        except UnknownMemberError:
+            key = self._roster.operator_key(key_id)  # no operator has the id of a member
+            self.is_operator = True
+            return key
 
 
 class _Verifier(HTTPMessageVerifier):
@@ -70,36 +93,19 @@ class _Verifier(HTTPMessageVerifier):
             raise
 
 
-def authenticate(ctx: Context, request: SignedRequest) -> str:
-    """The member that signed ``request``.
+def identify(ctx: Context, head: SignedHead) -> Signer:
+    """Who signed the head of a request.
 
-    Raises AuthenticationError, NotEnrolledError, ClockSkewError or ReplayedError; UnavailableError before a roster is
-    installed.
+    Raises AuthenticationError, NotEnrolledError or ClockSkewError; UnavailableError before a roster is installed.
     """
     with ctx.database.read() as db:
         roster = ctx.newest_roster(db)
-    member, nonce = _verify(ctx, roster, request)
-    limits = ctx.limits
-    now = time.time()
-    with ctx.database.write_relaxed() as db:
-        forgotten_at = now + limits.signature_max_age_s + 2 * limits.signature_max_ahead_s
-        fresh = store.remember_nonce(db, member, nonce, forgotten_at)
-    if not fresh:
-        raise ReplayedError("this signed request was seen before; sign every request anew")
-    return member
-
-
-def _verify(ctx: Context, roster: Roster, request: SignedRequest) -> tuple[str, str]:
     keys = _RosterKeys(roster)
     verifier = _Verifier(signature_algorithm=ED25519, key_resolver=keys)
     verifier.max_clock_skew = timedelta(seconds=ctx.limits.signature_max_ahead_s)
+    max_age = timedelta(seconds=ctx.limits.signature_max_age_s)
     try:
-        results = verifier.verify(
-            request,
-            max_age=timedelta(seconds=ctx.limits.signature_max_age_s),
-            require_components=SIGNED_COMPONENTS,
-            body=request.body,
-        )
+        results = verifier.verify(head, max_age=max_age, require_components=SIGNED_COMPONENTS)
     except InvalidSignature as error:
         if isinstance(error.__cause__, NotEnrolledError):
             raise error.__cause__ from None
@@ -109,7 +115,22 @@ def _verify(ctx: Context, roster: Roster, request: SignedRequest) -> tuple[str, 
     parameters, nonce = results[0].parameters, results[0].nonce
     if len(results) != 1 or nonce is None or not MIN_NONCE <= len(nonce) <= MAX_NONCE:
         raise AuthenticationError(f"one signature with a nonce of {MIN_NONCE} to {MAX_NONCE} characters is needed")
-    return str(parameters["keyid"]), nonce
+    return Signer(str(parameters["keyid"]), keys.is_operator, nonce, head, results[0])
+
+
+def accept(ctx: Context, signer: Signer, body: bytes) -> None:
+    """Take a request as its signer's; AuthenticationError for another body, ReplayedError for one seen before."""
+    try:
+        verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=None)
+        verifier.verify_body(signer.head, [signer.verified], body)
+    except HTTPMessageSignaturesException as error:
+        raise AuthenticationError(f"the request's body is not the signed one: {error}") from error
+    limits = ctx.limits
+    with ctx.database.write_relaxed() as db:
+        forgotten_at = time.time() + limits.signature_max_age_s + 2 * limits.signature_max_ahead_s
+        fresh = store.remember_nonce(db, signer.name, signer.nonce, forgotten_at)
+    if not fresh:
+        raise ReplayedError("this signed request was seen before; sign every request anew")
 
 
 def _why(error: InvalidSignature, keys: _RosterKeys, roster: Roster) -> str:

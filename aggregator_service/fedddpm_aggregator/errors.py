@@ -6,16 +6,21 @@ AggregatorError
 ├── PhaseOverError      too late for this step
 ├── NotYoursError       a message in another member's name
 ├── UnavailableError    not ready; try again later
+├── TooManyRequestsError  slower, please
+├── MisdirectedError    signed for another server
 ├── OperatorError       a mistake of the person at the command line
+│   └── OperatorConflictError  it was done before, in another way
 ├── AuditError          the audit log was changed
 └── AuthenticationError  who is asking cannot be told
     ├── ClockSkewError      the request's time is too far from the aggregator's
     ├── ReplayedError       the same signed request twice
-    └── NotEnrolledError    a key that the roster does not hold
+    ├── NotEnrolledError    a key that the roster does not hold
+    └── NotOperatorError    an operator's request by somebody else
 """
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -24,6 +29,7 @@ class AggregatorError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
+    retry_after_s: int | None = None  # seconds after which the same request may be answered
 
 
 class NotFoundError(AggregatorError):
@@ -59,6 +65,7 @@ class UnavailableError(AggregatorError):
 
     code = "unavailable"
     status = 503
+    retry_after_s = 5
 
 
 class OperatorError(AggregatorError):
@@ -66,6 +73,31 @@ class OperatorError(AggregatorError):
 
     code = "operator"
     status = 400
+
+
+class OperatorConflictError(OperatorError):
+    """Something else is there under that name."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooManyRequestsError(AggregatorError):
+    """Somebody asks too often."""
+
+    code = "too-many-requests"
+    status = 429
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
+class MisdirectedError(AggregatorError):
+    """The request was made, and signed, for a server of another name."""
+
+    code = "misdirected"
+    status = 421
 
 
 class AuditError(AggregatorError):
@@ -97,4 +129,11 @@ class NotEnrolledError(AuthenticationError):
     """The key id is no member of the newest roster."""
 
     code = "not-enrolled"
+    status = 403
+
+
+class NotOperatorError(AuthenticationError):
+    """The key is none of an operator that the newest roster names."""
+
+    code = "not-operator"
     status = 403

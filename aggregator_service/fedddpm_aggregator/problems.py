@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
-from fedddpm_aggregator.errors import AggregatorError, AuthenticationError, UnavailableError
+from fedddpm_aggregator.errors import AggregatorError, AuthenticationError
 from fedddpm_aggregator.observability import note
 from fedddpm_protocol.api import PROBLEM_TYPE, Problem
 from fedddpm_protocol.errors import (
@@ -66,7 +66,7 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
 def problem_of(error: Exception) -> Response:
     """The problem document of any error."""
     if isinstance(error, AggregatorError):
-        headers = {"Retry-After": "5"} if isinstance(error, UnavailableError) else None
+        headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
         if isinstance(error, AuthenticationError) and error.status == 401:
             headers = {"WWW-Authenticate": "Signature"}
         return problem(error.status, error.code, str(error), headers)

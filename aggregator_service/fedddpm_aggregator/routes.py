@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from fedddpm_aggregator.auth import SignedRequest, authenticate
+from fedddpm_aggregator.auth import SIGNER, Signer, accept
 from fedddpm_aggregator.blob_responses import VectorResponse, blob_response
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
@@ -42,15 +42,12 @@ def context(request: Request) -> Context:
 
 
 async def caller(request: Request) -> str:
-    """The member that signed the request."""
-    scope = request.scope
-    target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-    query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-    url = f"{scope['scheme']}://{request.headers.get('host', '')}{target}{query}"
-    signed = SignedRequest(request.method, url, request.headers, await request.body())
-    member = await run_in_threadpool(authenticate, context(request), signed)
-    note(member=member)
-    return member
+    """The member, or on their own paths the operator, that signed the request; admission checked its head."""
+    signer: Signer = request.scope[SIGNER]
+    if not signer.accepted:
+        await run_in_threadpool(accept, context(request), signer, await request.body())
+    note(member=signer.name)
+    return signer.name
 
 
 Ctx = Annotated[Context, Depends(context)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -31,6 +31,21 @@ class Settings(BaseSettings):
         default="auto", description="the page at /; auto: on a loopback address, or with a password"
     )
     page_password_file: Path | None = Field(default=None, description="file with the page's password (user operator)")
+    max_buffered_bytes: int = Field(default=64 * 2**20, gt=0, description="bodies of requests in memory together")
+    max_model_bytes: int = Field(default=2**30, gt=0, description="largest first model that an operator may upload")
+    authorities: str = Field(default="", description="NAME[:PORT], ..: the only servers requests may be signed for")
+    trusted_proxies: str = Field(default="", description="addresses or CIDRs whose X-Forwarded-For and -Proto count")
+    rate_per_address: float = Field(default=1000.0, ge=0, description="requests a second; 0: no limit")
+    burst_per_address: int = Field(default=10_000, gt=0, description="requests at once")
+    rate_per_identity: float = Field(default=100.0, ge=0, description="requests a second; 0: no limit")
+    burst_per_identity: int = Field(default=2000, gt=0, description="requests at once")
+    max_connections: int = Field(default=4000, gt=0)
+    max_connections_per_address: int = Field(default=2000, gt=0, description="not counted for trusted_proxies")
+    head_s: float = Field(default=15.0, gt=0, description="in which the head of a request must be there")
+    body_s: float = Field(default=30.0, gt=0, description="for a body, besides the time by min_body_bytes_per_s")
+    min_body_bytes_per_s: int = Field(default=8192, gt=0)
+    response_s: float = Field(default=60.0, gt=0, description="in which a client must read some of a response")
+    keep_alive_s: int = Field(default=75, gt=0, description="how long an idle connection stays open")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     metrics: Literal["auto", "on", "off"] = Field(
         default="auto", description="GET /metrics; auto: on a loopback address, unless metrics_port is set"
@@ -52,6 +67,23 @@ class Settings(BaseSettings):
         if self.metrics != "auto":
             return self.metrics == "on"
         return self.metrics_port is None and (self.host == "localhost" or _is_loopback(self.host))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, text: str) -> str:
+        for item in _listed(text):
+            ip_network(item)  # ValueError
+        return text
+
+    @property
+    def proxies(self) -> list[str]:
+        """The trusted proxies, one by one."""
+        return _listed(self.trusted_proxies)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The authorities that requests may be signed for; none: any."""
+        return frozenset(name.lower() for name in _listed(self.authorities))
 
     @property
     def blobs_url(self) -> str:
@@ -75,3 +107,7 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]

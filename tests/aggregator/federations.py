@@ -24,6 +24,7 @@ import uvicorn
 from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, create_app, open_context
 from fedddpm_aggregator.keyfile import read_key, write_key
 from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.server import server_config
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
@@ -121,7 +122,8 @@ def served_here(settings: Settings) -> Iterator[str]:
     """The application served by a thread of this process; yields its URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        config = server_config(create_app(settings), settings)
+        config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -20,7 +20,7 @@ from tests.aggregator.watching import check_part, first_state, until
 
 from fedddpm_aggregator import problems, workers
 from fedddpm_aggregator.database import Database
-from fedddpm_aggregator.guard import Guard
+from fedddpm_aggregator.guard import Guard, Sizes
 from fedddpm_protocol.phases import Phase
 
 
@@ -146,7 +146,7 @@ def ask(method: str, path: str, content: bytes | AsyncIterator[bytes] | None = N
     async def echo(request: Request) -> int:
         return len(await request.body())
 
-    app.add_middleware(Guard, max_message_bytes=1000, max_chunk_bytes=2000)
+    app.add_middleware(Guard, sizes=Sizes(1000, 2000))
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -14,10 +14,13 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def metrics_server(host: str, port: int | None, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve ``registry`` over plain HTTP while inside; nothing without a port. OperatorError if it cannot be used."""
+def metrics_server(host: str, port: int | None, registry: CollectorRegistry) -> Iterator[int | None]:
+    """Serve ``registry`` over plain HTTP while inside; yields the port, None (and serves nothing) without one.
+
+    Raises OperatorError if the port cannot be used.
+    """
     if port is None:
-        yield
+        yield None
         return
     try:
         server, thread = start_http_server(port, host, registry)
@@ -27,7 +30,7 @@ def metrics_server(host: str, port: int | None, registry: CollectorRegistry) -> 
         ) from error
     log.info("metrics", extra={"fields": {"host": host, "port": server.server_port}})
     try:
-        yield
+        yield int(server.server_port)
     finally:
         server.shutdown()
         server.server_close()

@@ -64,7 +64,9 @@ class FigureReader:
             return Figures(
                 enrolled=len(self._ctx.roster(db, version).ids) if version else 0,
                 roster_version=version,
-                runs=dict(db.execute(select(RunRow.status, func.count()).group_by(RunRow.status)).tuples().all()),
+                runs={
+                    row[0]: row[1] for row in db.execute(select(RunRow.status, func.count()).group_by(RunRow.status))
+                },
                 newest=tuple(self._run(db, run, until) for run in newest),
             )
 
@@ -89,7 +91,7 @@ class FigureReader:
             status=run.status,
             planned=run.rounds,
             published=db.scalar(select(func.count()).where(ResultRow.run_id == run.id)) or 0,
-            attempts=dict(db.execute(attempts).tuples().all()),
+            attempts={row[0]: row[1] for row in db.execute(attempts)},
             phases=phases,
             phase_s=seconds,
             joined=db.scalar(joins) or 0,

@@ -7,8 +7,9 @@ import pytest
 from tests.aggregator.federations import Federation, served_here
 from tests.aggregator.sites import NewFederation, Site
 from tests.postgresql import new_postgresql_database, own_postgresql
+from tests.s3_server import s3_server, s3_url
 
-__all__ = ["new_postgresql_database", "own_postgresql"]
+__all__ = ["new_postgresql_database", "own_postgresql", "s3_server", "s3_url"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

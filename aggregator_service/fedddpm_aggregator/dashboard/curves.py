@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedddpm_aggregator.service.dashboard_history import Round
 
 MOST_POINTS = 240  # of a curve; more rounds are thinned out
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 12.0, 30.0  # around the plot
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 12.0, 44.0  # around the plot
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedddpm_aggregator.service.dashboard_history import Histories, History
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
-WIDE, NARROW = (760.0, 250.0), (340.0, 220.0)
+WIDE, NARROW = (1000.0, 280.0), (340.0, 230.0)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ class ServerProcess:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.variables: dict[str, str] = {}  # of the process, beside those of the tests
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -155,7 +156,8 @@ class ServerProcess:
         arguments = ["--data", str(self.federation.settings.data)]
         if self.federation.database_url:
             arguments += ["--database-url", self.federation.database_url]
-        env = os.environ | {"FEDDDPM_AGGREGATOR_TICK_S": "0.1", "FEDDDPM_AGGREGATOR_LEASE_S": "0.5"}
+        quick = {"FEDDDPM_AGGREGATOR_TICK_S": "0.1", "FEDDDPM_AGGREGATOR_LEASE_S": "0.5"}
+        env = os.environ | quick | self.variables
         log = (self.federation.folder / "server.log").open("a")
         self._process = subprocess.Popen(
             [*program, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True

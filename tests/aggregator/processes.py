@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import pytest
+import uvicorn
 from tests.aggregator.federations import Federation, ServerProcess
+
+from fedddpm_aggregator.app import create_app
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.settings import Settings
 
 
 class WatchedProcess(ServerProcess):
@@ -18,13 +24,7 @@ class WatchedProcess(ServerProcess):
 
     def __init__(self, federation: Federation, **settings: object) -> None:
         super().__init__(federation)
-        self._variables = {f"FEDDDPM_AGGREGATOR_{name.upper()}": str(value) for name, value in settings.items()}
-
-    def start(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self._variables.items():
-                patch.setenv(name, value)
-            super().start()
+        self.variables = {f"FEDDDPM_AGGREGATOR_{name.upper()}": str(value) for name, value in settings.items()}
 
     @property
     def pid(self) -> int:
@@ -53,6 +53,23 @@ class WatchedProcess(ServerProcess):
                 return response
             assert time.monotonic() < deadline, response.text
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def served_over(ctx: Context, settings: Settings) -> Iterator[str]:
+    """The application over an open context, served by a thread of this process; yields its URL."""
+    config = uvicorn.Config(create_app(settings, ctx), port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 def freeze(process: int) -> Callable[[], None]:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import httpx
 import psycopg
 import pytest
-import uvicorn
 from sqlalchemy import text
 from tests.aggregator.federations import Federation
-from tests.aggregator.processes import WatchedProcess, freeze
+from tests.aggregator.processes import WatchedProcess, freeze, served_over
 from tests.aggregator.scrapes import Scrape
 from tests.postgresql import PostgreSQL, postgresql_server
 
 from fedddpm_aggregator import pulse
-from fedddpm_aggregator.app import create_app, data_directory
+from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.probing import Probe
 
 
@@ -108,30 +107,18 @@ def test_a_stuck_thread_is_told_although_the_database_answers(
     """Another process holds SQLite's write lock: the sweeper waits, reads go on."""
     monkeypatch.setitem(pulse.STUCK_S, pulse.SWEEPER, 0.5)
     federation = Federation(tmp_path_factory.mktemp("stuck"))
-    with data_directory(federation.settings) as ctx, federation.context() as other:
-        config = uvicorn.Config(create_app(federation.settings, ctx), port=0, log_config=None, access_log=False)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            url = _url(server)
-            assert httpx.get(f"{url}/healthz", trust_env=False).json() == {"status": "alive"}
-            with closing(other.database.engine.connect()) as holder:
-                holder.execution_options(fedddpm_write=True)
-                holder.execute(text("SELECT 1"))
-                assert _first(url, 503) == {"status": "stuck", "threads": ["sweeper"]}
-                holder.rollback()
-            assert _first(url, 200) == {"status": "alive"}
-        finally:
-            server.should_exit = True
-            thread.join(30)
-
-
-def _url(server: uvicorn.Server) -> str:
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    return f"http://127.0.0.1:{port}"
+    with (
+        data_directory(federation.settings) as ctx,
+        federation.context() as other,
+        served_over(ctx, federation.settings) as url,
+        closing(other.database.engine.connect()) as holder,
+    ):
+        assert httpx.get(f"{url}/healthz", trust_env=False).json() == {"status": "alive"}
+        holder.execution_options(fedddpm_write=True)
+        holder.execute(text("SELECT 1"))
+        assert _first(url, 503) == {"status": "stuck", "threads": ["sweeper"]}
+        holder.rollback()
+        assert _first(url, 200) == {"status": "alive"}
 
 
 def _first(url: str, status: int) -> object:

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastapi import Request
 
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
+from fedddpm_aggregator.rate_limits import address_key
 from fedddpm_aggregator.settings import Settings
 
 USER = "operator"
@@ -74,7 +75,7 @@ class Door:
             _require_this_machine(request)
 
     def _check_password(self, request: Request) -> None:
-        address, now = _network(request), time.monotonic()
+        address, now = address_key(request.client.host if request.client is not None else ""), time.monotonic()
         failures, since = self._failures.get(address, (0, now))
         if now - since > FAILURES_S:
             failures, since = 0, now
@@ -141,13 +142,3 @@ def _is_right(header: str, password: str) -> bool:
 
 def _sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
-
-
-def _network(request: Request) -> str:
-    """The client's address; of IPv6 the network, since one client has all addresses in it."""
-    host = request.client.host if request.client is not None else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

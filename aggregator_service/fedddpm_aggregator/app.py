@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator import dashboard, health, problems, routes, session_routes, store
+from fedddpm_aggregator import dashboard, health, operator_routes, problems, routes, session_routes, store
 from fedddpm_aggregator.admission import Admission, rules_of
 from fedddpm_aggregator.blobs import open_blobs
 from fedddpm_aggregator.database import Database
@@ -75,6 +75,7 @@ def open_context(settings: Settings) -> Context:
         signature_max_ahead_s=settings.signature_max_ahead_s,
         lease_s=settings.lease_s,
         unmask_grace_s=settings.unmask_grace_s,
+        max_model_bytes=settings.max_model_bytes,
     )
     reducer = ThreadReducer(settings.reduction_threads)
     return Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
@@ -124,6 +125,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         app.include_router(health.measured)
     app.include_router(routes.router)
     app.include_router(session_routes.router)
+    app.include_router(operator_routes.router)
     dashboard.install(app, settings)
     app.add_middleware(Guard, sizes=sizes_of(settings), admit=Admission(rules_of(settings)))
     app.add_middleware(Observer)  # the outermost: added last

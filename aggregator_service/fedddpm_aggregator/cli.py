@@ -17,7 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, data_directory, prepare_directory
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
+from fedddpm_aggregator.cli_audit import show_audit
 from fedddpm_aggregator.cli_federation import federation_app
+from fedddpm_aggregator.cli_operator import operator_app
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
@@ -38,6 +40,8 @@ server runs; it notices within a second.
 _STORAGE = (StorageFullError, BlobsUnavailableError, BlobSettingsError)
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
+app.add_typer(operator_app, name="operator")
+app.command("audit")(show_audit)
 
 
 @app.command()

@@ -11,9 +11,11 @@ from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import SigningKey
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
+OPERATOR_PURPOSE = "fedddpm-operator"
 _NAMES = {
     SERVER_PURPOSE: "the aggregator's own private key (server.key, made by init)",
     ROOT_PURPOSE: "the federation's private root key (made by federation root-keygen)",
+    OPERATOR_PURPOSE: "an operator's private key (made by operator keygen)",
 }
 _PUBLIC_KEY = re.compile("[0-9a-fA-F]{64}")
 
@@ -22,12 +24,15 @@ class KeyFileError(Exception):
     """A key file is missing, unreadable or open to others."""
 
 
-def write_key(path: Path, key: SigningKey, purpose: str) -> None:
+def write_key(path: Path, key: SigningKey, purpose: str, owner: str | None = None) -> None:
     """Store a new key with mode 0600, and its public half (hex) beside it as ``NAME.pub``.
+
+    ``owner`` is the id that the key's requests are signed with.
 
     Raises KeyFileError if the file exists: a key is never overwritten.
     """
-    content = json.dumps({"purpose": purpose, "ed25519_seed": key.seed.hex()}) + "\n"
+    fields = {"purpose": purpose, "ed25519_seed": key.seed.hex()} | ({"id": owner} if owner is not None else {})
+    content = json.dumps(fields) + "\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -60,6 +65,13 @@ def read_key(path: Path, purpose: str) -> SigningKey:
     if mode & 0o077:
         raise KeyFileError(f"{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")
     return key
+
+
+def read_owner(path: Path, purpose: str) -> str | None:
+    """The id that a key file names, None if it names none; KeyFileError as :func:`read_key`."""
+    read_key(path, purpose)
+    owner = json.loads(path.read_text()).get("id")
+    return owner if isinstance(owner, str) else None
 
 
 def _kind_of(text: str) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.observability import noting
 from fedddpm_aggregator.pulse import SWEEPER
+from fedddpm_aggregator.service import incoming
 from fedddpm_aggregator.service.attempts import settle, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import react_to_roster
@@ -121,3 +122,4 @@ class Sweeper:
             store.forget_old_nonces(db, time.time())
         scrub(self._ctx)
         remove_strays(self._ctx)
+        incoming.remove_leftovers(self._ctx, time.time())

@@ -77,6 +77,7 @@ class RunRow(Base):
     chunk_coordinates: Mapped[int] = mapped_column(Integer)
     bits: Mapped[int] = mapped_column(Integer, comment="ring of the values")
     first_bits: Mapped[int] = mapped_column(Integer, comment="ring where nothing is known of their size")
+    request: Mapped[str | None] = mapped_column(String(64), comment="hex; digest of the operator's request for it")
     initial_seed: Mapped[str] = mapped_column(String(64), comment="hex; theta_0 follows from it; empty: it does not")
     epochs: Mapped[int] = mapped_column(Integer)
     max_steps: Mapped[int] = mapped_column(Integer, comment="0: no limit")
@@ -243,3 +244,15 @@ class AuditRow(Base):
     previous: Mapped[bytes] = mapped_column(LargeBinary, comment="hash of the entry before; empty for the first")
     hash: Mapped[bytes] = mapped_column(LargeBinary, comment="over all columns before")
     signature: Mapped[bytes] = mapped_column(LargeBinary, comment="of the aggregator over the hash")
+
+
+class IncomingRow(Base):
+    """A chunk of a first model that an operator uploads; the bytes are a blob."""
+
+    __tablename__ = "incoming"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True, comment="hex, of the whole file")
+    index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(Integer, comment="bytes; 0 until they are durable")
+    operator: Mapped[str] = mapped_column(NAME)
+    received_at: Mapped[float] = mapped_column(Float, comment="Unix seconds")

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -144,3 +145,10 @@ def _check(row: AuditRow, head: Head, server_public_key: bytes) -> None:
 def _details(details: dict[str, str | int]) -> str:
     cut = {name: value[:MOST_CHARACTERS] if isinstance(value, str) else value for name, value in details.items()}
     return json.dumps(cut, sort_keys=True, separators=(",", ":"))
+
+
+def shown(row: AuditRow) -> dict[str, Any]:
+    """An entry as JSON has it; bytes are hexadecimal."""
+    fields = {"seq": row.seq, "at": row.at, "actor": row.actor, "action": row.action}
+    digests = {"previous": row.previous.hex(), "hash": row.hash.hex(), "signature": row.signature.hex()}
+    return {**fields, "details": json.loads(row.details), **digests}

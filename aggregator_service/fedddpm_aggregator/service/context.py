@@ -37,6 +37,7 @@ class Limits:
     signature_max_ahead_s: int = 60
     lease_s: float = 3.0
     unmask_grace_s: float = 1.0
+    max_model_bytes: int = 1024 * MIB
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -49,6 +50,8 @@ RING_CHOICES = ", ".join(map(str, RINGS))
 class RunSettings:
     """What a coordinator decides about a run."""
 
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
+
     name: str
     method: str
     rounds: int
@@ -70,14 +73,20 @@ class RunSettings:
     unmask_s: float = 120.0
 
 
-def start_run(ctx: Context, settings: RunSettings, initial_model: Path, actor: str = audit.LOCAL) -> None:
-    """Begin a run from theta_0; OperatorError says what cannot be and what to do."""
+def start_run(
+    ctx: Context, settings: RunSettings, initial_model: Path, actor: str = audit.LOCAL, request: str | None = None
+) -> None:
+    """Begin a run from theta_0; OperatorError says what cannot be and what to do.
+
+    ``request`` (64 characters at most) is kept with the run, to tell the same request from another one.
+    """
     _check_rings(settings)
     try:
         network = read_network(initial_model)
     except ModelFileError as error:
         raise OperatorError(str(error)) from error
     row = _row(settings, network)
+    row.request = request
     with ctx.database.read() as db:
         _check(ctx, db, row)
     method = Method(row.method)
@@ -95,10 +104,10 @@ def start_run(ctx: Context, settings: RunSettings, initial_model: Path, actor: s
         audit.record(ctx, db, actor, "run started", run=row.name, initial_model=row.initial_model)
 
 
-def end_run(ctx: Context, actor: str = audit.LOCAL) -> str:
-    """End the open run now, between rounds or in the middle of one; its name. The results so far stay."""
+def end_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) -> str:
+    """End the open run (of this name) now, between rounds or in the middle of one; its name. Results so far stay."""
     with ctx.transaction() as db:
-        run, attempt = _locked_run(db, "end")
+        run, attempt = _locked_run(db, "end", name)
         run.status, run.reason = "ended", "ended by the coordinator"
         audit.record(ctx, db, actor, "run ended", run=run.name)
         if attempt is not None and attempt.status == "active":
@@ -107,13 +116,13 @@ def end_run(ctx: Context, actor: str = audit.LOCAL) -> str:
         return run.name
 
 
-def pause_run(ctx: Context, actor: str = audit.LOCAL) -> str:
+def pause_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) -> str:
     """Let the open run start no attempt and close no JOIN until it is resumed; its name.
 
     Sessions past JOIN go on to their end, and what they open is published. Pausing a paused run changes nothing.
     """
     with ctx.transaction() as db:
-        run, _ = _locked_run(db, "pause")
+        run, _ = _locked_run(db, "pause", name)
         if run.status != "paused":
             run.status = "paused"
             store.bump_version(db)
@@ -121,10 +130,10 @@ def pause_run(ctx: Context, actor: str = audit.LOCAL) -> str:
         return run.name
 
 
-def resume_run(ctx: Context, actor: str = audit.LOCAL) -> str:
+def resume_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) -> str:
     """Let a paused run go on; its name. One that stalled in the meantime stays so until a newer roster is installed."""
     with ctx.transaction() as db:
-        run, attempt = _locked_run(db, "resume")
+        run, attempt = _locked_run(db, "resume", name)
         if run.status == "paused":
             run.status = "running" if run.stalled_roster is None else "stalled"
             store.bump_version(db)
@@ -134,9 +143,9 @@ def resume_run(ctx: Context, actor: str = audit.LOCAL) -> str:
         return run.name
 
 
-def _locked_run(db: Session, verb: str) -> tuple[RunRow, AttemptRow | None]:
-    """The open run with its newest attempt, under the attempt's lock; OperatorError if no run is open."""
-    runs = store.open_runs(db)
+def _locked_run(db: Session, verb: str, name: str | None) -> tuple[RunRow, AttemptRow | None]:
+    """The open run (of this name) with its newest attempt, under the attempt's lock; OperatorError if none is open."""
+    runs = [run for run in store.open_runs(db) if name in (None, run.name)]
     attempt = store.newest_attempt(db, runs[0].id, lock=True) if runs else None
     if runs:
         db.refresh(runs[0])

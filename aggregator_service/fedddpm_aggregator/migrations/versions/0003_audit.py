@@ -1,4 +1,4 @@
-"""The audit log, and runs that are paused."""
+"""The audit log, and runs that are paused or started from afar."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +26,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('seq', name=op.f('pk_audit')),
     )
     op.create_index(op.f('ix_audit_actor'), 'audit', ['actor'], unique=False)
+    op.create_table(
+        'incoming',
+        sa.Column('sha256', sa.String(length=64), nullable=False, comment='hex, of the whole file'),
+        sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column('size', sa.Integer(), nullable=False, comment='bytes; 0 until they are durable'),
+        sa.Column('operator', sa.String(length=64), nullable=False),
+        sa.Column('received_at', sa.Float(), nullable=False, comment='Unix seconds'),
+        sa.PrimaryKeyConstraint('sha256', 'index', name=op.f('pk_incoming')),
+    )
+    op.add_column('runs', sa.Column('request', sa.String(length=64), nullable=True, comment="hex; digest of the operator's request for it"))
     _comment_status(STATUSES)
 
 
@@ -34,6 +44,8 @@ def downgrade() -> None:
     runs = sa.table('runs', sa.column('status'))
     op.execute(runs.update().where(runs.c.status == 'paused').values(status='running'))
     _comment_status('running, stalled, finished or ended')
+    op.drop_column('runs', 'request')
+    op.drop_table('incoming')
     op.drop_index(op.f('ix_audit_actor'), table_name='audit')
     op.drop_table('audit')
 

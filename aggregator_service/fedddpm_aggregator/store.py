@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.database import insert_once
@@ -192,10 +192,36 @@ def failed_specs(db: Session) -> frozenset[str]:
 # --- messages of a session -------------------------------------------------------------------------------------------
 
 
-def joins_of(db: Session, session_id: int, *, cohort_only: bool = False) -> Sequence[JoinRow]:
-    """JOINs by member; those of the closed cohort when asked."""
-    query = select(JoinRow).where(JoinRow.session_id == session_id).order_by(JoinRow.member)
-    return db.scalars(query.where(JoinRow.in_cohort) if cohort_only else query).all()
+# Columns and not whole rows where every message of a session looks at those of all members: a hundred objects take
+# longer to make than everything else that a message needs.
+
+
+def joins_of(db: Session, session_id: int) -> Sequence[JoinRow]:
+    """JOINs by member."""
+    return db.scalars(select(JoinRow).where(JoinRow.session_id == session_id).order_by(JoinRow.member)).all()
+
+
+def cohort_joins(db: Session, session_id: int) -> list[tuple[bytes, bytes]]:
+    """Body and signature of the JOINs of a closed cohort."""
+    mine = (JoinRow.session_id == session_id, JoinRow.in_cohort)
+    return [(body, signature) for body, signature in db.execute(select(JoinRow.body, JoinRow.signature).where(*mine))]
+
+
+def joined(db: Session, session_id: int) -> frozenset[str]:
+    """Who joined, in the cohort or not."""
+    return frozenset(db.scalars(select(JoinRow.member).where(JoinRow.session_id == session_id)))
+
+
+def cohort_size(db: Session, session_id: int) -> int:
+    """Members of a closed cohort; 0 while it is open."""
+    mine = (JoinRow.session_id == session_id, JoinRow.in_cohort)
+    return db.scalar(select(func.count()).select_from(JoinRow).where(*mine)) or 0
+
+
+def dropped(db: Session, session_id: int) -> frozenset[str]:
+    """Cohort members who joined again."""
+    mine = (JoinRow.session_id == session_id, JoinRow.in_cohort, JoinRow.dropped)
+    return frozenset(db.scalars(select(JoinRow.member).where(*mine)))
 
 
 def messages_of(db: Session, session_id: int, step: str) -> Sequence[MessageRow]:
@@ -215,10 +241,35 @@ def message_of(db: Session, session_id: int, step: str, member: str) -> MessageR
     return db.get(MessageRow, (session_id, step, member))
 
 
-def shares_to(db: Session, session_id: int, recipient: str) -> Sequence[ShareRow]:
-    """The share items addressed to one member."""
+def bodies_of(db: Session, session_id: int, step: str) -> Sequence[str]:
+    """Canonical JSON of the accepted messages of a step, by member."""
+    mine = (MessageRow.session_id == session_id, MessageRow.step == step)
+    return db.scalars(select(MessageRow.body).where(*mine).order_by(MessageRow.member)).all()
+
+
+def upload_digests(db: Session, session_id: int) -> dict[str, bytes]:
+    """The digest of every completed upload, by member."""
+    mine = (MessageRow.session_id == session_id, MessageRow.step == UPLOAD)
+    rows = db.execute(select(MessageRow.member, MessageRow.upload_digest).where(*mine))
+    return {member: digest or b"" for member, digest in rows}
+
+
+def add_shares(db: Session, session_id: int, sender: str, items: Iterable[tuple[str, bytes, bytes]]) -> None:
+    """Store one sender's share items: recipient, sealed bytes and signature of each."""
+    common = {"session_id": session_id, "sender": sender}
+    values = [
+        {**common, "recipient": recipient, "sealed": sealed, "signature": signature}
+        for recipient, sealed, signature in items
+    ]
+    db.execute(insert(ShareRow), values)
+
+
+def shares_to(db: Session, session_id: int, recipient: str) -> list[tuple[str, bytes, bytes]]:
+    """Sender, sealed bytes and signature of the share items addressed to one member."""
     mine = (ShareRow.session_id == session_id, ShareRow.recipient == recipient)
-    return db.scalars(select(ShareRow).where(*mine).order_by(ShareRow.sender)).all()
+    columns = select(ShareRow.sender, ShareRow.sealed, ShareRow.signature)
+    rows = db.execute(columns.where(*mine).order_by(ShareRow.sender))
+    return [(sender, sealed, signature) for sender, sealed, signature in rows]
 
 
 def chunks_of(db: Session, session_id: int, member: str) -> Sequence[ChunkRow]:

@@ -28,7 +28,7 @@ from fedddpm_protocol.messages import Confirmations
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.spent import SpentLog, SpentRecord
 
 PART = "decoder"
 PATIENCE_S = 90.0
@@ -62,12 +62,11 @@ class Steadfast(Institution):
 
 
 class Member(Seat):
-    """A seat that gives up with its attempt, and remembers on which survivors a base model is spent."""
+    """A seat that gives up with its attempt, and tells what it answers for before it does."""
 
-    def __init__(self, institution: Institution, roster: Roster, spec: RoundSpec, seed: int, spent: SpentLog) -> None:
-        recorded = spent.recorded(spec.base_model_hash, PART)
-        super().__init__(institution, roster, spec, PART, seed, recorded_u3=recorded)
-        self._spent = spent
+    def __init__(self, seat: Institution, roster: Roster, spec: RoundSpec, seed: int, spent: tuple[str, ...]) -> None:
+        super().__init__(seat, roster, spec, PART, seed, recorded_u3=spent)
+        self.remember: Callable[[SpentRecord], None]
 
     def wait_for(self, phase: Phase, timeout_s: float = PATIENCE_S) -> None:
         deadline, version = time.monotonic() + timeout_s, 0
@@ -86,7 +85,7 @@ class Member(Seat):
     def unmask(self) -> None:
         self.wait_for(Phase.UNMASK)
         reply = Confirmations.model_validate_json(self.get("confirmations"))
-        self.unmask_message = self.machine.receive_confirmations(reply.confirmations, self._spent.commit)
+        self.unmask_message = self.machine.receive_confirmations(reply.confirmations, self.remember)
         self.post("unmask", self.unmask_message)
 
 
@@ -96,6 +95,7 @@ class Book:
 
     seats: dict[str, dict[str, Seat]] = field(default_factory=lambda: defaultdict(dict))
     dropped: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    spent: set[bytes] = field(default_factory=set)  # base models that somebody answered for
     errors: list[BaseException] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -110,6 +110,10 @@ class Actor(threading.Thread):
         self._dice = random.Random(f"{seed}/{name}")
         self._place = roster.ids.index(name)
         self._spent = SpentLog()
+
+    def _remember(self, record: SpentRecord) -> None:
+        self._spent.commit(record)
+        self._book.spent.add(record.base_model_hash)
 
     def run(self) -> None:
         try:
@@ -145,12 +149,14 @@ class Actor(threading.Thread):
         except SpentError:  # a survivor of the spent base is missing: no sum, and nobody should wait for this member
             with contextlib.suppress(OverError):
                 self._start_over(seat)
-        except CohortError:  # a spent base is summed over its survivors only, and this member was not among them
-            assert not self._spent.recorded(spec.base_model_hash, PART)
+        except CohortError:  # members that are spent on this base stand only with their survivors: not all fit together
+            assert spec.base_model_hash in self._book.spent
 
     def _sit_down(self, spec: RoundSpec) -> Member:
         number = (spec.round * 10 + spec.attempt) % 100 * 10 + self._place  # other values in every attempt
-        seat = Member(self._institution, self._roster, spec, number, self._spent)
+        recorded = self._spent.recorded(spec.base_model_hash, PART)
+        seat = Member(self._institution, self._roster, spec, number, recorded)
+        seat.remember = self._remember
         self._book.seats[spec.hash.hex()][seat.name] = seat
         return seat
 

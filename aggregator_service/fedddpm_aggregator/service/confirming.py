@@ -46,8 +46,8 @@ def get_confirmations(ctx: Context, spec_hash: str, part: str) -> Confirmations:
     with ctx.database.read() as db:
         live = load(ctx, db, spec_hash, part)
         require_reached(live, Phase.UNMASK)
-        rows = store.messages_of(db, live.session.id, store.CONFIRMATION)
-        return Confirmations(confirmations=tuple(Confirmation.model_validate_json(row.body) for row in rows))
+        bodies = store.bodies_of(db, live.session.id, store.CONFIRMATION)
+        return Confirmations(confirmations=tuple(Confirmation.model_validate_json(body) for body in bodies))
 
 
 def post_unmask(ctx: Context, caller: str, spec_hash: str, part: str, unmask: Unmask) -> None:

@@ -26,6 +26,7 @@ from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundSpec
 
 MIB = 2**20
+MOST_PLANS = 256  # kept in memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Context:
     pulse: Pulse = field(default_factory=Pulse)
     tracer: Tracer = field(default_factory=NoTracer)
     _rosters: dict[int, Roster] = field(default_factory=dict)  # a version in force never changes
+    _plans: dict[tuple[str, str], SessionPlan] = field(default_factory=dict)  # nor does the plan of a session
     holder: str = field(default_factory=lambda: secrets.token_hex(8))  # name of this process in leases
 
     @contextmanager
@@ -94,8 +96,13 @@ class Context:
 
     def plan_of(self, db: Session, attempt: AttemptRow, part: str) -> SessionPlan:
         """The plan of one session; SpecError if the round has no such part."""
-        roster = self.roster(db, attempt.roster_version)
-        return cached_plan(attempt.spec, roster, part)
+        known = self._plans.get((attempt.spec_hash, part))
+        if known is None:
+            known = session_plan(self.spec_of(attempt), self.roster(db, attempt.roster_version), part)
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
+            self._plans[attempt.spec_hash, part] = known
+        return known
 
 
 @lru_cache(maxsize=32)
@@ -108,9 +115,3 @@ def decode_roster(body: bytes) -> Roster:
 def decode_spec(body: bytes) -> RoundSpec:
     """Cached decode; the record is frozen."""
     return canonical.decode(RoundSpec, body)
-
-
-@lru_cache(maxsize=256)
-def cached_plan(spec_body: bytes, roster: Roster, part: str) -> SessionPlan:
-    """Cached, because the spec's hash and the draw of reporters are worth keeping."""
-    return session_plan(decode_spec(spec_body), roster, part)

@@ -8,7 +8,15 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import advance
-from fedddpm_aggregator.service.sessions import Live, join_message, load, require_open, require_own, require_reached
+from fedddpm_aggregator.service.sessions import (
+    Live,
+    cohort_of,
+    join_message,
+    load,
+    require_open,
+    require_own,
+    require_reached,
+)
 from fedddpm_aggregator.tables import JoinRow
 from fedddpm_protocol.api import CohortReply, JoinReceipt
 from fedddpm_protocol.cohort import verify_join
@@ -52,8 +60,7 @@ def get_cohort(ctx: Context, spec_hash: str, part: str) -> CohortReply:
     with ctx.database.read() as db:
         live = load(ctx, db, spec_hash, part)
         require_reached(live, Phase.SHARES)
-        rows = store.joins_of(db, live.session.id, cohort_only=True)
-        return CohortReply(joins=tuple(join_message(row) for row in rows))
+        return CohortReply(joins=cohort_of(db, live).joins)
 
 
 def _mark_dropped(ctx: Context, db: Session, live: Live, row: JoinRow | None) -> None:

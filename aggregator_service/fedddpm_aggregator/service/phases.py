@@ -55,7 +55,7 @@ def view_of(ctx: Context, db: Session, live: Live) -> PhaseView:
     spec = ctx.spec_of(live.attempt)
     if phase is Phase.JOIN:
         run = db.get_one(RunRow, live.attempt.run_id)
-        joined = frozenset(join.member for join in store.joins_of(db, row.id))
+        joined = store.joined(db, row.id)
         needed = max(run.min_cohort, live.roster.n_min)
         return PhaseView(phase, row.elapsed_s, spec.join_s, frozenset(live.plan.reporters), joined, needed)
     dropped = dropped_of(db, live)
@@ -107,9 +107,9 @@ def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = Fal
 
 def _advance_join(ctx: Context, db: Session, live: Live) -> None:
     view = view_of(ctx, db, live)
-    rows = store.joins_of(db, live.session.id)
     if not (view.complete or view.expired) or db.get_one(RunRow, live.attempt.run_id).status == "paused":
         return
+    rows = store.joins_of(db, live.session.id)
     try:
         cohort = form_cohort(live.plan, live.roster, [join_message(row) for row in rows])
     except CohortTooSmallError as error:

@@ -101,11 +101,9 @@ def _run(db: Session, name: str) -> RunRow:
 
 def _session_state(db: Session, row: SessionRow) -> SessionState:
     phase = Phase(row.phase)
-    joins = store.joins_of(db, row.id)
-    cohort = sum(join.in_cohort for join in joins)
-    step = _STEP.get(phase)
-    posted = len(joins) if phase is Phase.JOIN else len(store.members_of(db, row.id, step)) if step else 0
-    return SessionState(phase=phase, cohort_size=cohort, posted=posted, reason=row.reason)
+    cohort, step = store.cohort_size(db, row.id), _STEP.get(phase)
+    posted = store.joined(db, row.id) if phase is Phase.JOIN else store.members_of(db, row.id, step) if step else ()
+    return SessionState(phase=phase, cohort_size=cohort, posted=len(posted), reason=row.reason)
 
 
 def _status(

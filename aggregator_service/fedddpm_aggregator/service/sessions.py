@@ -6,8 +6,11 @@ Nothing about U1, U2 and U3 is kept in memory only: whoever restarts rebuilds th
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,6 +26,7 @@ from fedddpm_protocol.messages import Join, Message
 from fedddpm_protocol.phases import NEXT_PHASE, Phase
 from fedddpm_protocol.roster import Roster
 
+T = TypeVar("T", Cohort, Sharing, SurvivorSet)
 _ORDER = {phase: place for place, phase in enumerate((Phase.JOIN, *NEXT_PHASE.values()))}
 
 
@@ -93,9 +97,33 @@ def _over(live: Live, phase: Phase) -> str:
 # --- sets ------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _open_cohort(plan: SessionPlan, roster: Roster, joins: tuple[Join, ...]) -> Cohort:
-    return open_cohort(plan, roster, joins)
+class _Fixed:
+    """Sets that can change no more, by spec hash and session; what is not here any more is rebuilt.
+
+    Every message of a session needs them, and rebuilding them costs signatures and rows of the whole cohort.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._sets: OrderedDict[tuple[str, str, Phase], Cohort | Sharing | SurvivorSet] = OrderedDict()
+        self._most, self._lock = most, threading.Lock()
+
+    def get(self, live: Live, after: Phase, build: Callable[[], T]) -> T:
+        """What ``build`` gives, kept once the session is past ``after``; keys of one ``after`` hold one type."""
+        key = (live.attempt.spec_hash, live.session.part, after)
+        with self._lock:
+            known = self._sets.get(key)
+        if known is not None:
+            return cast(T, known)
+        built = build()
+        if live.phase is not after and reached(live, after):
+            with self._lock:
+                self._sets[key] = built
+                while len(self._sets) > self._most:
+                    self._sets.popitem(last=False)
+        return built
+
+
+_FIXED = _Fixed(most=256)
 
 
 def join_message(row: JoinRow) -> Join:
@@ -105,25 +133,35 @@ def join_message(row: JoinRow) -> Join:
 
 def cohort_of(db: Session, live: Live) -> Cohort:
     """U1 of a session past JOIN."""
-    rows = store.joins_of(db, live.session.id, cohort_only=True)
-    return _open_cohort(live.plan, live.roster, tuple(join_message(row) for row in rows))
+
+    def build() -> Cohort:
+        joins = store.cohort_joins(db, live.session.id)
+        return open_cohort(live.plan, live.roster, [Join(body=body, signature=signature) for body, signature in joins])
+
+    return _FIXED.get(live, Phase.JOIN, build)
 
 
 def sharing_of(db: Session, live: Live) -> Sharing:
     """U2 of a session past SHARES."""
-    return cohort_of(db, live).sharing(store.members_of(db, live.session.id, store.SHARES))
+
+    def build() -> Sharing:
+        return cohort_of(db, live).sharing(store.members_of(db, live.session.id, store.SHARES))
+
+    return _FIXED.get(live, Phase.SHARES, build)
 
 
 def survivors_of(db: Session, live: Live) -> SurvivorSet:
     """U3 of a session past MASKED."""
-    uploads = store.messages_of(db, live.session.id, store.UPLOAD)
-    return sharing_of(db, live).survivors({row.member: row.upload_digest or b"" for row in uploads})
+
+    def build() -> SurvivorSet:
+        return sharing_of(db, live).survivors(store.upload_digests(db, live.session.id))
+
+    return _FIXED.get(live, Phase.MASKED, build)
 
 
 def dropped_of(db: Session, live: Live) -> frozenset[str]:
     """Cohort members who joined again and so lost their session secrets."""
-    rows = store.joins_of(db, live.session.id, cohort_only=True)
-    return frozenset(row.member for row in rows if row.dropped)
+    return store.dropped(db, live.session.id)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

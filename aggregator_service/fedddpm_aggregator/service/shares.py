@@ -7,7 +7,6 @@ from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import advance
 from fedddpm_aggregator.service.sessions import cohort_of, known, load, remember, require_open, require_reached
-from fedddpm_aggregator.tables import ShareRow
 from fedddpm_protocol.api import ShareInbox
 from fedddpm_protocol.messages import ShareItem, Shares
 from fedddpm_protocol.phases import Phase
@@ -21,15 +20,8 @@ def post_shares(ctx: Context, caller: str, spec_hash: str, part: str, shares: Sh
             return
         require_open(live, Phase.SHARES)
         cohort_of(db, live).verify_shares(caller, shares)
-        for item in shares.items:
-            row = ShareRow(
-                session_id=live.session.id,
-                recipient=item.recipient,
-                sender=caller,
-                sealed=item.sealed,
-                signature=item.signature,
-            )
-            db.add(row)
+        items = [(item.recipient, item.sealed, item.signature) for item in shares.items]
+        store.add_shares(db, live.session.id, caller, items)
         remember(db, live, store.SHARES, caller, shares)
         advance(ctx, db, live)
 
@@ -43,7 +35,7 @@ def get_inbox(ctx: Context, caller: str, spec_hash: str, part: str) -> ShareInbo
         if caller not in sharers:
             raise PhaseOverError(f"the shares of {caller!r} did not arrive in time; join the next attempt or round")
         items = tuple(
-            ShareItem(sender=row.sender, recipient=row.recipient, sealed=row.sealed, signature=row.signature)
-            for row in store.shares_to(db, live.session.id, caller)
+            ShareItem(sender=sender, recipient=caller, sealed=sealed, signature=signature)
+            for sender, sealed, signature in store.shares_to(db, live.session.id, caller)
         )
         return ShareInbox(items=items, sharers=tuple(sorted(sharers, key=str.encode)))

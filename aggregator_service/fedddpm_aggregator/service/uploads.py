@@ -50,6 +50,10 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
             ctx.blobs.put(name, with_checksum(name, data))
         except BlobConflictError:
             pass  # a twin of this request, or one before a crash, was first with other bytes
+        except FileNotFoundError:  # the attempt ended meanwhile, and its uploads are being deleted
+            with ctx.database.read() as db:
+                require_open(load(ctx, db, spec_hash, part), Phase.MASKED)
+            raise
         else:
             ctx.metrics.chunk_bytes.inc(len(data))
             row = ChunkRow(session_id=live.session.id, member=caller, segment=segment, index=index, sha256=digest)

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,7 +37,8 @@ def ray_cluster(workers: int = 2) -> Iterator[Cluster]:
 
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=STORE_BYTES)
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # to see that a node is gone
+        cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=STORE_BYTES, _system_config=quick)
         for _ in range(workers):
             add_worker(cluster)
         yield cluster
@@ -49,27 +51,47 @@ def add_worker(cluster: Cluster) -> Any:
     return cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=STORE_BYTES)
 
 
+def node_of(cluster: Cluster, process: int) -> Any:
+    """The node that a worker process belongs to."""
+    status = Path(f"/proc/{process}/status").read_text()
+    parent = int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid")))
+    return next(
+        node
+        for node in cluster.list_all_nodes()
+        if any(info.process.pid == parent for info in node.all_processes["raylet"])
+    )
+
+
 def kill_node(cluster: Cluster, node: Any) -> None:
     """SIGKILL to a node and whatever it runs."""
     cluster.remove_node(node, allow_graceful=False)
 
 
-def busy_workers(what: str, timeout_s: float = 30.0) -> list[int]:
-    """Process ids of the workers that run the task ``what`` now; AssertionError if there are none in time."""
-    deadline = time.monotonic() + timeout_s
+def frozen_workers(what: str, count: int, for_s: float = 0.0, timeout_s: float = 30.0) -> list[int]:
+    """Wait until ``count`` workers run the task ``what``, for ``for_s`` on end, and stop them where they are (SIGSTOP).
+
+    Returns their process ids; raises AssertionError if there are not so many in time.
+    """
+    deadline, since = time.monotonic() + timeout_s, time.monotonic()
     while time.monotonic() < deadline:
-        if found := _processes_called(f"ray::{what}"):
+        found = processes_called(f"ray::{what}")
+        if len(found) != count:
+            since = time.monotonic()
+        elif time.monotonic() - since >= for_s:
+            for process in found:
+                os.kill(process, signal.SIGSTOP)
             return found
         time.sleep(0.005)
-    raise AssertionError(f"no worker ran {what}")
+    raise AssertionError(f"{count} workers did not run {what} at the same time")
 
 
-def _processes_called(title: str) -> list[int]:
+def processes_called(title: str) -> list[int]:
+    """Process ids of those whose command line holds ``title``."""
     found = []
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry.name}/cmdline", "rb") as file:  # noqa: PTH123
-                if file.read().startswith(title.encode()):
+            with contextlib.suppress(OSError):
+                if title.encode() in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
     return found
 

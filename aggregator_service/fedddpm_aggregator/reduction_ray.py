@@ -63,7 +63,8 @@ class RayReducer:
         self._lock = threading.Lock()
         self._idle: list[_Driver] = []
         self._not_before = 0.0
-        threading.Thread(target=self._greet, name="ray", daemon=True).start()
+        self._greeting = threading.Thread(target=self._greet, name="ray", daemon=True)
+        self._greeting.start()
 
     def open_segment(
         self,
@@ -76,6 +77,7 @@ class RayReducer:
     ) -> bytes:
         """As :func:`fedddpm_aggregator.reduction.open_segment`, of ``chunks``; ``look`` sees them in order."""
         taken = _Taken(segment, chunk_coordinates, write_at, look)
+        self._greeting.join()
         if time.monotonic() >= self._not_before:
             try:
                 with self._driver() as driver:
@@ -92,6 +94,7 @@ class RayReducer:
 
     def close(self) -> None:
         """End the processes that talk to Ray."""
+        self._greeting.join()
         with self._lock:
             drivers, self._idle = self._idle, []
         for driver in drivers:
@@ -170,7 +173,7 @@ class _Driver:
         """What was sent next; empty after the last chunk."""
         try:
             if not self._pipe.poll(self._patience_s):
-                raise RayFailedError(f"nothing came for {self._patience_s:.0f} seconds")
+                raise RayFailedError(f"nothing came for {self._patience_s:g} seconds")
             frame = self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise RayFailedError("the process that talks to Ray ended, as it does when the cluster is gone") from error

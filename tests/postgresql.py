@@ -16,7 +16,8 @@ NewDatabase = Callable[[], str]
 
 
 @contextlib.contextmanager
-def _server_or_skip() -> Iterator[PostgreSQL]:
+def postgresql_or_skip() -> Iterator[PostgreSQL]:
+    """A running server of one's own, which may be stopped and started; the test is skipped without PostgreSQL."""
     try:
         server = postgresql_server(fsync=False)
         running = server.__enter__()
@@ -33,12 +34,12 @@ def _server_or_skip() -> Iterator[PostgreSQL]:
 @pytest.fixture(scope="session")
 def new_postgresql_database() -> Iterator[NewDatabase]:
     """A function that creates an empty database and returns its URL."""
-    with _server_or_skip() as server:
+    with postgresql_or_skip() as server:
         yield server.new_database
 
 
 @pytest.fixture
 def own_postgresql() -> Iterator[PostgreSQL]:
     """A server that one test has for itself and may stop."""
-    with _server_or_skip() as server:
+    with postgresql_or_skip() as server:
         yield server

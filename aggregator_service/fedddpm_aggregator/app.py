@@ -97,7 +97,8 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             sweeper = Sweeper(ctx, workers, settings.tick_s)
             tasks = [asyncio.create_task(app.state.watch.run()), asyncio.create_task(sweeper.run())]
             log.info("serving", extra={"fields": {"key": fingerprint(ctx.key.public_key)}})
-            hint = next_step(ctx)
+            with ctx.tracer.quiet():
+                hint = next_step(ctx)
             if hint is not None:
                 log.warning(hint)
             try:
@@ -162,7 +163,7 @@ def data_directory(settings: Settings) -> Iterator[Context]:
 def _give_back(ctx: Context) -> None:
     """Let other replicas go on at once; without the database they wait until the leases run out."""
     try:
-        with ctx.database.write() as db:
+        with ctx.tracer.quiet(), ctx.database.write() as db:
             store.release_leases(db, ctx.holder)
     except SQLAlchemyError as error:
         log.warning("leases not given back", extra={"fields": {"error": type(error).__name__}})
@@ -184,5 +185,5 @@ def _directory_lock(data: Path) -> Iterator[bool]:
 
 
 def _version(ctx: Context) -> int:
-    with ctx.database.read() as db:
+    with ctx.tracer.quiet(), ctx.database.read() as db:
         return store.state_version(db)

@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedddpm_aggregator.metrics import Metrics
 from fedddpm_aggregator.observability import noting
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.spans import Tracer
 
 log = logging.getLogger(__name__)
 REQUEST_ID = b"x-request-id"
@@ -31,23 +33,23 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        metrics: Metrics = scope["app"].state.context.metrics
-        request = _Observed(_request_id(scope), receive, send)
-        with noting(request_id=request.id.decode()) as fields, metrics.in_flight.track_inprogress():
+        ctx: Context = scope["app"].state.context
+        request = _Observed(_request_id(scope), receive, send, ctx.tracer)
+        with noting(request_id=request.id.decode()) as fields, ctx.metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, request.receive, request.send)
             except BaseException:
                 request.status = request.status or 500
                 raise
             finally:
-                _record(metrics, scope, request, fields)
+                _record(ctx.metrics, scope, request, fields)
 
 
 class _Observed:
     """One request as it passes."""
 
-    def __init__(self, request_id: bytes, receive: Receive, send: Send) -> None:
-        self.id, self._receive, self._send = request_id, receive, send
+    def __init__(self, request_id: bytes, receive: Receive, send: Send, tracer: Tracer) -> None:
+        self.id, self._receive, self._send, self._tracer = request_id, receive, send, tracer
         self.started = time.perf_counter()
         self.status = self.bytes_in = self.bytes_out = 0
         self.streams = False  # an answer that lasts, such as server-sent events
@@ -60,6 +62,7 @@ class _Observed:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._tracer.annotate()  # now: a span ends with its response
             headers = list(message.get("headers", ()))
             self.streams = any(name == b"content-type" and b"event-stream" in value for name, value in headers)
             message = {**message, "headers": [*headers, (REQUEST_ID, self.id)]}

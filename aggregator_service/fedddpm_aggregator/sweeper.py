@@ -86,7 +86,7 @@ class Sweeper:
     def give_back(self) -> None:
         """Let another replica sweep at once."""
         try:
-            with self._ctx.database.write_relaxed() as db:
+            with self._ctx.tracer.quiet(), self._ctx.database.write_relaxed() as db:
                 store.release_lease(db, "sweeper", self._ctx.holder)
         except SQLAlchemyError as error:
             log.warning("the lease runs out by itself", extra={"fields": {"error": type(error).__name__}})

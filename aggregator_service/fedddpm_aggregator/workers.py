@@ -57,7 +57,7 @@ class Workers:
         give_back.cancel()
 
     def _work(self, attempt_id: int) -> None:
-        with noting(attempt_id=attempt_id):
+        with noting(attempt_id=attempt_id), self._ctx.tracer.span("conclude"):
             self._conclude(attempt_id)
             if not self._again:
                 self._ctx.pulse.rest(OPENING)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import httpx
 import psycopg
 import pytest
+from benchmarks.service_load_postgresql import PostgreSQL
 from sqlalchemy import text
 from tests.aggregator.federations import Federation
 from tests.aggregator.processes import WatchedProcess, freeze, served_over
 from tests.aggregator.scrapes import Scrape
-from tests.postgresql import PostgreSQL, postgresql_server
+from tests.postgresql import postgresql_or_skip
 
 from fedddpm_aggregator import pulse
 from fedddpm_aggregator.app import data_directory
@@ -32,7 +33,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with postgresql_server() as postgresql:
+    with postgresql_or_skip() as postgresql:
         url = postgresql.new_database()
         federation = Federation(tmp_path_factory.mktemp("health"), url)
         federation.start_run()

@@ -68,8 +68,8 @@ def _refused(site: Site, url: str) -> None:
         stranger.state()
     stranger.close()
     for path in ("/v1/nothing", "/other/secret-name", "/v1/sessions/x/y/z"):
-        assert site["a"].http.get(path).status_code == 404
-    assert site["a"].http.request("BREW", "/v1/roster").status_code == 405
+        assert site["a"].http.send(site["a"].signed("GET", path)).status_code == 404
+    assert site["a"].http.send(site["a"].signed("BREW", "/v1/roster")).status_code == 405
 
 
 def test_the_database_tells_the_round(watched: Watched) -> None:

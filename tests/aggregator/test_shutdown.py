@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from benchmarks.service_load_postgresql import PostgreSQL
 from sqlalchemy import func, select
 from tests.aggregator.driver import Seat, drive, take_seats
 from tests.aggregator.federations import Federation, served_here
@@ -19,7 +20,7 @@ from tests.aggregator.processes import WatchedProcess, freeze, served_over
 from tests.aggregator.scrapes import Scrape
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import check_part, first_state, until
-from tests.postgresql import PostgreSQL, postgresql_server
+from tests.postgresql import postgresql_or_skip
 
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.tables import LeaseRow
@@ -111,7 +112,7 @@ def test_an_opening_is_given_back_and_another_process_ends_it(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[PostgreSQL]:
-    with postgresql_server() as server:
+    with postgresql_or_skip() as server:
         yield server
 
 

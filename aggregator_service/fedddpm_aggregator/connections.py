@@ -24,7 +24,7 @@ from fedddpm_aggregator.rate_limits import address_key
 from fedddpm_aggregator.settings import Settings
 
 log = logging.getLogger(__name__)
-_LINGER_S = 5.0  # for the rest of a body that was refused, so that its sender reads why
+_LINGER_S = 2.0  # for the rest of a body that was refused, so that its sender reads why
 _LOOK_S = 1.0  # between two looks at a body's rate
 
 

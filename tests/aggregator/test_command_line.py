@@ -357,7 +357,9 @@ def test_serves_over_tls(shell: Shell, certificate: tuple[Path, Path]) -> None:
         url = server.stdout.readline().split()[-1]
         assert url.startswith("https://")
         trust = ssl.create_default_context(cafile=str(chain))
-        assert httpx.get(f"{url}/healthz", verify=trust, trust_env=False).json() == {"status": "alive"}
+        answer = httpx.get(f"{url}/healthz", verify=trust, trust_env=False)
+        assert answer.json() == {"status": "alive"}
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
         server.send_signal(signal.SIGINT)
         assert server.wait(10) == 0
 

@@ -79,6 +79,11 @@ def experiment(
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes in which institutions train; default: one a core, one on a GPU")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="train on a Ray cluster instead: auto, host:port, ray://host:port or local")
+    ] = None,
+    cpus_per_institution: Annotated[float, typer.Option(min=0.01, help="of the Ray cluster")] = 1.0,
+    gpus_per_institution: Annotated[float, typer.Option(min=0.0, help="of the Ray cluster; 0.1: ten on one GPU")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="feature nets and statistics of real images")] = None,
 ) -> None:
@@ -86,7 +91,7 @@ def experiment(
     from fedddpm.evaluation.cache import default_cache
     from fedddpm.experiment.presets import preset as preset_named
     from fedddpm.experiment.settings import build, read_toml
-    from fedddpm.experiment.study import Place, default_workers, run_study
+    from fedddpm.experiment.study import Place, RayPlace, default_workers, run_study
     from fedddpm.experiment.tables import print_tables
 
     options = {
@@ -120,7 +125,9 @@ def experiment(
     named = preset or file.pop("preset", None)
     settings = build({} if named is None else preset_named(str(named)), file, options)
     command = shlex.join(["fedddpm", *sys.argv[1:]])
-    place = Place(out, cache or default_cache(), workers or default_workers(settings, device), device, weights, command)
+    cluster = RayPlace(ray, cpus_per_institution, gpus_per_institution) if ray is not None else None
+    count = workers or default_workers(settings, device)
+    place = Place(out, cache or default_cache(), count, device, weights, command, cluster)
     console = Console(soft_wrap=False)
     with _Watching(settings) as watching:
         results = run_study(settings, place, watching)

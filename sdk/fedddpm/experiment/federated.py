@@ -66,7 +66,7 @@ class FederatedRun:
                 share=share,
                 loss_images=self._settings.loss_images,
                 seed=derived_seed(plan.seed, name),  # one seed for all would give all the same noise at every step
-                device=around.device,
+                device=around.workers.device(around.device),
                 averaged=averaged,
             )
             for name, share in zip(plan.members, shares, strict=True)

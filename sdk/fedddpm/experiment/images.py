@@ -36,13 +36,26 @@ class ImageSource:
         return cls(s.data, str(s.data_root), s.image_size, s.channels, s.labels, s.subset, s.test_images)
 
 
-@lru_cache(maxsize=2)
+_provided: dict[ImageSource, tuple[ImageSet, ImageSet]] = {}
+
+
+def provide(source: ImageSource, train: ImageSet, test: ImageSet) -> None:
+    """Let :func:`open_source` give these images for ``source``, in a process that has them from elsewhere."""
+    _provided.clear()
+    _provided[source] = train, test
+
+
 def open_source(source: ImageSource) -> tuple[ImageSet, ImageSet]:
     """Images for training and for testing; a set without test images gives a tenth of its own for them.
 
     Raises:
         DataError: the images cannot be used.
     """
+    return _provided.get(source) or _opened(source)
+
+
+@lru_cache(maxsize=2)
+def _opened(source: ImageSource) -> tuple[ImageSet, ImageSet]:
     train, test = (_open(source, split) for split in ("train", "test"))
     if train.images.shape == test.images.shape and torch.equal(train.images, test.images):
         train, test = split_holdout(train, _TEST_SHARE, 0)

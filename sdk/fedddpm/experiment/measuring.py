@@ -182,7 +182,7 @@ class Meter:
                 seed=derived_seed(where.seed, seed, number),
                 guidance=s.guidance,
                 savings=tuple(savings),
-                device=self.device,
+                device=self.workers.device(self.device),
             )
             for number, folder in enumerate(where.folders.values())
             for start in range(0, each, BATCH)

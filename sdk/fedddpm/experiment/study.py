@@ -6,6 +6,7 @@ a kill, and a finished study only makes its report again.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import time
@@ -29,7 +30,7 @@ from fedddpm.experiment.plan import RunPlan, plan_runs
 from fedddpm.experiment.report import write_report
 from fedddpm.experiment.results import CENTRALISED, FILE, RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.settings import StudySettings
-from fedddpm.experiment.workers import Workers
+from fedddpm.experiment.workers import LocalWorkers, Workers
 from fedddpm.splits import Indices
 from fedddpm.state_files import lock_folder
 from fedddpm.unet import UNet
@@ -53,6 +54,15 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
+class RayPlace:
+    """A Ray cluster, and what one institution gets of it."""
+
+    address: str  # as ray.init takes it: auto, host:port, ray://host:port or local
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
 class Place:
     """Where and how a study is computed; none of it changes what comes out."""
 
@@ -62,6 +72,7 @@ class Place:
     device: str = "auto"
     weights: Path | None = None  # of the Inception
     command: str = ""
+    ray: RayPlace | None = None  # a cluster instead of this machine's processes
 
 
 def default_workers(settings: StudySettings, device: str) -> int:
@@ -87,7 +98,7 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
     device = str(pick_device(place.device))
     networks = _networks(settings)
     shares = _shares(settings, plans)
-    with lock_folder(place.folder), Workers(place.workers) as workers:
+    with lock_folder(place.folder), _workers(settings, place) as workers:
         results = _begin(settings, place, plans, device)
         meter = Meter(settings, workers, device)
         meter.open(place.cache, place.weights, watcher.step)
@@ -98,8 +109,16 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
             )
         results = results.model_copy(update={"nets": meter.notes})
         write_results(place.folder, results)  # from here on the folder belongs to these settings
-        around = Surroundings(settings, place.folder, workers, meter, device, networks)
+        around = Surroundings(settings, place.folder.resolve(), workers, meter, device, networks)
         return _Runs(around, plans, shares, results, watcher).all()
+
+
+def _workers(settings: StudySettings, place: Place) -> contextlib.AbstractContextManager[Workers]:
+    if place.ray is None:
+        return LocalWorkers(place.workers)
+    from fedddpm.experiment.ray_workers import RayWorkers
+
+    return RayWorkers(place.ray.address, place.folder, ImageSource.of(settings), place.ray.cpus, place.ray.gpus)
 
 
 class _Runs:

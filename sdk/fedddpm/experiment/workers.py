@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
@@ -31,8 +31,20 @@ _LOOK_EVERY_S = 0.1
 _progress: multiprocessing.Queue[tuple[int, float]] | None = None  # of a worker process, set when it starts
 
 
-class Workers:
-    """Runs jobs; a context manager. One worker means this process, which then uses all cores.
+class Workers(Protocol):
+    """Runs jobs somewhere."""
+
+    def map(
+        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], on_progress: OnProgress
+    ) -> list[Result]:
+        """``function`` of every job, in order; it must be a module's own function, and jobs must pickle."""
+
+    def device(self, device: str) -> str:
+        """Where a job computes, if ``device`` is where this process would."""
+
+
+class LocalWorkers:
+    """Processes of this machine; a context manager. One worker means this process, which then uses all cores.
 
     Raises:
         ConfigError: fewer than one worker.
@@ -74,7 +86,7 @@ class Workers:
             TrainingError: a worker process died; whatever a job raises.
         """
         if self._pool is None:
-            return [function(job, _teller(number, on_progress)) for number, job in enumerate(jobs)]
+            return [function(job, teller(number, on_progress)) for number, job in enumerate(jobs)]
         futures = [self._pool.submit(_call, function, number, job) for number, job in enumerate(jobs)]
         try:
             self._follow(futures, on_progress)
@@ -88,6 +100,10 @@ class Workers:
             for future in futures:
                 future.cancel()
 
+    def device(self, device: str) -> str:
+        """The same."""
+        return device
+
     def _follow(self, futures: Sequence[Future[Any]], on_progress: OnProgress) -> None:
         """Pass on what the workers tell until all are done or one has failed."""
         while not all(future.done() for future in futures):
@@ -99,7 +115,7 @@ class Workers:
                     failed.result()
 
 
-def _teller(number: int, on_progress: OnProgress) -> Tell:
+def teller(number: int, on_progress: OnProgress) -> Tell:
     """Tells at most a few times a second, and the end always."""
     told = [0.0]
 
@@ -132,4 +148,4 @@ def _call(function: Callable[[Any, Tell], Any], number: int, job: Any) -> Any:
     progress = _progress
     if progress is None:
         raise RuntimeError("this process was not started as a worker")
-    return function(job, _teller(number, lambda at, share: progress.put((at, share))))
+    return function(job, teller(number, lambda at, share: progress.put((at, share))))

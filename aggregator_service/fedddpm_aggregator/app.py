@@ -32,7 +32,7 @@ from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.tracing import open_tracer, trace_requests
-from fedddpm_aggregator.watch import VersionWatch
+from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_aggregator.workers import Workers
 from fedddpm_protocol.keys import fingerprint
 
@@ -92,6 +92,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             collector = DatabaseCollector(ctx)
             ctx.metrics.registry.register(collector)
             app.state.watch = VersionWatch(lambda: _version(ctx))
+            app.state.newest = Newest(lambda: routes.state_json(ctx))
             app.state.page = dashboard.Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
             sweeper = Sweeper(ctx, workers, settings.tick_s)

@@ -24,7 +24,6 @@ from http_message_signatures import (
 )
 from http_message_signatures.algorithms import ED25519
 
-from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import AuthenticationError, ClockSkewError, NotEnrolledError, ReplayedError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_protocol.api import SIGNED_COMPONENTS
@@ -53,6 +52,7 @@ class Signer:
     nonce: str
     head: SignedHead
     verified: VerifyResult
+    roster_version: int
     accepted: bool = False  # with an empty body, together with the head
 
 
@@ -96,10 +96,27 @@ class _Verifier(HTTPMessageVerifier):
 def identify(ctx: Context, head: SignedHead) -> Signer:
     """Who signed the head of a request.
 
-    Raises AuthenticationError, NotEnrolledError or ClockSkewError; UnavailableError before a roster is installed.
+    The roster is the newest that this process has seen; :func:`accept` asks whether there is a newer one. Raises
+    AuthenticationError, NotEnrolledError or ClockSkewError; UnavailableError before a roster is installed.
     """
+    known = ctx.known_roster()
+    if known is not None:
+        try:
+            return _identify(ctx, head, known)
+        except AuthenticationError:
+            newest = _newest_roster(ctx)
+            if newest.version == known.version:
+                raise
+            return _identify(ctx, head, newest)
+    return _identify(ctx, head, _newest_roster(ctx))
+
+
+def _newest_roster(ctx: Context) -> Roster:
     with ctx.database.read() as db:
-        roster = ctx.newest_roster(db)
+        return ctx.newest_roster(db)
+
+
+def _identify(ctx: Context, head: SignedHead, roster: Roster) -> Signer:
     keys = _RosterKeys(roster)
     verifier = _Verifier(signature_algorithm=ED25519, key_resolver=keys)
     verifier.max_clock_skew = timedelta(seconds=ctx.limits.signature_max_ahead_s)
@@ -115,22 +132,29 @@ def identify(ctx: Context, head: SignedHead) -> Signer:
     parameters, nonce = results[0].parameters, results[0].nonce
     if len(results) != 1 or nonce is None or not MIN_NONCE <= len(nonce) <= MAX_NONCE:
         raise AuthenticationError(f"one signature with a nonce of {MIN_NONCE} to {MAX_NONCE} characters is needed")
-    return Signer(str(parameters["keyid"]), keys.is_operator, nonce, head, results[0])
+    return Signer(str(parameters["keyid"]), keys.is_operator, nonce, head, results[0], roster.version)
 
 
 def accept(ctx: Context, signer: Signer, body: bytes) -> None:
-    """Take a request as its signer's; AuthenticationError for another body, ReplayedError for one seen before."""
+    """Take a request as its signer's, under the newest roster.
+
+    AuthenticationError for another body, ReplayedError for one seen before; NotEnrolledError if a newer roster does not
+    hold the signer's key in the same role.
+    """
     try:
         verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=None)
         verifier.verify_body(signer.head, [signer.verified], body)
     except HTTPMessageSignaturesException as error:
         raise AuthenticationError(f"the request's body is not the signed one: {error}") from error
     limits = ctx.limits
-    with ctx.database.write_relaxed() as db:
-        forgotten_at = time.time() + limits.signature_max_age_s + 2 * limits.signature_max_ahead_s
-        fresh = store.remember_nonce(db, signer.name, signer.nonce, forgotten_at)
+    forgotten_at = time.time() + limits.signature_max_age_s + 2 * limits.signature_max_ahead_s
+    fresh, roster_version = ctx.nonces.first(signer.name, signer.nonce, forgotten_at)
     if not fresh:
         raise ReplayedError("this signed request was seen before; sign every request anew")
+    if roster_version != signer.roster_version:
+        again = _identify(ctx, signer.head, _newest_roster(ctx))
+        if (again.name, again.is_operator) != (signer.name, signer.is_operator):
+            raise NotEnrolledError(f"{signer.name!r} has another role since roster version {again.roster_version}")
 
 
 def _why(error: InvalidSignature, keys: _RosterKeys, roster: Roster) -> str:

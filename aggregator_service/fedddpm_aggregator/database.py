@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
+THREADS = 16  # connections that are kept open
 MIGRATION_LOCK = 0x66656464  # any number, the same in all replicas
 
 
@@ -96,11 +97,23 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+def insert_many_once(
+    session: Session, table: type[Base], rows: Sequence[Mapping[str, object]], *key: InstrumentedAttribute[str]
+) -> frozenset[tuple[str, ...]]:
+    """Insert the rows whose keys do not exist yet; the keys (the columns ``key``) of those that were inserted."""
+    statement = _insert_of(session)(Base.metadata.tables[table.__tablename__]).on_conflict_do_nothing()
+    inserted = session.connection().execute(statement.returning(*key), rows)
+    return frozenset(tuple(row) for row in inserted)
+
+
+def _insert_of(session: Session) -> Callable[..., postgresql.Insert | sqlite.Insert]:
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+
+
 def insert_once(session: Session, table: type[Base], **values: object) -> bool:
     """Insert a row unless its key exists; True if it was inserted."""
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(Base.metadata.tables[table.__tablename__]).on_conflict_do_nothing().returning(literal(1))
+    table_of = Base.metadata.tables[table.__tablename__]
+    statement = _insert_of(session)(table_of).on_conflict_do_nothing().returning(literal(1))
     return session.connection().execute(statement, values).first() is not None
 
 
@@ -109,7 +122,7 @@ def insert_once(session: Session, table: type[Base], **values: object) -> bool:
 
 def _sqlite_engine(url: str, synchronous: str) -> Engine:
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=8, max_overflow=32, hide_parameters=True
+        url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=THREADS, max_overflow=8, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")
@@ -127,4 +140,6 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=16, pool_recycle=1800, hide_parameters=True)
+    return create_engine(
+        url, pool_pre_ping=True, pool_size=THREADS, max_overflow=8, pool_recycle=1800, hide_parameters=True
+    )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
+from fastapi.security import APIKeyHeader
 
 from fedddpm_aggregator.auth import SIGNER, Signer, accept
 from fedddpm_aggregator.blob_responses import VectorResponse, blob_response
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.watch import VersionWatch
+from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_protocol.api import HexHash, Problem, ResultsPage, RunState
 from fedddpm_protocol.messages import SignedDocument
 
-LONGEST_WAIT_S = 25.0
+LONGEST_WAIT_S = 50.0  # proxies cut silent connections after 60 s
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", examples=["decoder"])]
 PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"model": Problem, "description": words, "content": {"application/problem+json": {}}}
@@ -28,7 +29,9 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
         (409, "too early for this step, or another message was accepted before"),
         (410, "too late for this step"),
         (413, "larger than the server reads"),
+        (421, "signed for another server"),
         (422, "not a valid message"),
+        (429, "too many requests; try again after Retry-After"),
         (503, "not ready; try again after Retry-After"),
         (507, "the storage is full; nothing was stored"),
     )
@@ -41,7 +44,16 @@ def context(request: Request) -> Context:
     return ctx
 
 
-async def caller(request: Request) -> str:
+SIGNATURE = APIKeyHeader(
+    name="Signature",
+    scheme_name="HTTP message signature",
+    description="RFC 9421: Ed25519, label sig1, over method, authority, path, query and Content-Digest, with a nonce; "
+    "Signature-Input stands beside it",
+    auto_error=False,  # admission refuses, in words
+)
+
+
+async def caller(request: Request, _scheme: Annotated[object, Security(SIGNATURE)] = None) -> str:
     """The member, or on their own paths the operator, that signed the request; admission checked its head."""
     signer: Signer = request.scope[SIGNER]
     if not signer.accepted:
@@ -61,21 +73,29 @@ def get_roster(ctx: Ctx, _caller: Caller) -> SignedDocument:
     return federation.newest_roster_document(ctx)
 
 
-@router.get("/state")
+@router.get("/state", response_model=RunState)
 async def get_state(
     request: Request,
     ctx: Ctx,
     _caller: Caller,
     after: Annotated[int, Query(ge=0, description="answer once the version is above this")] = 0,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="wait at most so many seconds")] = 0.0,
-) -> RunState:
+) -> Response:
     """What goes on; waits for news when asked (long poll)."""
+    if not wait:
+        return Response((await run_in_threadpool(state_json, ctx))[1], media_type="application/json")
     watch: VersionWatch = request.app.state.watch
-    if wait:
-        note(long_poll=True)
-        with ctx.metrics.long_polls.track_inprogress():
-            await watch.beyond(after, wait)
-    return await run_in_threadpool(reading.run_state, ctx)
+    newest: Newest = request.app.state.newest
+    note(long_poll=True)
+    with ctx.metrics.long_polls.track_inprogress():
+        await watch.beyond(after, wait)
+    return Response(await newest.at(watch.version), media_type="application/json")
+
+
+def state_json(ctx: Context) -> tuple[int, bytes]:
+    """The state's version, and the state as JSON."""
+    state = reading.run_state(ctx)
+    return state.version, state.model_dump_json().encode()
 
 
 @router.get("/models/{model}", response_class=VectorResponse)

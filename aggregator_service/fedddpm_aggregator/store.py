@@ -6,13 +6,13 @@ Order of locks, to keep replicas from waiting for each other in a circle: attemp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.database import insert_once
+from fedddpm_aggregator.database import insert_many_once, insert_once
 from fedddpm_aggregator.tables import (
     AttemptRow,
     ChunkRow,
@@ -319,9 +319,11 @@ def release_lease(db: Session, name: str, holder: str) -> None:
     db.execute(delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.holder == holder))
 
 
-def remember_nonce(db: Session, member: str, nonce: str, expires_at: float) -> bool:
-    """False if this member used the nonce before."""
-    return insert_once(db, NonceRow, member=member, nonce=nonce, expires_at=expires_at)
+def remember_nonces(db: Session, expires_at: Mapping[tuple[str, str], float]) -> frozenset[tuple[str, str]]:
+    """Remember nonces by member and nonce; those that were not known before."""
+    rows = [{"member": member, "nonce": nonce, "expires_at": at} for (member, nonce), at in expires_at.items()]
+    new = insert_many_once(db, NonceRow, rows, NonceRow.member, NonceRow.nonce)
+    return frozenset((member, nonce) for member, nonce in new)
 
 
 def forget_old_nonces(db: Session, now: float) -> None:

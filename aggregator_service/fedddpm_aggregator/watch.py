@@ -10,13 +10,36 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable
 
 from fastapi.concurrency import run_in_threadpool
 
 log = logging.getLogger(__name__)
 FALLBACK_S = 0.5
+FRESH_S = 0.5
 _DRAINING_S = 1.0  # for who asks again before the socket closes
+
+
+class Newest:
+    """What waiting requests are answered with, made once for all of them: the state as JSON.
+
+    It may be ``FRESH_S`` old where nothing has happened but counts that grew, never older than the version asked for.
+    """
+
+    def __init__(self, make: Callable[[], tuple[int, bytes]]) -> None:
+        self._make = make
+        self._making = asyncio.Lock()
+        self._version, self._body, self._made_at = -1, b"", -math.inf
+
+    async def at(self, version: int) -> bytes:
+        """The answer at ``version`` or later."""
+        async with self._making:
+            if self._version < version or time.monotonic() - self._made_at > FRESH_S:
+                made_at = time.monotonic()
+                self._version, self._body = await run_in_threadpool(self._make)
+                self._made_at = made_at
+            return self._body
 
 
 class VersionWatch:
@@ -44,6 +67,11 @@ class VersionWatch:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kick.wait(), FALLBACK_S)
             self._kick.clear()
+
+    @property
+    def version(self) -> int:
+        """The newest version that was seen."""
+        return self._version
 
     @property
     def stopped(self) -> bool:

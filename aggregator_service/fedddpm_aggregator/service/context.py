@@ -15,6 +15,7 @@ from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import UnavailableError
 from fedddpm_aggregator.metrics import Metrics
+from fedddpm_aggregator.nonces import NonceBook
 from fedddpm_aggregator.pulse import Pulse
 from fedddpm_aggregator.reduction import Reducer, ThreadReducer
 from fedddpm_aggregator.spans import NoTracer, Tracer
@@ -55,9 +56,14 @@ class Context:
     metrics: Metrics = field(default_factory=Metrics)
     pulse: Pulse = field(default_factory=Pulse)
     tracer: Tracer = field(default_factory=NoTracer)
+    nonces: NonceBook = field(init=False)
+    _newest: Roster | None = None  # the newest roster that was seen; who relies on it asks for its version again
     _rosters: dict[int, Roster] = field(default_factory=dict)  # a version in force never changes
     _plans: dict[tuple[str, str], SessionPlan] = field(default_factory=dict)  # nor does the plan of a session
     holder: str = field(default_factory=lambda: secrets.token_hex(8))  # name of this process in leases
+
+    def __post_init__(self) -> None:
+        self.nonces = NonceBook(self.database)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -88,7 +94,12 @@ class Context:
 
     def newest_roster(self, db: Session) -> Roster:
         """The newest roster; UnavailableError before the first."""
-        return self.roster(db, store.newest_roster_version(db))
+        self._newest = self.roster(db, store.newest_roster_version(db))
+        return self._newest
+
+    def known_roster(self) -> Roster | None:
+        """The newest roster that this process has seen, without asking the database; None before the first."""
+        return self._newest
 
     def spec_of(self, attempt: AttemptRow) -> RoundSpec:
         """The attempt's specification."""

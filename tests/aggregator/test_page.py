@@ -175,7 +175,10 @@ def test_runs_can_be_chosen_and_old_rounds_read(federation: Federation, serve: S
     assert "run run-1 : 1 of 1 rounds published" in text
     assert "Back to the current round" in text
     assert httpx.get(f"{site.url}/?run=nothing", trust_env=False).status_code == 404
-    assert "Published rounds" not in page_text(site, "?run=run-1&before=1").split("Failed attempts")[0].split("Run ")[0]
+    old = page_text(site, "?run=run-1&before=1")
+    assert "The newest rounds" in old
+    assert "The newest rounds" not in text
+    assert "Published rounds, the newest first" in old
 
 
 def test_weights_are_on_no_page(federation: Federation, serve: Serve) -> None:

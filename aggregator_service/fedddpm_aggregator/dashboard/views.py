@@ -19,6 +19,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.dashboard import CONNECTED_S, Now, now
 from fedddpm_aggregator.service.dashboard_history import Histories, History
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
+from fedddpm_aggregator.service.dashboard_rounds import NEVER
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
 WIDE, NARROW = (1000.0, 280.0), (340.0, 230.0)
@@ -59,21 +60,13 @@ class Views:
     def __init__(self, ctx: Context) -> None:
         self._ctx, self._histories = ctx, Histories(ctx)
         self._environment = _environment()
-        self._past: tuple[int, str | None, History | None] | None = None
-        self._fragment: tuple[int, Fragment] | None = None
+        self._kept: tuple[int, History | None, Fragment] | None = None
         self._lock = threading.Lock()
 
     def frame(self) -> Frame:
         """The current run, as the stream sends it and as a page without choices shows it."""
-        version = self._version()
-        current, history = now(self._ctx), self._history(version)
-        with self._lock:
-            kept = self._fragment
-        if kept is None or kept[0] != version:
-            kept = (version, self._render_history(history, None))
-            with self._lock:
-                self._fragment = kept
-        return Frame((self._render_live(current, history), kept[1]))
+        current, (history, fragment) = now(self._ctx), self._past()
+        return Frame((self._render_live(current, history), fragment))
 
     def page(self, run_name: str | None, before: int | None) -> str:
         """The whole page; of another run, or of rounds before one, it does not move. NotFoundError."""
@@ -83,7 +76,7 @@ class Views:
             frame = self.frame()
         else:
             try:
-                history = self._histories.of(run_name)
+                history = self._histories.of(run_name, LINES, before)
             except OperatorError as error:
                 raise NotFoundError(str(error)) from error
             frame = Frame((Fragment("live", "", ""), self._render_history(history, before)))
@@ -95,24 +88,27 @@ class Views:
             chosen=run_name or (current.run.name if current.run is not None else None),
         )
 
-    def _version(self) -> int:
+    def _past(self) -> tuple[History | None, Fragment]:
+        """The current run's history, rendered; made again when something changed or was not read yet."""
         with self._ctx.database.read() as db:
-            return store.state_version(db)
-
-    def _history(self, version: int) -> History | None:
-        """The current run's past; read again when something changed."""
+            version = store.state_version(db)
         with self._lock:
-            past = self._past
-        if past is None or past[0] != version:
-            past = (version, None, self._histories.of(None))
+            kept = self._kept
+        if kept is None or kept[0] != version or not (kept[1] is None or kept[1].complete):
+            history = self._histories.of(None, LINES)
+            kept = (version, history, self._render_history(history, None))
             with self._lock:
-                self._past = past
-        return past[2]
+                self._kept = kept
+        return kept[1], kept[2]
 
     def _render_live(self, current: Now, history: History | None) -> Fragment:
-        taking = history.taking(member.id for member in current.members) if history is not None else {}
         template = self._environment.get_template("live.html.j2")
-        shown = {"now": current, "taking": taking, "groups": words.grouped(current.run), "connected_s": CONNECTED_S}
+        shown = {
+            "now": current,
+            "taking": history.taking if history is not None else {},
+            "groups": words.grouped(current.run),
+            "connected_s": CONNECTED_S,
+        }
         # A countdown runs in the browser; it is no news that it is a second later.
         return Fragment("live", template.render(**shown, still=False), _digest(template.render(**shown, still=True)))
 
@@ -123,13 +119,10 @@ class Views:
             rounds=rounds[-LINES:][::-1],
             older=rounds[-LINES].index if len(rounds) > LINES else None,
             newest=before is None,
-            failures=list(history.failures[-LINES:][::-1]) if history else [],
-            models=[m for m in history.models if m.round is None or before is None or m.round < before][-LINES:][::-1]
-            if history
-            else [],
+            failures=history.failures[-LINES:][::-1] if history else (),
+            models=history.models[::-1] if history else (),
             wide=loss_chart(history.rounds, *WIDE) if history else None,
             narrow=loss_chart(history.rounds, *NARROW) if history else None,
-            server=self._ctx.key.public_key.hex(),
         )
         return Fragment("history", html, _digest(html))
 
@@ -150,7 +143,7 @@ def _environment() -> Environment:
         size=words.size, percent=words.percent, lasting=words.lasting, moment=_moment, loss=words.loss, day=_day
     )
     environment.globals.update(
-        phases=words.PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on
+        phases=words.PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on, never=NEVER
     )
     return environment
 

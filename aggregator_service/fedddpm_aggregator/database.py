@@ -16,7 +16,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, func, literal, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, literal, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
@@ -25,6 +25,14 @@ from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
 THREADS = 16  # connections that are kept open
+# For connections to a machine that went away without a word (seconds; the last one milliseconds); the URL may differ.
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 MIGRATION_LOCK = 0x66656464  # any number, the same in all replicas
 
 
@@ -140,6 +148,13 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
+    asked = make_url(url).query
     return create_engine(
-        url, pool_pre_ping=True, pool_size=THREADS, max_overflow=8, pool_recycle=1800, hide_parameters=True
+        url,
+        connect_args={name: value for name, value in PATIENCE.items() if name not in asked},
+        pool_pre_ping=True,
+        pool_size=THREADS,
+        max_overflow=8,
+        pool_recycle=1800,
+        hide_parameters=True,
     )

@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 
 log = logging.getLogger(__name__)
-MARGIN_S = 5.0  # after drain delay and grace, for what ends by itself
+MARGIN_S = 3.0  # after drain delay and grace, for what ends by itself
 
 
 class GracefulServer(uvicorn.Server):

@@ -35,7 +35,7 @@ class Health:
         self._ctx = ctx
         self._heads: frozenset[str] | None = None
         self._revision = Probe(self._read_revision, keep_s=0.5)
-        self._blobs = Probe(ctx.blobs.check_writable, keep_s=2.0)
+        self._blobs = Probe(ctx.blobs.check_writable, keep_s=1.0)
         self._exposition = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
     async def alive(self) -> Response:

@@ -24,7 +24,7 @@ from fedddpm_aggregator.rate_limits import address_key
 from fedddpm_aggregator.settings import Settings
 
 log = logging.getLogger(__name__)
-_LINGER_S = 2.0  # for the rest of a body that was refused, so that its sender reads why
+_MOST_REST = 8 * 2**20  # bytes that are thrown away of a body that was refused, so that its sender reads why
 _LOOK_S = 1.0  # between two looks at a body's rate
 
 
@@ -36,7 +36,7 @@ class ConnectionLimits:
     most_per_address: int = 2000
     head_s: float = 15.0  # for the head of a request, whole
     body_s: float = 30.0  # for a body, and more as it comes:
-    body_bytes_per_s: int = 8192
+    body_bytes_per_s: int = 2048
     response_s: float = 60.0  # in which nothing of a response is read
     is_proxy: Callable[[str], bool] = lambda _address: False  # many clients share its address
 
@@ -100,16 +100,16 @@ class LimitedConnection(H11Protocol):
         self._received += len(data)
         super().data_received(data)
         self._look_at_request()
-        if self._awaited == "body" and self.cycle.body and not self.cycle.response_complete:
+        if self._awaited == "body" and self.cycle.response_complete:
+            if self._received > _MOST_REST:
+                self.transport.close()
+        elif self._awaited == "body" and self.cycle.body:
             self.flow.pause_reading()  # until the application asks for more
 
     def on_response_complete(self) -> None:
-        """Whoever goes on sending a body that was refused is not listened to for long."""
+        """Look whether the next request has begun to come."""
         super().on_response_complete()
         self._look_at_request()
-        if self._awaited == "body":
-            self._await(None)
-            self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def pause_writing(self) -> None:
         """The client does not read: give it some time."""

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(default=2000, gt=0, description="not counted for trusted_proxies")
     head_s: float = Field(default=15.0, gt=0, description="in which the head of a request must be there")
     body_s: float = Field(default=30.0, gt=0, description="for a body, besides the time by min_body_bytes_per_s")
-    min_body_bytes_per_s: int = Field(default=8192, gt=0)
+    min_body_bytes_per_s: int = Field(default=2048, gt=0)
     response_s: float = Field(default=60.0, gt=0, description="in which a client must read some of a response")
     keep_alive_s: int = Field(default=75, gt=0, description="how long an idle connection stays open")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -31,7 +31,7 @@ from fedddpm_protocol.messages import Message
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0  # well within a phase, so that whoever waits out an outage is not late for the session
 MOST_REPLY_BYTES = 32 * 2**20  # a page of results of 128 institutions has 8
-_WORTH_WAITING = frozenset({429, 500, 502, 503, 504, 507})
+_WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504, 507})
 _END_OF_TIME = 2.0**33  # Unix seconds, in the year 2242
 _REPLY = TypeVar("_REPLY", bound=Message)
 BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all

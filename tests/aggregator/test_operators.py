@@ -6,20 +6,28 @@ import dataclasses
 import hashlib
 import json
 import re
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.aggregator.driver import STEPS, Institution, ProblemError, drive, take_seats
+from sqlalchemy import text
+from tests.aggregator.driver import STEPS, Institution, ProblemError, Seat, drive, take_seats
 from tests.aggregator.federations import QUICK, Federation, identity_of
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 from typer.testing import CliRunner
 
+from fedddpm_aggregator import store
 from fedddpm_aggregator.cli import app
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.keyfile import OPERATOR_PURPOSE, write_key
 from fedddpm_aggregator.operator_client import OperatorClient
 from fedddpm_aggregator.service import audit, incoming
+from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import install_roster
 from fedddpm_aggregator.service.runs import RunSettings, pause_run, resume_run
 from fedddpm_protocol.roster import Member, sign_roster
@@ -35,7 +43,7 @@ def site(new_federation: NewFederation, serve: Serve) -> Site:
 
 
 @pytest.fixture
-def olga(site: Site) -> OperatorClient:
+def olga(site: Site) -> Iterator[OperatorClient]:
     with OperatorClient(site.url, "olga", OLGA) as client:
         yield client
 
@@ -45,7 +53,7 @@ def actions(federation: Federation, actor: str = "operator:olga") -> list[str]:
         return [row.action for row in audit.all_entries(db) if row.actor == actor]
 
 
-def seats_of(site: Site, rounds_done: int = 0) -> list:
+def seats_of(site: Site, rounds_done: int = 0) -> list[Seat]:
     return take_seats(site.institutions.values(), site.federation.roster, first_state(site, rounds_done), "decoder")
 
 
@@ -123,9 +131,9 @@ def test_a_damaged_or_missing_model_starts_nothing(site: Site) -> None:
     assert refusal(f"{place}/0", data, "PUT").startswith("conflict: 4 other models")
     olga.close()
     with site.federation.context() as ctx:
-        incoming.remove_leftovers(ctx, incoming.time.time() + incoming.KEPT_S - 60)
+        incoming.remove_leftovers(ctx, time.time() + incoming.KEPT_S - 60)
         assert len(list(site.federation.settings.data.glob("blobs/incoming/*"))) == 4
-        incoming.remove_leftovers(ctx, incoming.time.time() + incoming.KEPT_S + 60)
+        incoming.remove_leftovers(ctx, time.time() + incoming.KEPT_S + 60)
     assert not list(site.federation.settings.data.glob("blobs/incoming/*"))
 
 
@@ -260,3 +268,64 @@ def test_the_command_line_of_an_operator(site: Site, tmp_path: Path) -> None:
 
 def database_option(federation: Federation) -> tuple[str, ...]:
     return ("--database-url", federation.database_url) if federation.database_url else ()
+
+
+@one_database
+def test_a_sum_that_is_held_while_the_run_is_paused_stays_held(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(rounds=1, clip_norm=0.05)
+    site = serve(federation)
+    seats = seats_of(site)
+    drive(seats, STEPS[:2])
+    for seat in seats:
+        seat.encode_unchecked(np.full(43, 2**27, np.uint32))
+        for segment, index in seat.chunks:
+            seat.put(segment, index)
+        seat.finish()
+    with federation.context() as ctx:
+        pause_run(ctx)
+        drive(seats, STEPS[3:])
+        state = until(site, lambda state: "held" in (state.reason or ""))
+        assert "paused" in (state.reason or "")
+        resume_run(ctx)
+    state = until(site, lambda state: "paused" not in (state.reason or ""))
+    assert (state.status, state.attempt) == ("stalled", 0)  # only a newer roster lets it go on
+    federation.install()
+    until(site, lambda state: state.attempt == 1)
+
+
+@pytest.mark.parametrize("new_federation", ["postgresql"], indirect=True)
+def test_who_waits_for_an_attempt_gets_the_one_that_came_after_it(new_federation: NewFederation) -> None:
+    federation = new_federation()
+    federation.start_run()
+    found = []
+    with federation.context() as ctx, federation.context() as other:
+        with ctx.transaction() as db:
+            start_attempt(ctx, db, store.open_runs(db)[0])
+
+        def wait() -> None:
+            with other.transaction() as db:
+                attempt = store.newest_attempt(db, store.open_runs(db)[0].id, lock=True)
+                assert attempt is not None
+                found.append((attempt.attempt, attempt.status))
+
+        with ctx.transaction() as db:
+            run = store.open_runs(db)[0]
+            attempt = store.newest_attempt(db, run.id, lock=True)
+            assert attempt is not None
+            waiter = threading.Thread(target=wait)
+            waiter.start()
+            until_somebody_waits(ctx)
+            close_attempt(ctx, db, attempt, "tested")
+            start_attempt(ctx, db, run)
+        waiter.join()
+    assert found == [(1, "active")]
+
+
+def until_somebody_waits(ctx: Context) -> None:
+    deadline = time.monotonic() + 30
+    with ctx.database.read() as db:
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not db.scalar(waiting):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -12,7 +12,7 @@ from tests.aggregator.driver import STEPS, drive, take_seats
 from tests.aggregator.federations import Federation, ServerProcess
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import check_part, first_state
-from tests.aggregator.wire import answer, connected, ended, head_of
+from tests.aggregator.wire import answer, connected, ended, head_of, next_answer
 
 IMPATIENT = {
     "FEDDDPM_AGGREGATOR_HEAD_S": "1",
@@ -72,7 +72,7 @@ def test_a_head_that_comes_byte_by_byte_is_given_up(server: ServerProcess) -> No
 def test_a_second_head_on_a_connection_is_given_up_too(server: ServerProcess) -> None:
     with connected(server.url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert answer(connection.recv(65536)).status == 200
+        assert next_answer(connection).status == 200
         connection.sendall(b"GET /hea")
         assert answer(ended(connection)).problem["code"] == "too-slow"
 
@@ -83,6 +83,28 @@ def test_a_body_that_does_not_come_is_given_up(server: ServerProcess, site: Site
         connection.sendall(head_of(request) + b"x" * 10)
         late = answer(ended(connection))
     assert (late.status, late.problem["code"]) == (408, "too-slow")
+
+
+def test_the_rest_of_a_refused_body_is_not_read_for_ever(server: ServerProcess) -> None:
+    with connected(server.url) as connection:
+        connection.sendall(b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        assert next_answer(connection).status == 401
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 500:
+                connection.sendall(bytes(2**20))
+                sent += 1
+        assert sent < 500
+
+
+def test_a_refused_body_leaves_the_connection_as_it_was(server: ServerProcess) -> None:
+    with connected(server.url) as connection:
+        for size in (10, 100_000):
+            connection.sendall(b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+            assert next_answer(connection).status == 401
+            connection.sendall(bytes(size))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert answer(ended(connection)).status == 200
 
 
 def test_who_does_not_read_responses_is_left(server: ServerProcess) -> None:

@@ -47,6 +47,16 @@ def ended(connection: socket.socket) -> bytes:
     return received
 
 
+def next_answer(connection: socket.socket) -> Answer:
+    """One whole response, on a connection that stays open."""
+    received = b""
+    while b"\r\n\r\n" not in received or len(answer(received).body) < int(answer(received).headers["content-length"]):
+        data = connection.recv(65536)
+        assert data, received
+        received += data
+    return answer(received)
+
+
 def answer(received: bytes) -> Answer:
     """The first response in what came."""
     head, _, body = received.partition(b"\r\n\r\n")

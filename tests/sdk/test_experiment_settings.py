@@ -45,7 +45,7 @@ def test_an_unknown_preset_names_those_there_are() -> None:
         ({"methods": ["FULL", "FEDAVG"]}, "methods"),
         ({"rouds": 3}, "'rouds': is unknown"),
         ({"institutions": [1]}, "institutions"),
-        ({"institutions": [200]}, "institutions"),
+        ({"institutions": [10_001]}, "institutions"),
         ({"methods": ["FULL", "FULL"]}, "names something twice"),
         ({"guidance": 3.0}, "guidance needs conditional"),
         ({"sampler": "ancestral", "sampler_steps": 20}, "ancestral"),

@@ -16,11 +16,14 @@ from fedddpm_protocol.encoding import capped_weight
 from fedddpm_protocol.errors import PolicyError, RingOverflowError, WrappedSumError
 from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.scale import step_of
+from fedddpm_protocol.shards import draw
 from fedddpm_protocol.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
 
 SIZES = {"encoder": 700, "bottleneck": 250, "decoder": 330}
 MEMBERS = tuple(f"site-{index}" for index in range(7))
 SAMPLES = dict(zip(MEMBERS, (100, 30, 1, 77, 55, 100, 12), strict=True))
+MANY = tuple(f"site-{index:03d}" for index in range(130))  # two shards
+SAMPLES |= {name: 1 + index % 100 for index, name in enumerate(MANY)}
 
 
 def found(members: tuple[str, ...], n_min: int = 3) -> Federation:
@@ -50,7 +53,7 @@ def make_spec(federation: Federation, method: Method, bits: int = 32) -> RoundSp
         weighting="disclosed" if method is Method.USPLIT else "hidden",
         clip_norm=15.0,
         weight_cap=100,
-        largest_cohort=len(federation.roster.ids),
+        largest_cohort=max(len(shard) for shard in draw(federation.roster)),
         chunk_coordinates=256,
         encoding_seed=b"\x03" * 32,
         epochs=1,
@@ -163,7 +166,7 @@ def test_losses_and_weights_come_out_of_the_sum() -> None:
     spec, updates = make_spec(federation, Method.FULL), make_updates(MEMBERS, Method.FULL)
     opened = aggregate(federation, spec, updates, np.zeros(sum(SIZES.values()), np.float32), "s")
     weight, before, after = opened.sums["full"]
-    assert weight == sum(max(1, round(count * WEIGHT_UNITS / 100)) for count in SAMPLES.values())
+    assert weight == sum(max(1, round(count * WEIGHT_UNITS / 100)) for count in map(SAMPLES.__getitem__, MEMBERS))
     assert before == len(MEMBERS) * 2**19
     assert after == sum(round((0.25 + 0.01 * index) * 2**20) for index in range(len(MEMBERS)))
     assert opened.survivors == {"full": MEMBERS}
@@ -199,3 +202,19 @@ def test_an_update_that_nobody_clipped_is_never_summed(monkeypatch: pytest.Monke
     )
     with pytest.raises(RingOverflowError, match="exceeds the agreed"):
         aggregate(federation, spec, updates, np.zeros(SIZES["decoder"], np.float32), "s")
+
+
+def test_more_than_one_sum_holds_are_averaged_over_shards() -> None:
+    federation = found(MANY)
+    shards = draw(federation.roster)
+    assert [len(shard) for shard in shards] == [65, 65]
+    assert draw(found(MANY).roster) == shards  # a study that goes on draws the same
+    spec, updates = make_spec(federation, Method.UDEC, 32), make_updates(MANY, Method.UDEC)
+    base = np.linspace(-1, 1, SIZES["decoder"]).astype(np.float32)
+    masked = aggregate(federation, spec, updates, base, "stream")
+    plain = aggregate(federation, spec, updates, base, "stream", masked=False)
+    assert masked.model.tobytes() == plain.model.tobytes()
+    assert masked.survivors == {f"decoder.{number}": shard for number, shard in enumerate(shards)}
+    assert set(masked.references) == {"decoder"}
+    mean = weighted_mean(spec, updates, MANY)
+    assert np.linalg.norm(masked.model - base - mean) < 0.01 * np.linalg.norm(mean)

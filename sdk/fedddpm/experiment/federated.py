@@ -45,7 +45,7 @@ from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
 from fedddpm_protocol.encoding import mean_losses
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.methods import Method, part_of
 from fedddpm_protocol.spec import RoundSpec, model_hash
 
 
@@ -144,15 +144,20 @@ class FederatedRun:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
         same = not local_parts(self._method)
-        summed = {part: Summed(members, members) for part, members in opened.survivors.items()}
-        kept = summed if self._settings.error_feedback else None
         jobs = [
-            AdoptJob(site, spec, path, scored=not same or number == 0, opened=kept)
+            AdoptJob(site, spec, path, scored=not same or number == 0, opened=self._sums_of(site.name, opened))
             for number, site in enumerate(self._sites.values())
         ]
         losses = self._around.workers.map(adopt, jobs, lambda at, share: tell("taking over the model", share))
         known = [loss for loss in losses if loss is not None]
         return known * len(self._sites) if same else known
+
+    def _sums_of(self, site: str, opened: Opened) -> dict[str, Summed] | None:
+        """By part, the sum in which an institution stands; None where what rounding took is not kept."""
+        if not self._settings.error_feedback:
+            return None
+        own = {session: members for session, members in opened.survivors.items() if site in members}
+        return {part_of(session): Summed(members, members) for session, members in own.items()}
 
     def _round_record(
         self, spec: RoundSpec, trained: Mapping[str, Trained], opened: Opened, losses: list[float], grid: Path | None
@@ -182,8 +187,8 @@ class FederatedRun:
     def _mean_losses(self, trained: Mapping[str, Trained], opened: Opened) -> tuple[float, float]:
         """From the opened sums where everybody is in one, as a federation would know them; else from the records."""
         if self._method is not Method.USPLIT:
-            (part,) = opened.sums
-            return mean_losses(opened.sums[part], len(opened.survivors[part]))
+            sums = [sum(column) for column in zip(*opened.sums.values(), strict=True)]
+            return mean_losses(sums, sum(len(members) for members in opened.survivors.values()))
         count = len(trained)
         return sum(t.loss_before for t in trained.values()) / count, sum(t.loss_after for t in trained.values()) / count
 

@@ -37,7 +37,8 @@ class RunPlan:
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the institutions, in roster order."""
-        return tuple(f"site-{index + 1:03d}" for index in range(self.institutions))
+        digits = max(3, len(str(self.institutions)))
+        return tuple(f"site-{index + 1:0{digits}d}" for index in range(self.institutions))
 
 
 def smallest_sum(method: str, institutions: int) -> int:

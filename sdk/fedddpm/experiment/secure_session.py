@@ -10,14 +10,15 @@ import numpy as np
 
 from fedddpm.contribution import Contribution
 from fedddpm_protocol import ring
+from fedddpm_protocol.canonical import tagged_hash
 from fedddpm_protocol.chunks import chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.cohort import SurvivorSet, session_plan
 from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
 from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import ShareItem
+from fedddpm_protocol.messages import MAX_COHORT, ShareItem
 from fedddpm_protocol.participant import Participant
 from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Member, Roster
+from fedddpm_protocol.roster import Member, Roster, Sharding
 from fedddpm_protocol.spec import PartResult, RoundSpec, SegmentSpec
 from fedddpm_protocol.spent import SpentLog
 
@@ -35,11 +36,21 @@ class Federation:
 
     @classmethod
     def found(cls, name: str, members: Iterable[str], c_max: int, n_min: int) -> Federation:
-        """Fresh keys and a roster of ``members``."""
+        """Fresh keys and a roster of ``members``, in shards where one sum does not hold them all.
+
+        ``c_max`` institutions of all may conspire. The draw of shards follows from names: a run done again has the
+        same, and nobody in this process could choose better.
+        """
         identities = {member: SigningKey.generate() for member in sorted(members, key=str.encode)}
         server = SigningKey.generate()
         enrolled = tuple(Member(member, key.public_key) for member, key in identities.items())
-        roster = Roster(name, 1, c_max, n_min, server.public_key, enrolled)
+        sharding: tuple[Sharding, ...] = ()
+        if len(enrolled) > MAX_COHORT:
+            seed = tagged_hash("study", name.encode(), *(member.encode() for member in identities))
+            sharding = (Sharding(MAX_COHORT, c_max, seed, "the names of the study's institutions"),)
+            c_max = sharding[0].needed_c_max(len(enrolled))
+        n_min = max(n_min, c_max + 2) if c_max else n_min
+        roster = Roster(name, 1, c_max, n_min, server.public_key, enrolled, sharding=sharding)
         return cls(roster, server, identities, {member: SpentLog() for member in identities})
 
     def forget_spent(self) -> None:
@@ -53,22 +64,23 @@ def opened_sums(spec: RoundSpec, part: str, words: Mapping[str, ring.Words]) -> 
 
 
 class Session:
-    """One secure sum over everybody who reports the part."""
+    """One secure sum over everybody who reports a part, or over those of a shard; ``session`` is its name."""
 
     def __init__(
         self,
         federation: Federation,
         spec: RoundSpec,
-        part: str,
+        session: str,
         policy: LocalPolicy,
         contributions: Mapping[str, Contribution],
     ) -> None:
-        self._federation, self._spec, self._part = federation, spec, spec.part(part)
+        self._federation, self._spec, self._part = federation, spec, spec.part(session)
+        self._name, self._plan = session, session_plan(spec, federation.roster, session)
         self._policy, self._contributions = policy, contributions
 
     def run(self) -> tuple[dict[str, ring.Words], PartResult]:
         """Opened words by segment, and the part's result."""
-        plan, roster = session_plan(self._spec, self._federation.roster, self._part.name), self._federation.roster
+        plan, roster = self._plan, self._federation.roster
         machines = {member: self._machine(member) for member in self._contributions}
         cohort = form_cohort(plan, roster, [machine.join(1) for machine in machines.values()])
         inboxes: dict[str, list[ShareItem]] = {member: [] for member in cohort.ids}
@@ -89,7 +101,7 @@ class Session:
         masks = self._unmask(survivors, machines)
         words, digest = self._open(masks, uploads)
         return words, PartResult(
-            part=self._part.name,
+            part=self._name,
             opened=True,
             session_id=cohort.session_id,
             hu3=survivors.hu3,
@@ -123,7 +135,7 @@ class Session:
             identity=federation.identities[member],
             member_id=member,
             roster=federation.roster,
-            plan=session_plan(self._spec, federation.roster, self._part.name),
+            plan=self._plan,
             policy=self._policy,
             recorded_u3=federation.spent[member].recorded(base, self._part.name),
             release=federation.spent[member].release(federation.roster, base, self._part.name),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedddpm.contribution import Contribution, Vector, scaled_pieces
@@ -17,10 +17,12 @@ from fedddpm.experiment.secure_session import Federation, Session, opened_sums
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_span
+from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.errors import WrappedSumError
-from fedddpm_protocol.methods import Method, reporters_by_session
+from fedddpm_protocol.methods import Method, part_of, sessions_by_part
 from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.shards import sessions_of
 from fedddpm_protocol.spec import (
     NOTHING_KNOWN,
     RINGS,
@@ -37,10 +39,10 @@ class Opened:
     """What a round opened."""
 
     model: Vector  # the next shared parts [coordinates of the base manifest]
-    sums: dict[str, tuple[int, ...]]  # part -> opened sums of weights and losses, as SUM_FIELDS
-    survivors: dict[str, tuple[str, ...]]  # part -> institutions in the sum
+    sums: dict[str, tuple[int, ...]]  # session -> opened sums of weights and losses, as SUM_FIELDS
+    survivors: dict[str, tuple[str, ...]]  # session -> institutions in the sum
     references: dict[str, ScaleReference]  # part -> what the next round's scale follows from
-    wrapped: tuple[str, ...]  # parts whose sum was too large for its ring: they keep their base values
+    wrapped: tuple[str, ...]  # sessions whose sum was too large for its ring and is not used
     result_hash: bytes  # of the signed result; of the model where nothing is signed
     clipped: int  # institutions whose update was scaled down to the clip norm
     seconds: float
@@ -55,7 +57,7 @@ def aggregate(
     *,
     masked: bool = True,
 ) -> Opened:
-    """Sum everybody's update over ``base``, part by part, and derive the next model.
+    """Sum everybody's update over ``base``, part by part and shard by shard, and derive the next model.
 
     ``rounding`` names the stream of stochastic rounding, so that a round done again gives the same bits.
 
@@ -70,12 +72,13 @@ def aggregate(
         for _ in updates:
             check_spec(document, federation.roster, policy)
     pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
-    reporters_by_part = reporters_by_session(Method(spec.method), spec.hash, federation.roster.ids)
     opened: dict[str, OpenedPart] = {}
     norms, results, wrapped = {}, [], []
-    for name, reporters in reporters_by_part.items():
+    for name in sessions_of(Method(spec.method), federation.roster):
+        reporters = session_plan(spec, federation.roster, name).reporters
+        part = part_of(name)
         contributions = {
-            member: Contribution(spec, name, updates[member], pieces[member], _rounding(rounding, member, name))
+            member: Contribution(spec, part, updates[member], pieces[member], _rounding(rounding, member, part))
             for member in reporters
         }
         session = Session(federation, spec, name, policy, contributions)
@@ -97,8 +100,8 @@ def aggregate(
     return Opened(
         model,
         {name: tuple(part.sums) for name, part in opened.items()},
-        {name: reporters_by_part[name] for name in opened},
-        {name: _reference(norms[name], one) for name, one in opened.items()},
+        {name: tuple(part.survivors) for name, part in opened.items()},
+        _references(norms, opened, wrapped),
         tuple(wrapped),
         _publish(federation, spec, tuple(results), hashed) if masked else hashed,
         sum(one.factor < 1 for one in pieces.values()),
@@ -111,7 +114,7 @@ def _opened_part(spec: RoundSpec, name: str, words: Mapping[str, ring.Words], re
 
     def chunk(index: int) -> ring.Words:
         start, count = chunk_span(values, spec.chunk_coordinates, index)
-        return words[name][start : start + count]
+        return words[values.name][start : start + count]
 
     return OpenedPart(chunk, opened_sums(spec, name, words), reporters, reporters)
 
@@ -120,6 +123,19 @@ def _norm(spec: RoundSpec, name: str, opened: OpenedPart) -> float:
     part = spec.part(name)
     count = len(opened.survivors)
     return check_opened(spec, part, measure(spec, part, opened), opened.sums, len(opened.cohort), count)
+
+
+def _references(
+    norms: Mapping[str, float], opened: Mapping[str, OpenedPart], wrapped: Sequence[str]
+) -> dict[str, ScaleReference]:
+    """By part, that of the largest norm among its shards; nothing of a part of which a sum did not fit."""
+    spoilt = {part_of(name) for name in wrapped}
+    return {
+        part: _reference(norms[largest], opened[largest])
+        for part, names in sessions_by_part(opened).items()
+        if part not in spoilt
+        for largest in [max(names, key=lambda name: norms[name])]
+    }
 
 
 def _reference(norm: float, opened: OpenedPart) -> ScaleReference:

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedddpm.diffusion import Diffusion
 from fedddpm.errors import ConfigError
+from fedddpm_protocol.roster import MAX_MEMBERS
 from fedddpm_protocol.spec import RINGS
 
 
@@ -35,7 +36,7 @@ NetworkName = Literal["paper", "fast", "tiny"]
 Saving = Literal["rescaled", "clipped"]
 Count = Annotated[int, Field(ge=1)]
 Bits = Annotated[int, AfterValidator(_known_ring)]
-MAX_INSTITUTIONS = 128  # of one cohort
+MAX_INSTITUTIONS = MAX_MEMBERS  # beyond one cohort they sum in shards
 SMALLEST_SCORED = 4  # images; precision and recall look at three neighbours
 
 

@@ -11,10 +11,13 @@ from fedddpm.experiment.secure_sum import Opened, aggregate
 from fedddpm.experiment.specification import SpecMaker
 from fedddpm.local_update import LocalUpdate
 from fedddpm.partition import flatten
-from fedddpm.traffic import plan_bytes
+from fedddpm.traffic import FLOAT_BYTES, plan_bytes
 from fedddpm.unet import UNet
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.methods import Method
+from fedddpm_protocol.ring import packed_bytes
+from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.shards import draw, sessions_of
 from fedddpm_protocol.spec import RoundSpec
 
 
@@ -55,19 +58,21 @@ def sum_round(
         if method is Method.USPLIT:
             federation.forget_spent()
         opened = aggregate(federation, attempts[1], updates, base, stream, masked=secure)
-    return _summed(attempts, opened, specs.plan.members)
+    return _summed(attempts, opened, federation.roster)
 
 
-def _summed(attempts: Sequence[RoundSpec], opened: Opened, members: Sequence[str]) -> Summed:
+def _summed(attempts: Sequence[RoundSpec], opened: Opened, roster: Roster) -> Summed:
     """The last of ``attempts`` opened; of the others, no sum was used."""
-    last = attempts[-1]
-    method = Method(last.method)
-    up = [plan_bytes(method, spec.parts, spec.hash, members).values() for spec in attempts]
-    parts = [part for part in last.parts if part.name not in opened.wrapped]
-    return Summed(
-        last,
-        opened,
-        sum(len(spec.parts) for spec in attempts[:-1]) + len(opened.wrapped),
-        sum(one.up for plans in up for one in plans),
-        sum(one.down for one in plan_bytes(method, parts, last.hash, members).values()),
+    last, method = attempts[-1], Method(attempts[-1].method)
+    up = (
+        plan.up
+        for spec in attempts
+        for shard in draw(roster)
+        for plan in plan_bytes(method, spec.parts, spec.hash, shard).values()
     )
+    values = (last.part(session).values for session in opened.survivors)
+    down = sum(packed_bytes(one.coordinates, one.bits) for one in values)
+    if roster.sharding:  # whoever wants the next model takes the cheaper way
+        down = min(down, FLOAT_BYTES * sum(part.parameters for part in last.parts))
+    unused = len(sessions_of(method, roster)) * (len(attempts) - 1) + len(opened.wrapped)
+    return Summed(last, opened, unused, sum(up), down * len(roster.ids))

@@ -25,6 +25,7 @@ from fedddpm_aggregator.dashboard.access import MOST_FAILURES
 from fedddpm_aggregator.dashboard.live import MOST_STREAMS
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
+from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import RunRow, SessionRow
 from fedddpm_protocol.messages import SignedDocument
@@ -137,6 +138,17 @@ def test_a_failed_attempt_is_explained(federation: Federation, serve: Serve) -> 
     assert "Round 1, attempt 1, decoder So many institutions restarted or left" in text
     assert "What to do. Another attempt starts by itself." in text
     assert "Recorded reason: only 2 members are left in shares, 3 are needed" in text
+
+
+def test_a_paused_run_says_how_it_goes_on(federation: Federation, serve: Serve) -> None:
+    federation.start_run(rounds=1)
+    site = serve(federation)
+    first_state(site)
+    with federation.context() as ctx:
+        pause_run(ctx)
+    text = page_text(site)
+    assert "Round 1 of 1 paused" in text
+    assert "federation resume-run" in text
 
 
 def test_reasons_of_the_program_are_known() -> None:

@@ -77,7 +77,7 @@ def loss_chart(rounds: Sequence[Round], width: float, height: float) -> Chart | 
             curve("before local training", "before", [one.loss_before for one in shown]),
             curve("after local training", "after", [one.loss_after for one in shown]),
         ),
-        x_ticks=tuple(Tick(x(index), str(index + 1)) for index in _indices(first, last, int(width // 70))),
+        x_ticks=tuple(Tick(x(index), str(index + 1)) for index in _indices(first, last, int(width // 45))),
         y_ticks=tuple(Tick(y(loss), label) for loss, label in y_labels),
     )
 

@@ -149,7 +149,7 @@ def _environment() -> Environment:
 
 
 def _moment(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _day(unix: float) -> str:

@@ -17,6 +17,7 @@ from fedddpm_aggregator.rounds import PhaseView
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.service.phases import view_of
+from fedddpm_aggregator.service.reading import PAUSED
 from fedddpm_aggregator.service.sessions import Live, cohort_of, live_of, survivors_of
 from fedddpm_aggregator.tables import AttemptRow, NonceRow, RunRow, SessionRow
 from fedddpm_protocol.errors import ProtocolError
@@ -24,7 +25,7 @@ from fedddpm_protocol.keys import fingerprint
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Roster
 
-CONNECTED_S = 60.0  # an institution that waits asks again within half of this
+CONNECTED_S = 60.0  # an institution that waits for news asks again sooner; one that trains may be silent
 _SUMMED = (Phase.OPENING, Phase.DONE)
 _DID = {
     Phase.JOIN: "joined",
@@ -101,6 +102,7 @@ class Now:
     n_min: int
     server_fingerprint: str
     root_fingerprint: str | None
+    operators: tuple[str, ...]  # who may start, pause and end runs from afar
     next_step: str | None
     run: RunNow | None
     members: tuple[MemberNow, ...]
@@ -123,6 +125,7 @@ def now(ctx: Context) -> Now:
             n_min=roster.n_min if roster is not None else 0,
             server_fingerprint=fingerprint(ctx.key.public_key),
             root_fingerprint=fingerprint(root) if root is not None else None,
+            operators=tuple(operator.id for operator in roster.operators) if roster is not None else (),
             next_step=hint,
             run=current,
             members=_members(ctx, db, roster, current) if roster is not None else (),
@@ -137,13 +140,19 @@ def _run_now(ctx: Context, db: Session, run: RunRow) -> RunNow:
         name=run.name,
         method=run.method,
         status=run.status,
-        reason=run.reason,
+        reason=_why_not(run),
         round=attempt.round if attempt is not None else 0,
         rounds=run.rounds,
         attempt=attempt.attempt if attempt is not None else 0,
         open=going_on,
         sessions=tuple(_session_now(ctx, db, attempt, row) for row in rows) if attempt is not None else (),
     )
+
+
+def _why_not(run: RunRow) -> str | None:
+    if run.status != "paused":
+        return run.reason
+    return PAUSED if run.reason is None else f"{PAUSED}. Besides: {run.reason}"
 
 
 def _session_now(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> SessionNow:

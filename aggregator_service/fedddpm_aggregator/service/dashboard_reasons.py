@@ -81,7 +81,11 @@ _RULES: tuple[tuple[re.Pattern[str], Advice], ...] = tuple(
             _NOTHING,
         ),
         (r"ended (by )?the (run|coordinator)|ended by|ended the run", "Somebody ended the run.", "Nothing to do."),
-        (r"paused", "The run was paused on purpose.", "It goes on when an operator resumes it."),
+        (
+            r"has paused the run",
+            "No new attempt starts, no round closes its doors.",
+            "Let it go on: federation resume-run.",
+        ),
         (
             r"other parts of the round are over",
             "Too few institutions joined for this part. The other parts of the round were opened without it.",

@@ -73,7 +73,13 @@ class S3Server:
         """Start what clients talk to; returns when it answers."""
         filer = f"127.0.0.1:{self._ports['filer']}.{self._ports['filer.grpc']}"
         ports = [f"-port={self._ports['s3']}", f"-port.grpc={self._ports['s3.grpc']}"]
-        own = ["-ip.bind=127.0.0.1", "-iam=false", f"-localSocket={self._folder}/s3.sock"]
+        own = [
+            "-ip.bind=127.0.0.1",
+            "-iam=false",
+            "-port.iceberg=0",
+            "-port.lance=0",
+            f"-localSocket={self._folder}/s3.sock",
+        ]
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self._gateway is None or self._gateway.poll() is not None:  # it leaves while there is no filer yet
@@ -134,6 +140,15 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{secrets.token_hex(6)}"
+
+
+def objects_of(url: str) -> list[str]:
+    """Names of all objects below a place, temporary ones too."""
+    import obstore
+
+    bucket, prefix = url.removeprefix("s3://").split("/")
+    store = obstore.store.S3Store(bucket, prefix=prefix, client_options={"allow_http": True})
+    return sorted(entry["path"] for found in obstore.list(store) for entry in found)
 
 
 def _wait_until_writable(server: S3Server) -> None:

@@ -7,19 +7,12 @@ import traceback
 from datetime import timedelta
 
 import pytest
-from tests.s3_server import S3Server
+from tests.s3_server import S3Server, objects_of
 
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, open_blobs
 
 obstore = pytest.importorskip("obstore")
 objects = pytest.importorskip("fedddpm_aggregator.blobs.objects")
-
-
-def names_of(url: str) -> list[str]:
-    """Every object below a place, temporary ones too."""
-    bucket, prefix = url.removeprefix("s3://").split("/")
-    store = obstore.store.S3Store(bucket, prefix=prefix, client_options={"allow_http": True})
-    return sorted(entry["path"] for found in obstore.list(store) for entry in found)
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -75,7 +68,7 @@ def test_large_blobs_leave_no_temporary_objects(s3_url: str) -> None:
         with blobs.create_or_keep("large") as file:
             file.write(b"x" * (objects.ONE_REQUEST_BYTES + 1))
     blobs.check_writable()
-    assert names_of(s3_url) == ["large"]
+    assert objects_of(s3_url) == ["large"]
 
 
 def test_leftovers_go_when_no_writer_can_be_at_them(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +78,10 @@ def test_leftovers_go_when_no_writer_can_be_at_them(s3_url: str, monkeypatch: py
     obstore.put(store, ".writing-/0123", b"a writer was killed before it copied this")
     blobs.put("a/0", b"data")
     blobs.remove_leftovers()
-    assert names_of(s3_url) == [".writing-/0123", "a/0"]  # another replica may be writing it
+    assert objects_of(s3_url) == [".writing-/0123", "a/0"]  # another replica may be writing it
     monkeypatch.setattr(objects, "LEFTOVER_AGE", timedelta(seconds=-60))
     blobs.remove_leftovers()
-    assert names_of(s3_url) == ["a/0"]
+    assert objects_of(s3_url) == ["a/0"]
 
 
 def test_a_store_that_is_away_is_told_as_such_and_comes_back(s3_server: S3Server, s3_url: str) -> None:

@@ -8,7 +8,7 @@ AggregatorError
 ├── UnavailableError    not ready; try again later
 ├── TooManyRequestsError  slower, please
 ├── MisdirectedError    signed for another server
-├── OperatorError       a mistake of the person at the command line
+├── OperatorError       a mistake of the coordinator or operator
 │   └── OperatorConflictError  it was done before, in another way
 ├── AuditError          the audit log was changed
 └── AuthenticationError  who is asking cannot be told
@@ -72,7 +72,7 @@ class OperatorError(AggregatorError):
     """An administrative command that cannot be done as asked; the message says what to do."""
 
     code = "operator"
-    status = 400
+    status = 409
 
 
 class OperatorConflictError(OperatorError):
@@ -104,6 +104,19 @@ class AuditError(AggregatorError):
     """The audit log is not the one that this aggregator wrote; the message names the first broken entry."""
 
     code = "audit"
+
+
+class HistoryError(AggregatorError):
+    """The history is not what was signed and summed; the message names the first thing that does not hold."""
+
+    code = "history"
+
+
+class RemovedError(AggregatorError):
+    """A model or an opened sum that the aggregator keeps no longer."""
+
+    code = "removed"
+    status = 410
 
 
 class AuthenticationError(AggregatorError):

@@ -100,6 +100,7 @@ def get_incoming(ctx: Ctx, _operator: Caller, sha256: HexHash) -> IncomingModel:
 @router.put(
     "/models/{sha256}/chunks/{index}",
     status_code=200,
+    response_class=Response,
     openapi_extra={"requestBody": {"content": {"application/octet-stream": {}}, "required": True}},
 )
 async def put_chunk(

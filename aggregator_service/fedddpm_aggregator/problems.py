@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.errors import AggregatorError, AuthenticationError
@@ -39,6 +40,7 @@ _PROTOCOL_STATUS: tuple[tuple[type[ProtocolError], int], ...] = (
     (UnknownMemberError, 403),
 )
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 422: "validation"}
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _POSTGRESQL_DISK_FULL = "53100"
 
 
@@ -76,6 +78,8 @@ def problem_of(error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         return problem(422, "validation", _validation_detail(error))
     if isinstance(error, HTTPException):
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # how FastAPI says that a body is not JSON at all
+            return problem(422, "validation", "the body is not JSON")
         code = _HTTP_CODES.get(error.status_code, "http-error")
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, StorageFullError) or _is_full(error):
@@ -93,8 +97,11 @@ def problem_of(error: Exception) -> Response:
 def install(app: FastAPI) -> None:
     """Let every error of ``app`` become a problem document."""
 
-    async def handle(_request: Request, error: Exception) -> Response:
-        return problem_of(error)
+    async def handle(request: Request, error: Exception) -> Response:
+        response = problem_of(error)
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["allow"] = ", ".join(_methods_at(request))
+        return response
 
     for kind in (
         AggregatorError,
@@ -109,6 +116,16 @@ def install(app: FastAPI) -> None:
         OSError,
     ):
         app.add_exception_handler(kind, handle)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What the resource takes, by all routes of its path; the router names those of the first one only."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if taken(method)]
 
 
 def _is_full(error: Exception) -> bool:

@@ -30,7 +30,7 @@ def get_cohort(ctx: Ctx, _caller: Caller, spec: HexHash, part: Name) -> CohortRe
     return joins.get_cohort(ctx, spec, part)
 
 
-@router.post("/shares")
+@router.post("/shares", response_class=Response)
 def post_shares(
     ctx: Ctx, caller: Caller, spec: HexHash, part: Name, message: Annotated[Shares, Body(examples=[examples.SHARES])]
 ) -> Response:
@@ -48,6 +48,7 @@ def get_shares(ctx: Ctx, caller: Caller, spec: HexHash, part: Name) -> ShareInbo
 @router.put(
     "/chunks/{segment}/{index}",
     status_code=200,
+    response_class=Response,
     openapi_extra={"requestBody": {"content": {"application/octet-stream": {}}, "required": True}},
 )
 async def put_chunk(
@@ -71,7 +72,7 @@ def get_upload(ctx: Ctx, caller: Caller, spec: HexHash, part: Name) -> UploadSta
     return uploads.get_upload(ctx, caller, spec, part)
 
 
-@router.post("/upload")
+@router.post("/upload", response_class=Response)
 def post_upload(
     ctx: Ctx,
     caller: Caller,
@@ -90,7 +91,7 @@ def get_survivors(ctx: Ctx, _caller: Caller, spec: HexHash, part: Name) -> Survi
     return confirming.get_survivors(ctx, spec, part)
 
 
-@router.post("/confirmations")
+@router.post("/confirmations", response_class=Response)
 def post_confirmation(
     ctx: Ctx,
     caller: Caller,
@@ -109,7 +110,7 @@ def get_confirmations(ctx: Ctx, _caller: Caller, spec: HexHash, part: Name) -> C
     return confirming.get_confirmations(ctx, spec, part)
 
 
-@router.post("/unmask")
+@router.post("/unmask", response_class=Response)
 def post_unmask(
     ctx: Ctx, caller: Caller, spec: HexHash, part: Name, message: Annotated[Unmask, Body(examples=[examples.UNMASK])]
 ) -> Response:

@@ -34,18 +34,33 @@ def _decode_base64(value: object) -> object:
     return decoded
 
 
-def _base64_schema(most: int) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": 4 * ((most + 2) // 3)})
+# Standard base64 in its one form: padded, and the bits that stand for nothing are zero.
+_ANY, _LAST_OF_2, _LAST_OF_3 = "[A-Za-z0-9+/]", "[AQgw]", "[AEIMQUYcgkosw048]"
+_TAILS = {0: "", 1: f"{_ANY}{_LAST_OF_2}==", 2: f"{_ANY}{{2}}{_LAST_OF_3}="}
+
+
+def _base64_schema(most: int, least: int) -> WithJsonSchema:
+    """The JSON schema of ``least`` to ``most`` bytes; exact where these are the same."""
+    if least == most:
+        pattern = f"^{_ANY}{{{4 * (most // 3)}}}{_TAILS[most % 3]}$"
+    else:
+        pattern = f"^(?:{_ANY}{{4}})*(?:{_TAILS[1]}|{_TAILS[2]})?$"
+    lengths = {"minLength": _base64_length(least), "maxLength": _base64_length(most)}
+    return WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": pattern, **lengths})
+
+
+def _base64_length(size: int) -> int:
+    return 4 * ((size + 2) // 3)
 
 
 _Base64 = (
     BeforeValidator(_decode_base64),
     PlainSerializer(lambda raw: base64.b64encode(raw).decode(), when_used="json"),
 )
-Bytes32 = Annotated[bytes, *_Base64, Field(min_length=32, max_length=32), _base64_schema(32)]
-Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _base64_schema(64)]
-SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92)]
-Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20)]
+Bytes32 = Annotated[bytes, *_Base64, Field(min_length=32, max_length=32), _base64_schema(32, 32)]
+Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _base64_schema(64, 64)]
+SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92, 92)]
+Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20, 1)]
 MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 

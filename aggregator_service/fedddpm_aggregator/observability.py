@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+_DETAIL = re.compile(r"^DETAIL:.*$", re.MULTILINE)  # PostgreSQL shows the row that it refused
 OWN_LOGGERS = ("fedddpm_aggregator", "fedddpm_protocol")
 _NOTED: ContextVar[dict[str, object] | None] = ContextVar("fedddpm_noted", default=None)
 
@@ -98,5 +100,5 @@ def _message(error: BaseException) -> str:
     elif isinstance(error, RequestValidationError):
         places = list(error.errors())
     else:
-        return str(error)
+        return _DETAIL.sub("DETAIL: (left out)", str(error))
     return "; ".join(f"{'.'.join(map(str, place['loc']))}: {place['type']}" for place in places)

@@ -90,6 +90,6 @@ def _check_sum(ctx: Context, book: Book, attempt: AttemptRow, result: RoundResul
 
 def _check_failure(ctx: Context, db: Session, book: Book, attempt: AttemptRow, session: SessionRow) -> None:
     """An attempt fails only if its members left it, never because replicas died."""
-    cohort = {row.member for row in store.joins_of(db, session.id, cohort_only=True)}
+    cohort = {row.member for row in store.joins_of(db, session.id) if row.in_cohort}
     left = cohort - book.dropped[attempt.spec_hash]
     assert len(left) < ctx.roster(db, attempt.roster_version).threshold(len(cohort)), session.reason

@@ -112,6 +112,8 @@ def now(ctx: Context) -> Now:
     """Everything that moves."""
     hint = next_step(ctx)
     with ctx.database.read() as db:
+        if not ctx.database.is_sqlite:  # one snapshot, though a phase may close between two queries
+            db.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         row = store.federation(db)
         root = row.root_public_key if row is not None else None
         version = store.newest_roster_version(db)

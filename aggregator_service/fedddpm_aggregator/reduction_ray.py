@@ -62,6 +62,8 @@ class RayReducer:
         self._address, self._threads, self._patience_s = address, threads, patience_s
         self._lock = threading.Lock()
         self._idle: list[_Driver] = []
+        self._busy: set[_Driver] = set()
+        self._closed = False
         self._not_before = 0.0
         self._greeting = threading.Thread(target=self._greet, name="ray", daemon=True)
         self._greeting.start()
@@ -93,12 +95,14 @@ class RayReducer:
         return segment_digest(segment, chunk_coordinates, taken.digests)
 
     def close(self) -> None:
-        """End the processes that talk to Ray."""
-        self._greeting.join()
+        """End the processes that talk to Ray; whoever waits for one of them goes on without it."""
         with self._lock:
-            drivers, self._idle = self._idle, []
+            self._closed, drivers = True, self._idle
+            for driver in self._busy:
+                driver.end()
         for driver in drivers:
             driver.close()
+        self._greeting.join()
 
     def _greet(self) -> None:
         """Connect before the first sum is there, so that an operator sees at once whether it works."""
@@ -110,6 +114,8 @@ class RayReducer:
 
     def _give_up(self, error: RayFailedError) -> None:
         self._not_before = time.monotonic() + RETRY_S
+        if self._closed:
+            return
         log.warning(
             "Ray failed; threads of this process open sums meanwhile",
             extra={"fields": {"address": self._address, "reason": str(error), "next_try_s": RETRY_S}},
@@ -119,17 +125,24 @@ class RayReducer:
     def _driver(self) -> Iterator[_Driver]:
         """A process that is connected, for one segment at a time; one that failed is not used again."""
         with self._lock:
-            idle, self._idle = [driver for driver in self._idle if driver.alive], []
-            driver = idle.pop() if idle else _Driver(self._address, self._patience_s)
-            self._idle = idle
+            if self._closed:
+                raise RayFailedError("the server shuts down")
+            self._idle = [driver for driver in self._idle if driver.alive]
+            driver = self._idle.pop() if self._idle else _Driver(self._address, self._patience_s)
+            self._busy.add(driver)
         try:
             driver.require_connection()
             yield driver
         except BaseException:
+            with self._lock:
+                self._busy.remove(driver)
             driver.kill()
             raise
         with self._lock:
-            self._idle.append(driver)
+            self._busy.remove(driver)
+            self._idle += [] if self._closed else [driver]
+        if self._closed:
+            driver.close()
 
 
 class _Driver:
@@ -188,6 +201,10 @@ class _Driver:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def end(self) -> None:
+        """End it while another thread waits for it."""
+        self._process.kill()
 
     def kill(self) -> None:
         """End it at once; Ray drops its tasks."""

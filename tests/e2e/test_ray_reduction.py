@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.aggregator.driver import STEPS, drive, take_seats
+from tests.aggregator.driver import drive, take_seats
 from tests.aggregator.federations import Federation, ServerProcess
 from tests.aggregator.sites import Site
 from tests.aggregator.uploaded import Uploaded
@@ -174,6 +174,18 @@ def test_the_process_that_talks_to_ray_dies_and_threads_go_on(
     reducer.close()
 
 
+def test_a_server_that_leaves_does_not_wait_for_ray(cluster: Cluster, uploaded: Uploaded, tmp_path: Path) -> None:
+    opening, reducer = Opening(uploaded, tmp_path), RayReducer(cluster.address)
+    opening.hold_back(3, 40)
+    result = opening.start(reducer)
+    workers = frozen_workers(TASK, 2)
+    opening.let_go()
+    reducer.close()
+    opening.check(result.result(60))
+    for worker in workers:
+        kill(worker)
+
+
 def test_without_a_cluster_threads_open_the_sum(
     uploaded: Uploaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,15 +201,14 @@ def test_a_whole_round_through_a_server_on_ray(
 ) -> None:
     monkeypatch.setenv("FEDDDPM_AGGREGATOR_RAY", cluster.address)
     federation = Federation(tmp_path)
-    federation.start_run(rounds=1, masked_s=1.0)
+    federation.start_run(rounds=1)
     server = ServerProcess(federation)
     server.start()
     site = Site(federation, server.url)
     try:
         seats = take_seats(site.institutions.values(), federation.roster, first_state(site), "decoder")
-        drive(seats, STEPS[:2])
-        drive(seats[:3], STEPS[2:])  # d dropped
-        check_part(site, 0, seats[:3])
+        drive(seats)
+        check_part(site, 0, seats)
     finally:
         site.close()
         server.kill()

@@ -4,7 +4,7 @@
 
 A real small federation runs on this machine: five institutions train a tiny network for some rounds, one of them drops
 out of a round, an attempt fails because two are away, and in the last round one is stopped while the others upload.
-Needs chromium and the package playwright; about two minutes.
+Needs chromium and the package playwright; two minutes on an idle machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def soft_spots(path: Path, seed: int) -> Path:
     return path
 
 
-def wait_for(true: Callable[[], object], what: str, timeout_s: float = 120) -> None:
+def wait_for(true: Callable[[], object], what: str, timeout_s: float = 600) -> None:
     """Look again and again; SystemExit with ``what`` was waited for."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -108,7 +108,7 @@ def playing(folder: Path) -> Iterator[Play]:
     federation = LocalFederation(folder, MEMBERS, name="retina-imaging", c_max=1, n_min=3)
     federation.enrol()
     model = federation.init_model(SIZE, 1, "tiny")
-    durations = {"join_s": 600, "shares_s": 8, "masked_s": 25, "confirm_s": 30, "unmask_s": 30}
+    durations = {"join_s": 600, "shares_s": 10, "masked_s": 25, "confirm_s": 30, "unmask_s": 30}
     training = {"epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "weight_cap": 1000}
     federation.start_run("oct-2026", "UDEC", model, rounds=20, **training, **durations)
     with federation:

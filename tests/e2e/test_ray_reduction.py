@@ -122,6 +122,21 @@ def test_the_bytes_are_those_of_threads(
     assert not failures(caplog)
 
 
+def test_seeds_of_masks_are_in_no_log_of_ray(
+    cluster: Cluster, reducer: RayReducer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = Opening(Uploaded(8), tmp_path)
+    opening.check(opening.run(reducer))
+    assert not failures(caplog)
+    folder = Path(cluster.head_node.get_logs_dir_path())
+    logs = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert logs
+    for seed, _ in opening.uploaded.masks.seeds:
+        assert not any(
+            form in logs for form in (seed, seed.hex().encode(), base64.b64encode(seed), repr(seed).encode())
+        )
+
+
 def test_workers_killed_in_the_middle_lose_nothing(
     reducer: RayReducer, uploaded: Uploaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

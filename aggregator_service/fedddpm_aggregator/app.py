@@ -76,6 +76,7 @@ def open_context(settings: Settings) -> Context:
         lease_s=settings.lease_s,
         unmask_grace_s=settings.unmask_grace_s,
         max_model_bytes=settings.max_model_bytes,
+        keep_rounds=settings.keep_rounds,
     )
     reducer = ThreadReducer(settings.reduction_threads)
     return Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)

@@ -22,6 +22,7 @@ from fedddpm_aggregator.cli_federation import federation_app
 from fedddpm_aggregator.cli_operator import operator_app
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_rounds import console, print_rounds
+from fedddpm_aggregator.cli_verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.keyfile import KeyFileError, write_key
 from fedddpm_aggregator.observability import configure_logging
@@ -124,6 +125,9 @@ def rounds(
         print(json.dumps([asdict(line) for line in lines], indent=2))
     else:
         print_rounds(lines, traffic, console())
+
+
+app.command("verify")(verify_command)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import react_to_roster
 from fedddpm_aggregator.service.phases import advance
 from fedddpm_aggregator.service.publishing import remove_strays, scrub
+from fedddpm_aggregator.service.retention import retain
 from fedddpm_aggregator.service.sessions import live_of
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_aggregator.workers import Workers
@@ -82,6 +83,7 @@ class Sweeper:
             self._tidy()
         else:
             scrub(self._ctx)
+        retain(self._ctx)
 
     def give_back(self) -> None:
         """Let another replica sweep at once."""

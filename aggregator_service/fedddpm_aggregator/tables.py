@@ -52,6 +52,7 @@ class ModelRow(Base):
     hash: Mapped[str] = mapped_column(String(64), primary_key=True, comment="hex of the hash over manifest and values")
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes of the safetensors file")
     created_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
+    removed_at: Mapped[float | None] = mapped_column(Float, comment="Unix seconds; its vectors are kept no longer")
 
 
 class RunRow(Base):
@@ -209,6 +210,15 @@ class ResultRow(Base):
     signature: Mapped[bytes] = mapped_column(LargeBinary, comment="of the aggregator")
     model: Mapped[str] = mapped_column(ForeignKey("models.hash"), comment="shared parts after the round")
     published_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
+    removed_at: Mapped[float | None] = mapped_column(Float, comment="Unix seconds; its vectors are kept no longer")
+
+
+class RemovalRow(Base):
+    """A blob that nothing names any more and that is still to be deleted."""
+
+    __tablename__ = "removals"
+
+    name: Mapped[str] = mapped_column(String(250), primary_key=True, comment="of a blob, or of a folder of blobs")
 
 
 class LeaseRow(Base):

@@ -40,6 +40,7 @@ class Limits:
     lease_s: float = 3.0
     unmask_grace_s: float = 1.0
     max_model_bytes: int = 1024 * MIB
+    keep_rounds: int = 0  # of a run, whose vectors are kept; 0: all
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
@@ -16,7 +17,7 @@ from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.stored_chunks import UPLOADS, upload_folder
-from fedddpm_aggregator.tables import ModelRow, ResultRow, RunRow
+from fedddpm_aggregator.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.decoding import OpenedPart, next_model
 from fedddpm_protocol.methods import Method
@@ -48,6 +49,13 @@ def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...
         with ctx.blobs.create_or_keep(model_blob(hashed)) as blob:
             blob.write(file)
     return hashed, ctx.blobs.size(model_blob(hashed))
+
+
+def remember_model(db: Session, model: str, size: int) -> None:
+    """A model (hash in hex) of so many bytes is stored; one that was removed before is back."""
+    if not insert_once(db, ModelRow, hash=model, size=size, created_at=time.time()):
+        db.get_one(ModelRow, model, with_for_update=True).removed_at = None
+        db.execute(delete(RemovalRow).where(RemovalRow.name == model_blob(model)))
 
 
 def publish(ctx: Context, attempt_id: int) -> None:
@@ -110,7 +118,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
         return
     run = db.get_one(RunRow, attempt.run_id)
     signed = sign_result(result, ctx.key)
-    insert_once(db, ModelRow, hash=hashed, size=size, created_at=time.time())
+    remember_model(db, hashed, size)
     row = ResultRow(
         run_id=run.id,
         round=result.round,

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
-from fedddpm_aggregator.errors import NotFoundError
+from fedddpm_aggregator.errors import NotFoundError, RemovedError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import opened_blob
 from fedddpm_aggregator.service.publishing import model_blob
@@ -73,21 +73,26 @@ def results_page(ctx: Context, run_name: str, start: int) -> ResultsPage:
 
 
 def model_name(ctx: Context, model: str) -> str:
-    """Name of the blob of a published model, a safetensors file; NotFoundError."""
+    """Name of the blob of a published model, a safetensors file; NotFoundError or RemovedError."""
     with ctx.database.read() as db:
-        if db.get(ModelRow, model) is None:
+        row = db.get(ModelRow, model)
+        if row is None:
             raise NotFoundError(f"there is no model {model}; its hash stands in the spec or in a result")
+        if row.removed_at is not None:
+            raise RemovedError(f"model {model} is of an old round and is kept no longer; take the newest one")
     return model_blob(model)
 
 
 def opened_name(ctx: Context, run_name: str, round_index: int, part: str) -> tuple[str, str]:
-    """Name of the blob with the opened vector of a part, packed, and its digest in hex; NotFoundError."""
+    """Name of the blob with the opened vector of a part, packed, and its digest in hex; NotFoundError, RemovedError."""
     with ctx.database.read() as db:
         run = _run(db, run_name)
         row = db.get(ResultRow, (run.id, round_index))
         result = canonical.decode(RoundResult, row.body) if row is not None else None
         for opened in result.parts if result is not None else ():
-            if result is not None and opened.part == part and opened.opened:
+            if row is not None and result is not None and opened.part == part and opened.opened:
+                if row.removed_at is not None:
+                    raise RemovedError(f"the sums of round {round_index} are kept no longer; take the newest model")
                 return opened_blob(result.spec_hash.hex(), part), opened.opened_digest.hex()
     raise NotFoundError(f"part {part!r} was not opened in round {round_index} of run {run_name!r}")
 

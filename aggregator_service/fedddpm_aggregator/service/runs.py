@@ -14,7 +14,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
-from fedddpm_aggregator.database import insert_once
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.models import ModelFileError, Network, manifests_json, read_network
 from fedddpm_aggregator.service import audit
@@ -27,9 +26,9 @@ from fedddpm_aggregator.service.attempts import (
     start_attempt,
 )
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.publishing import store_model
+from fedddpm_aggregator.service.publishing import remember_model, store_model
 from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
-from fedddpm_aggregator.tables import AttemptRow, ModelRow, RunRow
+from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_protocol import canonical, ring
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
@@ -97,7 +96,7 @@ def start_run(
         _check(ctx, db, row)
         _require_new_base(db, row, initial_model)
         for hashed, size in ((row.initial_model, whole), (row.first_base, shared)):
-            insert_once(db, ModelRow, hash=hashed, size=size, created_at=time.time())
+            remember_model(db, hashed, size)
         db.add(row)
         db.flush()
         store.bump_version(db)

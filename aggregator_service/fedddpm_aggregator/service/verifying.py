@@ -1,0 +1,202 @@
+"""Whether the whole history is what was signed and summed: everything that can be recomputed is.
+
+Nothing is taken from the database but what hashes, signatures and sums bear out. The chain begins with the root key
+that is pinned, and with the server's key. Memory holds a few models of one run, however long the history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator import store
+from fedddpm_aggregator.errors import AuditError, HistoryError
+from fedddpm_aggregator.models import Vector, manifests_of
+from fedddpm_aggregator.service.audit import verify_chain
+from fedddpm_aggregator.service.context import Context, decode_spec
+from fedddpm_aggregator.service.sessions import Live
+from fedddpm_aggregator.service.verify_rounds import Chain, verify_derivation, verify_model, verify_result
+from fedddpm_aggregator.service.verify_sessions import verify_session
+from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RosterRow, RunRow
+from fedddpm_protocol import keys
+from fedddpm_protocol.cohort import session_plan
+from fedddpm_protocol.errors import ProtocolError
+from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.roster import Roster, open_roster
+from fedddpm_protocol.shards import sessions_of
+from fedddpm_protocol.spec import Manifest, PartResult, RoundSpec
+
+Step = Callable[[str], None]  # is told what is looked at, once for every attempt
+
+
+def attempts_in(ctx: Context) -> int:
+    """How many attempts :func:`verify_history` will look at."""
+    with ctx.database.read() as db:
+        return db.scalar(select(func.count()).select_from(AttemptRow)) or 0
+
+
+def verify_history(ctx: Context, root: bytes | None = None, step: Step = lambda _: None) -> Counter[str]:
+    """Recompute all hashes, signatures, sets and models; how many of each kind were checked.
+
+    Args:
+        root: the root key that must be pinned; whichever is, by default.
+
+    Raises:
+        HistoryError: names the first thing that does not hold.
+    """
+    counts: Counter[str] = Counter()
+    rosters = _verify_rosters(ctx, root, counts)
+    with ctx.database.read() as db:
+        runs = db.scalars(select(RunRow).order_by(RunRow.id)).all()
+    for run in runs:
+        _Run(ctx, run, rosters, counts, step).verify()
+    try:
+        with ctx.database.read() as db:
+            counts["audit entries"] = verify_chain(db, ctx.key.public_key).seq
+    except AuditError as error:
+        raise HistoryError(str(error)) from error
+    return counts
+
+
+def _verify_rosters(ctx: Context, root: bytes | None, counts: Counter[str]) -> dict[int, Roster]:
+    with ctx.database.read() as db:
+        federation = store.federation(db)
+        rows = db.scalars(select(RosterRow).order_by(RosterRow.version)).all()
+    pinned = federation.root_public_key if federation is not None else None
+    if root is not None and pinned != root:
+        raise HistoryError("the root key that is pinned here is not the given one")
+    rosters: dict[int, Roster] = {}
+    for row in rows:
+        with _place(f"roster {row.version}"):
+            if pinned is None:
+                raise HistoryError("it is installed, but no root key is pinned")
+            roster = open_roster(SignedDocument(body=row.body, signature=row.signature), pinned)
+            known = (roster.version, roster.server_public_key, roster.federation)
+            federation_name = next(iter(rosters.values()), roster).federation
+            if known != (row.version, ctx.key.public_key, federation_name):
+                raise HistoryError("it has another version, federation or server key than it should")
+        rosters[row.version] = roster
+    counts["rosters"] = len(rosters)
+    return rosters
+
+
+class _Run:
+    """One run, from its first model on."""
+
+    def __init__(self, ctx: Context, run: RunRow, rosters: dict[int, Roster], counts: Counter[str], step: Step) -> None:
+        self._ctx, self._run, self._rosters, self._counts, self._step = ctx, run, rosters, counts, step
+        self._chain = Chain(run.first_base)
+
+    def verify(self) -> None:
+        name = f"run {self._run.name!r}"
+        with _place(name):
+            self._verify_first_models()
+        with self._ctx.database.read() as db:
+            mine = select(AttemptRow.id).where(AttemptRow.run_id == self._run.id).order_by(AttemptRow.id)
+            attempts = db.scalars(mine).all()
+        number = 0  # of the next attempt at the chain's round
+        for attempt_id in attempts:
+            before = self._chain.round
+            with self._ctx.database.read() as db:
+                attempt = store.attempt_by_id(db, attempt_id)
+                place = f"{name}, round {attempt.round + 1}, attempt {attempt.attempt + 1}"
+                self._step(place)
+                with _place(place):
+                    if (attempt.round, attempt.attempt) != (self._chain.round, number):
+                        raise HistoryError("it does not follow the attempt before it")
+                    self._verify_attempt(db, attempt)
+            number = number + 1 if self._chain.round == before else 0
+        with self._ctx.database.read() as db, _place(name):
+            results = db.scalar(select(func.count()).where(ResultRow.run_id == self._run.id)) or 0
+            if results > self._chain.round and not self._went_on(db):
+                raise HistoryError(f"it has {results} results, but finished attempts for {self._chain.round}")
+        self._counts["runs"] += 1
+
+    def _went_on(self, db: Session) -> bool:
+        """Whether rounds were published since the list of attempts was read."""
+        last = store.last_result(db, self._run.id)
+        newest = store.newest_attempt(db, self._run.id)
+        return last is not None and newest is not None and newest.round >= last.round > self._chain.round
+
+    def _verify_first_models(self) -> None:
+        whole, shared = self._manifest(MODEL_PARTS), self._manifest(Method(self._run.method).shared_parts)
+        theta_0 = verify_model(self._ctx.blobs, self._run.initial_model, whole, False, self._counts)
+        base = verify_model(self._ctx.blobs, self._run.first_base, shared, False, self._counts)
+        if theta_0 is None or base is None or not np.array_equal(base, self._shared_of(theta_0)):
+            raise HistoryError("its first base model is not the shared part of theta_0")
+        self._chain.vector = base
+
+    def _manifest(self, parts: tuple[str, ...]) -> Manifest:
+        manifests = manifests_of(self._run.manifest)
+        return tuple(tensor for part, manifest in manifests.items() if part in parts for tensor in manifest)
+
+    def _shared_of(self, theta_0: Vector) -> Vector:
+        pieces, start, parts = [], 0, Method(self._run.method).shared_parts
+        for part, manifest in manifests_of(self._run.manifest).items():
+            end = start + sum(tensor.size for tensor in manifest)
+            if part in parts:
+                pieces.append(theta_0[start:end])
+            start = end
+        return np.concatenate(pieces)
+
+    def _verify_attempt(self, db: Session, attempt: AttemptRow) -> None:
+        roster = self._rosters.get(attempt.roster_version)
+        if roster is None:
+            raise HistoryError(f"its roster {attempt.roster_version} is missing")
+        result = db.get(ResultRow, (self._run.id, attempt.round)) if attempt.status == "done" else None
+        if attempt.status == "done" and result is None:
+            raise HistoryError("it is finished, but its result is missing")
+        spec = self._verify_spec(attempt, roster)
+        rows = {row.part: row for row in store.sessions_of(db, attempt.id)}
+        if tuple(rows) != sessions_of(Method(spec.method), roster):
+            raise HistoryError("its sessions are not those of its method and roster")
+        parts = []
+        for name, row in rows.items():
+            with _place(f"session {name!r}"):
+                live = Live(attempt, row, session_plan(spec, roster, name), roster)
+                parts.append(verify_session(self._ctx, db, live, self._counts) or PartResult.not_opened(name))
+        self._counts["attempts"] += 1
+        self._counts["sessions"] += len(rows)
+        if result is not None:
+            self._verify_round(db, result, roster, spec, tuple(parts))
+
+    def _verify_spec(self, attempt: AttemptRow, roster: Roster) -> RoundSpec:
+        keys.verify(roster.server_public_key, "spec", attempt.spec, attempt.signature, "aggregator")
+        spec, run, chain = decode_spec(attempt.spec), self._run, self._chain
+        claimed = (spec.run, spec.round, spec.attempt, spec.method, spec.roster_version, spec.roster_hash)
+        stored = (run.name, attempt.round, attempt.attempt, run.method, roster.version, roster.hash)
+        models = (spec.initial_model_hash.hex(), spec.base_model_hash.hex(), spec.previous_result)
+        if spec.hash.hex() != attempt.spec_hash or claimed != stored:
+            raise HistoryError("its specification is not the one that it is stored with")
+        if models != (run.initial_model, chain.base, chain.previous):
+            raise HistoryError("its specification does not build on the result before it")
+        if spec.base_manifest != self._manifest(Method(run.method).shared_parts):
+            raise HistoryError("its specification is over other tensors than the run")
+        return spec
+
+    def _verify_round(
+        self, db: Session, row: ResultRow, roster: Roster, spec: RoundSpec, parts: tuple[PartResult, ...]
+    ) -> None:
+        result = verify_result(row, roster, spec, parts, self._chain)
+        blobs, counts = self._ctx.blobs, self._counts
+        verify_derivation(blobs, spec, result, self._chain.vector, row.removed_at is not None, counts)
+        model = db.get(ModelRow, row.model)
+        removed = model is not None and model.removed_at is not None
+        vector = verify_model(blobs, row.model, spec.base_manifest, removed, counts)
+        self._chain = Chain(row.model, result.hash, result.round + 1, vector)
+        counts["results"] += 1
+
+
+@contextlib.contextmanager
+def _place(place: str) -> Iterator[None]:
+    """Say of an error where in the history it is."""
+    try:
+        yield
+    except (HistoryError, ProtocolError) as error:
+        raise HistoryError(f"{place}: {error}") from error

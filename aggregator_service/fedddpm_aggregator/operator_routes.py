@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 
+from fedddpm_aggregator import examples
 from fedddpm_aggregator.auth import SIGNER, Signer
 from fedddpm_aggregator.problems import problem_of
 from fedddpm_aggregator.routes import PROBLEMS, Caller, Ctx, Name, context
@@ -112,7 +113,7 @@ async def put_chunk(
 
 
 @router.post("/runs")
-def start_run(ctx: Ctx, operator: Caller, request: StartRun) -> Done:
+def start_run(ctx: Ctx, operator: Caller, request: Annotated[StartRun, Body(examples=[examples.START_RUN])]) -> Done:
     """Start a run; the same again is fine."""
     outcome = operating.start(ctx, operator, request.settings, request.initial_model)
     return Done(outcome=outcome, run=request.settings.name)
@@ -125,7 +126,9 @@ def steer_run(ctx: Ctx, operator: Caller, run: Name, verb: operating.Verb) -> Do
 
 
 @router.post("/rosters")
-def install_roster(ctx: Ctx, operator: Caller, roster: SignedDocument) -> Done:
+def install_roster(
+    ctx: Ctx, operator: Caller, roster: Annotated[SignedDocument, Body(examples=[examples.ROSTER])]
+) -> Done:
     """Put a roster in force that the federation's root has signed; the same again is fine."""
     outcome, version = operating.install(ctx, operator, roster)
     return Done(outcome=outcome, roster_version=version)

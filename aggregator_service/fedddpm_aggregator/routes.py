@@ -24,11 +24,14 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"model": Problem, "description": words, "content": {"application/problem+json": {}}}
     for status, words in (
         (401, "unauthenticated, clock-skew or replayed"),
-        (403, "not enrolled, or a message in another's name"),
+        (403, "not enrolled, no operator, or a message in another's name"),
         (404, "no such thing"),
+        (408, "the request came too slowly; send it anew"),
         (409, "too early for this step, or another message was accepted before"),
         (410, "too late for this step"),
         (413, "larger than the server reads"),
+        (421, "signed for another server"),
+        (414, "the path is too long"),
         (421, "signed for another server"),
         (422, "not a valid message"),
         (429, "too many requests; try again after Retry-After"),

@@ -6,6 +6,7 @@
     python benchmarks/service_load.py --database-url postgresql://...    # an empty database that is there
     python benchmarks/service_load.py --replicas 3 --database postgresql --blobs s3://bucket/prefix
     python benchmarks/service_load.py --shards 8 --institutions 1000 --coordinates 4096
+    python benchmarks/service_load.py --documents docs/results       # what stands there, a quarter of an hour
 
 A real aggregator process serves; institutions are threads of two client processes that speak the real protocol over
 real HTTP (16-bit values, hidden weights, everybody in one cohort or in shards). Measured are whole rounds, from the
@@ -45,6 +46,14 @@ PAPER = 716_297  # shared coordinates of the paper's network
 SMALL = 4_096
 CLIENT_PROCESSES = 2
 _WARM_UP_S = 5.0
+DOCUMENTED: tuple[tuple[str, Sequence[str]], ...] = (
+    ("SQLite", ()),
+    ("PostgreSQL", ("--database", "postgresql", "--institutions", "100")),
+    (
+        "A thousand institutions in eight shards",
+        ("--institutions", "1000", "--shards", "8", "--coordinates", str(SMALL), "--idle", "0", "--no-peer"),
+    ),
+)
 
 
 class Clients:
@@ -242,19 +251,30 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--poll", type=float, default=45.0, help="seconds of a long poll")
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="the plain average too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out" / "service_load.json")
-    parser.add_argument("--markdown", type=Path, help="write the tables there as well")
+    parser.add_argument("--documents", type=Path, help="make service_load.md and .json here, and nothing else")
     return parser.parse_args(arguments)
+
+
+def document(folder: Path, runs: Sequence[tuple[str, Sequence[str]]] = DOCUMENTED) -> None:
+    """Measure what the documents show, and write it there."""
+    results = {}
+    for title, arguments in runs:
+        results[title] = measure(options_of(arguments))
+        print_report(results[title])
+    (folder / "service_load.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_markdown(results, folder / "service_load.md")
 
 
 def main() -> None:
     """Measure, print, write."""
     options = options_of()
+    if options.documents:
+        document(options.documents)
+        return
     result = measure(options)
     print_report(result)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
-    if options.markdown:
-        write_markdown(result, options.markdown)
     print(f"written to {options.out}")
 
 

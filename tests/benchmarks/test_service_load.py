@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.service_load import _endpoints, _round_seconds, options_of
-from benchmarks.service_load_report import growth
+from benchmarks.service_load import DOCUMENTED, _endpoints, _round_seconds, options_of
+from benchmarks.service_load_report import growth, write_markdown
 from benchmarks.service_load_server import Setup, roster_of
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +45,9 @@ def run(out: Path, *options: str) -> tuple[dict[str, Any], str]:
 
 
 def test_small_run(tmp_path: Path) -> None:
-    markdown = tmp_path / "load.md"
     options = ["--institutions", "5", "--coordinates", "4096", "--poll", "1"]
     idle = ["--idle", "10", "--idle-seconds", "0.5"]
-    result, printed = run(tmp_path, *options, *idle, "--markdown", str(markdown))
+    result, printed = run(tmp_path, *options, *idle)
     (row,) = result["rows"]
     assert (row["institutions"], row["coordinates"], len(row["round_s"])) == (5, 4096, 1)
     assert set(row["endpoints"]) == ENDPOINTS
@@ -60,7 +59,9 @@ def test_small_run(tmp_path: Path) -> None:
     assert result["idle"]["pollers"] == 10
     assert len(result["peers"][0]["s"]) == 1
     assert "Requests, as clients see them" in printed
-    assert "| 5 | 4,096 |" in markdown.read_text()
+    write_markdown({"Here": result}, tmp_path / "load.md")
+    assert "## Here" in (tmp_path / "load.md").read_text()
+    assert "| 5 | 4,096 |" in (tmp_path / "load.md").read_text()
 
 
 def test_shards(tmp_path: Path) -> None:
@@ -104,6 +105,9 @@ def test_rosters_of_every_size_are_allowed(institutions: int, shards: int) -> No
     assert bool(roster.sharding) == bool(shards)
 
 
-def test_defaults_are_those_of_the_documents() -> None:
-    options = options_of([])
+def test_what_the_documents_show_can_be_measured() -> None:
+    by_title = {title: options_of(arguments) for title, arguments in DOCUMENTED}
+    options = by_title["SQLite"]
     assert (options.institutions, options.coordinates, options.idle) == ([10, 100, 128], [4096, 716_297], 500)
+    assert by_title["PostgreSQL"].database == "postgresql"
+    assert by_title["A thousand institutions in eight shards"].shards == 8

@@ -20,6 +20,7 @@ from tests.aggregator.federations import Federation, ServerProcess, served_here
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import first_state, result_of, until
 
+from fedddpm_aggregator import store
 from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.dashboard.access import MOST_FAILURES
 from fedddpm_aggregator.dashboard.live import MOST_STREAMS
@@ -27,9 +28,10 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
 from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import RunRow, SessionRow
+from fedddpm_aggregator.tables import ModelRow, RunRow, SessionRow
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.policy import open_result
+from fedddpm_protocol.roster import Sharding
 from fedddpm_protocol.spec import WEIGHT_UNITS
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of a page that lives for one test
@@ -173,6 +175,53 @@ def test_reasons_of_the_program_are_known() -> None:
         "This base model is spent on the sum of a, b, c: these members go on only together.",
     ):
         assert advice_on(reason) != general, reason
+
+
+def test_shards_are_told_one_by_one(tmp_path: Path, serve: Serve) -> None:
+    shards = (Sharding(4, 0, bytes(range(32)), "a test"),)
+    federation = Federation(tmp_path, members=tuple("abcdefgh"), c_max=0, sharding=shards)
+    federation.start_run(rounds=2)
+    site = serve(federation)
+    state = first_state(site)
+    seats = {
+        session: take_seats(site.institutions.values(), federation.roster, state, session)
+        for session in ("decoder.0", "decoder.1")
+    }
+    drive(seats["decoder.0"], STEPS[:2])
+    text = page_text(site)
+    assert "decoder Training and joining 0 of 2 shards opened" in text
+    assert "decoder.0 Uploading masked updates 0 of 4 3" in text
+    assert "decoder.1 Training and joining 0 of 4 3" in text
+    drive(seats["decoder.0"], STEPS[2:])
+    drive(seats["decoder.1"])
+    until(site, lambda state: state.results == 1)
+    assert "8 of 8" in page_text(site)
+
+
+def test_parts_are_told_one_by_one(tmp_path: Path, serve: Serve) -> None:
+    federation = Federation(tmp_path, members=tuple("abcdefgh"), c_max=0)
+    federation.start_run("USPLIT", rounds=1, weighting="equal")
+    site = serve(federation)
+    state = first_state(site)
+    seats = take_seats(site.institutions.values(), federation.roster, state, "encoder")
+    drive(seats, ["join"])
+    text = page_text(site)
+    assert "encoder Sharing keys 0 of 4 institutions" in text
+    assert "bottleneck Training and joining 0 of 4 institutions" in text
+    assert f"{seats[0].name} awaited" in text or f"{seats[0].name} not joined yet" in text
+
+
+def test_a_model_that_is_kept_no_longer_is_not_offered(federation: Federation, serve: Serve) -> None:
+    federation.start_run(rounds=2)
+    site = serve(federation)
+    first_state(site)
+    assert "Model after the start" in page_text(site)
+    with federation.context() as ctx, ctx.transaction() as db:
+        db.execute(update(ModelRow).values(removed_at=1.0))
+        store.bump_version(db)
+    text = page_text(site)
+    assert "Model after the start" not in text
+    assert "kept no longer" in text
 
 
 def test_runs_can_be_chosen_and_old_rounds_read(federation: Federation, serve: Serve) -> None:

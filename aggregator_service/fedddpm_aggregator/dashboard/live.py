@@ -67,8 +67,9 @@ class LivePage:
             except Exception:
                 log.exception("the page cannot be brought up to date; trying again")
             else:
-                if self._frame is None or frame.id != self._frame.id:
-                    self._frame = frame
+                is_news = self._frame is None or frame.id != self._frame.id
+                self._frame = frame  # the time that is left in it is newer, if nothing else
+                if is_news:
                     self._announce()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._watch.changed(), LOOK_S)

@@ -24,13 +24,14 @@ CATCH_UP_S = 1.0  # for rounds that were published before this process started; 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that can be downloaded."""
+    """A published model."""
 
     hash: str  # hex
     size: int  # bytes
     at: float  # Unix seconds
     round: int | None = None  # from 0; None: the first model
     signature: str | None = None  # hex, of the aggregator over the result that names the model
+    kept: bool = True  # whether its file is still there
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,14 @@ class Histories:
 def _models(db: Session, run: RunRow, most: int, before: int | None) -> tuple[Model, ...]:
     """The newest models of a run, the first model (the whole network) with the first rounds."""
     mine = [ResultRow.run_id == run.id, *([ResultRow.round < before] if before is not None else [])]
-    query = select(ResultRow.round, ResultRow.signature, ResultRow.published_at, ModelRow.hash, ModelRow.size)
+    query = select(ResultRow.round, ResultRow.signature, ResultRow.published_at, ModelRow)
     joined = query.join(ModelRow, ModelRow.hash == ResultRow.model).where(*mine).order_by(ResultRow.round.desc())
     rows = db.execute(joined.limit(most)).all()
-    models = [Model(row.hash, row.size, row.published_at, row.round, row.signature.hex()) for row in rows]
+    models = [
+        Model(model.hash, model.size, at, round_, signature.hex(), model.removed_at is None)
+        for round_, signature, at, model in rows
+    ]
     first = db.get(ModelRow, run.initial_model)
     if first is not None and (not rows or rows[-1].round == 0):
-        models.append(Model(first.hash, first.size, first.created_at))
+        models.append(Model(first.hash, first.size, first.created_at, kept=first.removed_at is None))
     return tuple(reversed(models))

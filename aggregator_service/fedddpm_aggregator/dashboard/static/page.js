@@ -77,7 +77,8 @@ function receive(event) {
   fragment.innerHTML = JSON.parse(event.data);
   patchChildren(document.getElementById(event.type), fragment);
   if (event.lastEventId) seen = event.lastEventId;
-  prepare();
+  if (event.type === "live") setClocks();
+  offerCopies();
   clearTimeout(rest);
   rest = setTimeout(announce, QUIET_MS);
 }
@@ -100,13 +101,15 @@ function lasting(seconds) {
 
 const ends = new WeakMap();
 
-function prepare() {
+function setClocks() {
   for (const clock of document.querySelectorAll("[data-left]")) {
     ends.set(clock, performance.now() + 1000 * Number(clock.dataset.left));
   }
-  if (navigator.clipboard) {
-    for (const button of document.querySelectorAll(".copy[hidden]")) button.hidden = false;
-  }
+}
+
+function offerCopies() {
+  if (!navigator.clipboard) return; // only where the line is safe
+  for (const button of document.querySelectorAll(".copy[hidden]")) button.hidden = false;
 }
 
 function tick() {
@@ -147,7 +150,8 @@ function visibility() {
 }
 
 document.addEventListener("click", copy);
-prepare();
+setClocks();
+offerCopies();
 setInterval(tick, 1000);
 if (seen !== undefined) {
   document.addEventListener("visibilitychange", visibility);

@@ -63,7 +63,7 @@ class RayReducer:
         self._lock = threading.Lock()
         self._idle: list[_Driver] = []
         self._busy: set[_Driver] = set()
-        self._closed = False
+        self._closed = threading.Event()
         self._not_before = 0.0
         self._greeting = threading.Thread(target=self._greet, name="ray", daemon=True)
         self._greeting.start()
@@ -96,8 +96,9 @@ class RayReducer:
 
     def close(self) -> None:
         """End the processes that talk to Ray; whoever waits for one of them goes on without it."""
+        self._closed.set()
         with self._lock:
-            self._closed, drivers = True, self._idle
+            drivers = self._idle
             for driver in self._busy:
                 driver.end()
         for driver in drivers:
@@ -114,7 +115,7 @@ class RayReducer:
 
     def _give_up(self, error: RayFailedError) -> None:
         self._not_before = time.monotonic() + RETRY_S
-        if self._closed:
+        if self._closed.is_set():
             return
         log.warning(
             "Ray failed; threads of this process open sums meanwhile",
@@ -125,7 +126,7 @@ class RayReducer:
     def _driver(self) -> Iterator[_Driver]:
         """A process that is connected, for one segment at a time; one that failed is not used again."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise RayFailedError("the server shuts down")
             self._idle = [driver for driver in self._idle if driver.alive]
             driver = self._idle.pop() if self._idle else _Driver(self._address, self._patience_s)
@@ -140,8 +141,8 @@ class RayReducer:
             raise
         with self._lock:
             self._busy.remove(driver)
-            self._idle += [] if self._closed else [driver]
-        if self._closed:
+            self._idle += [] if self._closed.is_set() else [driver]
+        if self._closed.is_set():
             driver.close()
 
 

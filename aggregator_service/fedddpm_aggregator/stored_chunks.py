@@ -57,9 +57,7 @@ class StoredChunks:
             raw = memoryview(b"")
         data = raw[:-_CHECKSUM_BYTES]
         if _checksum(name, data) != raw[-_CHECKSUM_BYTES:]:
-            raise DamagedUploadError(
-                f"the uploaded chunk {name} is damaged in the aggregator's storage; check it"
-            )
+            raise DamagedUploadError(f"the uploaded chunk {name} is damaged in the aggregator's storage; check it")
         return data
 
 

@@ -212,6 +212,12 @@ def joined(db: Session, session_id: int) -> frozenset[str]:
     return frozenset(db.scalars(select(JoinRow.member).where(JoinRow.session_id == session_id)))
 
 
+def join_bodies(db: Session, session_id: int) -> list[tuple[str, bytes]]:
+    """Member and canonical body of every JOIN."""
+    rows = db.execute(select(JoinRow.member, JoinRow.body).where(JoinRow.session_id == session_id))
+    return [(member, body) for member, body in rows]
+
+
 def cohort_size(db: Session, session_id: int) -> int:
     """Members of a closed cohort; 0 while it is open."""
     mine = (JoinRow.session_id == session_id, JoinRow.in_cohort)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
@@ -11,13 +13,13 @@ from fedddpm_aggregator.service.phases import advance
 from fedddpm_aggregator.service.sessions import (
     Live,
     cohort_of,
-    join_message,
     load,
     require_open,
     require_own,
     require_reached,
 )
 from fedddpm_aggregator.tables import JoinRow
+from fedddpm_protocol import canonical
 from fedddpm_protocol.api import CohortReply, JoinReceipt
 from fedddpm_protocol.cohort import verify_join
 from fedddpm_protocol.errors import DuplicateError
@@ -77,9 +79,15 @@ def _mark_dropped(ctx: Context, db: Session, live: Live, row: JoinRow | None) ->
 
 def _require_fresh_keys(db: Session, live: Live, body: JoinBody) -> None:
     own = {body.channel_public_key, body.mask_public_key}
-    for row in store.joins_of(db, live.session.id):
-        other = join_message(row).parse()
-        if row.member != body.id and own & {other.channel_public_key, other.mask_public_key}:
+    for member, other in store.join_bodies(db, live.session.id):
+        if member != body.id and own & _session_keys(other):
             raise DuplicateError("this JOIN carries a session key of another member", body.id)
     if len(own) != 2:
         raise DuplicateError("the two session keys of a JOIN must differ", body.id)
+
+
+@lru_cache(maxsize=4096)
+def _session_keys(join_body: bytes) -> frozenset[bytes]:
+    """The two session keys of a JOIN that was accepted."""
+    body = canonical.decode(JoinBody, join_body)
+    return frozenset({body.channel_public_key, body.mask_public_key})

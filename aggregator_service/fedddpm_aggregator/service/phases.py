@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
@@ -24,9 +25,12 @@ from fedddpm_aggregator.service.sessions import (
     survivors_of,
 )
 from fedddpm_aggregator.tables import RunRow
+from fedddpm_protocol.cohort import Cohort, SessionPlan
 from fedddpm_protocol.coordinator import form_cohort
 from fedddpm_protocol.errors import CohortTooSmallError
+from fedddpm_protocol.messages import Join
 from fedddpm_protocol.phases import NEXT_PHASE, TERMINAL, Phase
+from fedddpm_protocol.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +115,7 @@ def _advance_join(ctx: Context, db: Session, live: Live) -> None:
         return
     rows = store.joins_of(db, live.session.id)
     try:
-        cohort = form_cohort(live.plan, live.roster, [join_message(row) for row in rows])
+        cohort = _formed(live.plan, live.roster, tuple(join_message(row) for row in rows))
     except CohortTooSmallError as error:
         _wait_or_give_up(ctx, db, live, view, str(error))
         return
@@ -122,6 +126,22 @@ def _advance_join(ctx: Context, db: Session, live: Live) -> None:
     for row in rows:
         row.in_cohort = row.member in cohort.ids
     enter(db, live, Phase.SHARES)
+
+
+def _formed(plan: SessionPlan, roster: Roster, joins: tuple[Join, ...]) -> Cohort:
+    """As :func:`form_cohort`; while nobody else joins, no signature is checked again at every tick."""
+    formed = _form_or_not(plan, roster, joins)
+    if isinstance(formed, str):
+        raise CohortTooSmallError(formed)
+    return formed
+
+
+@lru_cache(maxsize=32)
+def _form_or_not(plan: SessionPlan, roster: Roster, joins: tuple[Join, ...]) -> Cohort | str:
+    try:
+        return form_cohort(plan, roster, joins)
+    except CohortTooSmallError as error:
+        return str(error)
 
 
 def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why: str) -> None:

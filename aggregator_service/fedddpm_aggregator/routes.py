@@ -35,6 +35,7 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
         (421, "signed for another server"),
         (422, "not a valid message"),
         (429, "too many requests; try again after Retry-After"),
+        (431, "too many or too long headers"),
         (503, "not ready; try again after Retry-After"),
         (507, "the storage is full; nothing was stored"),
     )

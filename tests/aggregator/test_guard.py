@@ -130,6 +130,7 @@ def test_a_round_passes_through_a_narrow_budget(new_federation: NewFederation) -
         site.close()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_many_joins_by_one_identity_leave_bounded_traces(new_federation: NewFederation, count: int) -> None:
     federation = new_federation()

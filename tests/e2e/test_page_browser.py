@@ -16,8 +16,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from sqlalchemy import update
-from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, take_seats
+from tests.aggregator.driver import STEPS, ProblemError, drive
 from tests.aggregator.federations import Federation, read_safetensors, served_here
+from tests.aggregator.pages import seats_in
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of, until
 
@@ -92,11 +93,6 @@ class Watched:
         assert self.complaints == []
         assert {request for request in self.requests if not request.startswith(self.url)} == set()
         self.context.close()
-
-
-def seats_in(site: Site, rounds_done: int = 0) -> list[Seat]:
-    until(site, lambda state: state.results >= rounds_done and state.round == rounds_done and state.spec is not None)
-    return take_seats(site.institutions.values(), site.federation.roster, first_state(site, rounds_done), "decoder")
 
 
 def fail_an_attempt(site: Site) -> None:

@@ -45,6 +45,7 @@ PART = "decoder"
 _ORDER = [*Phase]
 _SAMPLES = 1000
 _STACK_BYTES = 2**20
+AT_WORK = 4  # institutions of a process that compute or wait for an answer; the others are in long polls, or in line
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ def identity_of(name: str) -> SigningKey:
 
 
 class Line:
-    """One institution's connection."""
+    """One institution's connection. Its thread holds ``gate``, but not while a long poll is open."""
 
-    def __init__(self, address: str, name: str, log: Log) -> None:
-        self.name, self._address, self._log = name, address, log
+    def __init__(self, address: str, name: str, log: Log, gate: threading.Semaphore) -> None:
+        self.name, self._address, self._log, self._gate = name, address, log, gate
         host, _, port = address.partition(":")
         self._http = http.client.HTTPConnection(host, int(port), timeout=90)
         private = Ed25519PrivateKey.from_private_bytes(identity_of(name).seed)
         keys = MappingKeyResolver(public_keys={}, private_keys={name: private})
         self._signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
 
-    def send(self, label: str, method: str, path: str, message: BaseModel | bytes = b"") -> bytes:
+    def send(self, label: str, method: str, path: str, message: BaseModel | bytes = b"", waits: bool = False) -> bytes:
         """The reply's body; RefusedError for a problem document. ``label`` names the endpoint in the log."""
         body = message if isinstance(message, bytes) else message.model_dump_json().encode()
         kind = "application/octet-stream" if isinstance(message, bytes) else "application/json"
@@ -121,8 +122,7 @@ class Line:
         )
         started = time.perf_counter()
         self._http.request(method, path, body, request.headers)
-        response = self._http.getresponse()
-        reply = response.read()
+        response, reply = self._answer() if not waits else self._answer_later()
         self._log.latencies[label].append((time.perf_counter() - started) * 1e3)
         self._log.up += len(body)
         self._log.down += len(reply)
@@ -130,20 +130,31 @@ class Line:
             raise RefusedError(f"{label}: {response.status} {reply.decode(errors='replace')[:300]}")
         return reply
 
+    def _answer(self) -> tuple[http.client.HTTPResponse, bytes]:
+        response = self._http.getresponse()
+        return response, response.read()
+
+    def _answer_later(self) -> tuple[http.client.HTTPResponse, bytes]:
+        self._gate.release()
+        try:
+            return self._answer()
+        finally:
+            self._gate.acquire()
+
     def state(self, after: int = 0, wait: float = 0.0) -> RunState:
         """The state; with ``wait`` a long poll, which is not logged among the latencies."""
         if wait:
             path, label = f"/v1/state?after={after}&wait={wait}", "long poll"
         else:
             path, label = "/v1/state", "GET state"
-        return RunState.model_validate_json(self.send(label, "GET", path))
+        return RunState.model_validate_json(self.send(label, "GET", path, waits=wait > 0))
 
 
 class Institution:
     """One member, round after round."""
 
-    def __init__(self, orders: Orders, name: str, log: Log) -> None:
-        self._orders, self._log, self.line = orders, log, Line(orders.address, name, log)
+    def __init__(self, orders: Orders, name: str, log: Log, gate: threading.Semaphore) -> None:
+        self._orders, self._log, self.line = orders, log, Line(orders.address, name, log, gate)
         self._state = self.line.state()
         document = SignedDocument.model_validate_json(self.line.send("GET roster", "GET", "/v1/roster"))
         self._roster: Roster = open_roster(document, bytes.fromhex(orders.root), 0)
@@ -253,21 +264,24 @@ def _checked(state: RunState, roster: Roster) -> tuple[RoundSpec, PartSpec]:
 class Idler:
     """Waits for news that never comes."""
 
-    def __init__(self, orders: Orders, name: str, log: Log) -> None:
-        self.line, self._poll_s = Line(orders.address, name, log), orders.poll_s
+    def __init__(self, orders: Orders, name: str, log: Log, gate: threading.Semaphore) -> None:
+        self.line, self._poll_s, self._gate = Line(orders.address, name, log, gate), orders.poll_s, gate
         self._version = self.line.state().version
 
     def take_part(self) -> None:
         """One long poll after the other, at its own pace."""
+        self._gate.release()
         time.sleep(secrets.randbelow(1000) / 1000 * self._poll_s)
+        self._gate.acquire()
         while True:
             self._version = self.line.state(self._version, self._poll_s).version
 
 
-def _in_threads(tasks: Sequence[Callable[[], None]], log: Log) -> None:
+def _in_threads(tasks: Sequence[Callable[[], None]], log: Log, gate: threading.Semaphore) -> None:
     def guarded(task: Callable[[], None]) -> None:
         try:
-            task()
+            with gate:
+                task()
         except Exception as error:  # noqa: BLE001 - it goes into the report
             log.errors.append(f"{type(error).__name__}: {error}")
 
@@ -282,17 +296,19 @@ def main() -> None:
     """Orders on the command line."""
     orders, log = Orders(**json.loads(sys.argv[1])), Log()
     threading.stack_size(_STACK_BYTES)
+    gate = threading.Semaphore(AT_WORK)
     clients: list[Institution | Idler] = []
     for name in orders.names:
         if orders.mode == "idle":
-            clients += [Idler(orders, name, log) for _ in range(orders.connections)]
+            clients += [Idler(orders, name, log, gate) for _ in range(orders.connections)]
         else:
-            clients.append(Institution(orders, name, log))
+            with gate:
+                clients.append(Institution(orders, name, log, gate))
     print("ready", flush=True)
     sys.stdin.readline()
     before = time.process_time()
     log.up = log.down = 0
-    _in_threads([client.take_part for client in clients], log)
+    _in_threads([client.take_part for client in clients], log, gate)
     report = {
         "latencies": log.latencies,
         "joined": log.joined,

@@ -35,11 +35,11 @@ python benchmarks/service_load.py --documents docs/results
 A real aggregator process, and institutions as threads of two other processes on the same cores: the real protocol
 over real HTTP, each request signed, 16 bits a value, hidden weights, only the training left out. A round is the
 time from the last JOIN to the first sight of the signed result. Requests are timed by the clients, so their times
-hold the wait for a core: all institutions do every step at the same moment, which no real federation does. "Times
-plain" compares a round with the plain average of as many float32 vectors over HTTP, sent in the clear to a process
-without signatures, masks, disk or database, in the same run. Memory is resident memory of the server; its peak
-holds the bodies that are being read, which have a budget (`max_buffered_bytes`), and not more of them when more
-institutions come."""
+hold the wait for a core; of each client process four institutions are at work at a time, the others wait in long
+polls or in line. "Times plain" compares a round with the plain average of as many float32 vectors over HTTP, sent
+in the clear to a process without signatures, masks, disk or database, in the same run. Memory is resident memory of
+the server; its peak holds the bodies that are being read, which have a budget (`max_buffered_bytes`), and not more
+of them when more institutions come."""
 
 
 def round_rows(result: dict[str, Any]) -> list[list[str]]:

@@ -37,7 +37,7 @@ def ray_cluster(workers: int = 2) -> Iterator[Cluster]:
 
     cluster = Cluster()
     try:
-        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # to see that a node is gone
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 8}  # to see that a node is gone
         cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=STORE_BYTES, _system_config=quick)
         for _ in range(workers):
             add_worker(cluster)
@@ -67,7 +67,7 @@ def kill_node(cluster: Cluster, node: Any) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
 
-def frozen_workers(what: str, count: int, for_s: float = 0.0, timeout_s: float = 30.0) -> list[int]:
+def frozen_workers(what: str, count: int, for_s: float = 0.0, timeout_s: float = 60.0) -> list[int]:
     """Wait until ``count`` workers run the task ``what``, for ``for_s`` on end, and stop them where they are (SIGSTOP).
 
     Returns their process ids; raises AssertionError if there are not so many in time.

@@ -18,6 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 log = logging.getLogger(__name__)
 FALLBACK_S = 0.5
 FRESH_S = 0.5
+_WAKE_S, _LONGEST_PAUSE_S = 0.002, 2.0  # what it takes to wake one who waits, and to have the next request
 _DRAINING_S = 1.0  # for who asks again before the socket closes
 
 
@@ -53,6 +54,8 @@ class VersionWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
         self._longest_s = math.inf
+        self._waiting = 0
+        self._leaving = asyncio.Event()
 
     async def run(self) -> None:
         """Follow until stopped."""
@@ -63,7 +66,7 @@ class VersionWatch:
             except Exception:
                 log.exception("cannot read the version")
             else:
-                self._announce(version)
+                await self._pause(self._announce(version))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kick.wait(), FALLBACK_S)
             self._kick.clear()
@@ -97,19 +100,36 @@ class VersionWatch:
     def stop(self) -> None:
         """Let :meth:`run` end, and all who wait with it."""
         self._stopped = True
+        self._leaving.set()
         self._kick.set()
         self._news.set()
 
     async def beyond(self, version: int, timeout_s: float) -> None:
         """Return when the version is above ``version``, or after ``timeout_s`` seconds."""
         longest_s = self._longest_s
+        self._waiting += 1
+        try:
+            await self._until(version, timeout_s, longest_s)
+        finally:
+            self._waiting -= 1
+
+    async def _until(self, version: int, timeout_s: float, longest_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(timeout_s, longest_s)):
                 while self._version <= version and not self._stopped and self._longest_s == longest_s:
                     await self._news.wait()
 
-    def _announce(self, version: int) -> None:
-        if version != self._version:
-            self._version = version
-            self._news.set()
-            self._news = asyncio.Event()
+    def _announce(self, version: int) -> int:
+        """How many were woken."""
+        if version == self._version:
+            return 0
+        self._version = version
+        self._news.set()
+        self._news = asyncio.Event()
+        return self._waiting
+
+    async def _pause(self, woken: int) -> None:
+        """Changes that follow quickly are one: a round of many shards would wake everybody for each step of each."""
+        if not self._stopped:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), min(woken * _WAKE_S, _LONGEST_PAUSE_S))

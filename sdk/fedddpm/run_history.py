@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 
 from fedddpm.ema import AverageState
 from fedddpm.errors import PolicyError
@@ -11,6 +12,7 @@ from fedddpm.initial import initial_network
 from fedddpm.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
 from fedddpm.model_store import ModelStore, model_file
 from fedddpm.partition import Vector, flatten, manifest
+from fedddpm.problems import ProblemError
 from fedddpm.progress import Reporter
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
@@ -124,14 +126,20 @@ class RunHistory:
     def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> Vector:
         """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
 
-        The sums of several shards can be larger together than the model that follows from them: then that is fetched.
+        The sums of several shards can be larger together than the model that follows from them: then that is fetched,
+        and also where the aggregator keeps these sums no longer.
         """
         shared = Method(position.method).shared_parts
         if spec is None or _opened_bytes(spec, last) > _FLOAT32_BYTES * coordinates(spec.base_manifest):
             return self._models.fetch_base(manifest(model, shared), last.model_hash)
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
-        return self._models.derive(spec, last, flatten(model, shared))
+        try:
+            return self._models.derive(spec, last, flatten(model, shared))
+        except ProblemError as problem:
+            if problem.status != HTTPStatus.GONE:
+                raise
+        return self._models.fetch_base(manifest(model, shared), last.model_hash)
 
     def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         previous = b""

@@ -18,6 +18,7 @@ from tests.s3_server import S3Server, objects_of
 
 from fedddpm_aggregator.app import KEY_FILE
 from fedddpm_aggregator.blobs import open_blobs
+from fedddpm_aggregator.service.verifying import verify_history
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import RoundResult
 
@@ -77,6 +78,8 @@ def test_replicas_share_only_database_and_bucket(in_bucket: str, replicas: list[
     check_part(site, 1, second)
     wait_until(lambda: not any(name.startswith("uploads/") for name in objects_of(in_bucket)))  # they are scrubbed
     assert len(open_blobs(in_bucket).folders("opened")) == 2
+    with one.federation.context() as ctx:
+        assert verify_history(ctx)["models derived anew"] == 2
     assert [path for server in replicas for path in server.federation.settings.data.rglob("blobs")] == []
     site.close()
 

@@ -17,12 +17,15 @@ from tests.aggregator.driver import STEPS, drive, take_seats
 from tests.aggregator.federations import Federation, served_here
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, until
+from typer.testing import CliRunner
 
 from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.cli import app
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.service.verifying import attempts_in, verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.roster import Sharding
 
 DATABASE = "aggregator.sqlite"
 
@@ -279,6 +282,21 @@ def test_another_root_key_is_told(place: Place) -> None:
         verify(place, root=SigningKey.generate().public_key)
 
 
+def test_shards_are_verified_one_by_one(tmp_path: Path) -> None:
+    members = tuple(f"m{index}" for index in range(7))
+    federation = Federation(tmp_path, None, members, 0, sharding=(Sharding(4, 0, bytes(32), "a test"),))
+    federation.start_run(rounds=1)
+    with served_here(federation.settings) as url, contextlib.closing(Site(federation, url)) as site:
+        drive([seat for shard in (0, 1) for seat in seats(site, 0, f"decoder.{shard}")])
+        until(site, lambda state: state.status == "finished")
+    place = Place(federation.settings.data)
+    counts = verify(place)
+    assert (counts["sessions"], counts["opened sums"], counts["models derived anew"]) == (2, 2, 1)
+    flip_file(place.blob("opened/*/decoder.1"))
+    with pytest.raises(HistoryError, match=r"round 1, attempt 1: the opened sum of 'decoder.1' is not the one"):
+        verify(place)
+
+
 def test_the_command(place: Place) -> None:
     def command(*options: str) -> subprocess.CompletedProcess[str]:
         program = [sys.executable, "-m", "fedddpm_aggregator.cli", "verify", "--data", str(place.data)]
@@ -292,8 +310,7 @@ def test_the_command(place: Place) -> None:
     broken = command()
     assert (broken.returncode, broken.stdout) == (1, "")
     assert broken.stderr.splitlines()[-1].startswith("error: run 'run-1', round ")
-    told = command("--json")
-    assert told.returncode == 1
-    document = json.loads(told.stdout)
-    assert not document["intact"]
-    assert document["broken"] == broken.stderr.splitlines()[-1].removeprefix("error: ")
+    told = CliRunner().invoke(app, ["verify", "--data", str(place.data), "--json"])
+    assert told.exit_code == 1
+    broken_thing = broken.stderr.splitlines()[-1].removeprefix("error: ")
+    assert json.loads(told.stdout) == {"intact": False, "broken": broken_thing}

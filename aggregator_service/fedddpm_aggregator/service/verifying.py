@@ -97,7 +97,8 @@ class _Run:
         name = f"run {self._run.name!r}"
         with _place(name):
             self._verify_first_models()
-        with self._ctx.database.read() as db:
+        with self._ctx.database.read() as db:  # results first: while rounds go on, each has its attempt in the list
+            results = db.scalar(select(func.count()).where(ResultRow.run_id == self._run.id)) or 0
             mine = select(AttemptRow.id).where(AttemptRow.run_id == self._run.id).order_by(AttemptRow.id)
             attempts = db.scalars(mine).all()
         number = 0  # of the next attempt at the chain's round
@@ -112,17 +113,9 @@ class _Run:
                         raise HistoryError("it does not follow the attempt before it")
                     self._verify_attempt(db, attempt)
             number = number + 1 if self._chain.round == before else 0
-        with self._ctx.database.read() as db, _place(name):
-            results = db.scalar(select(func.count()).where(ResultRow.run_id == self._run.id)) or 0
-            if results > self._chain.round and not self._went_on(db):
-                raise HistoryError(f"it has {results} results, but finished attempts for {self._chain.round}")
+        if results > self._chain.round:
+            raise HistoryError(f"{name}: it has {results} results, but finished attempts for {self._chain.round}")
         self._counts["runs"] += 1
-
-    def _went_on(self, db: Session) -> bool:
-        """Whether rounds were published since the list of attempts was read."""
-        last = store.last_result(db, self._run.id)
-        newest = store.newest_attempt(db, self._run.id)
-        return last is not None and newest is not None and newest.round >= last.round > self._chain.round
 
     def _verify_first_models(self) -> None:
         whole, shared = self._manifest(MODEL_PARTS), self._manifest(Method(self._run.method).shared_parts)

@@ -14,7 +14,7 @@ SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "httpx"
 @pytest.fixture(scope="module")
 def server_environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     environment = Environment(tmp_path_factory.mktemp("server") / "venv")
-    environment.install("./protocol", "./aggregator_service[postgresql,s3]")
+    environment.install("./protocol", "./aggregator_service[postgresql,s3,otel]")
     return environment
 
 

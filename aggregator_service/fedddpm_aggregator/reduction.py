@@ -2,8 +2,8 @@
 
 For every chunk: sum of the survivors' bytes minus the masks. By default threads of this process do it. Every thread has
 a stretch of neighbouring chunks, because mask streams are fastest when they are read on; cipher, hash and sums of long
-arrays let other threads run meanwhile. Memory holds one chunk of one upload and one sum a thread, however long the
-vector and however large the cohort.
+arrays let other threads run meanwhile. Memory holds one chunk of one upload and one sum a thread, and from an object
+store the few chunks that are read ahead, however long the vector and however large the cohort.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class ThreadReducer:
         look: Look,
     ) -> bytes:
         """As :func:`open_segment`, of ``chunks``."""
-        return open_segment(masks, segment, chunk_coordinates, chunks.read, write_at, self.threads, look)
+        with chunks.ahead(masks.survivors.ids) as read:
+            return open_segment(masks, segment, chunk_coordinates, read, write_at, self.threads, look)
 
     def close(self) -> None:
         """Nothing is held between segments."""

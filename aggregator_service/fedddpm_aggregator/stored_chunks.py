@@ -6,6 +6,9 @@ it that costs a tenth of that: it finds what disks do to files, and blobs under 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
@@ -59,6 +62,40 @@ class StoredChunks:
         if _checksum(name, data) != raw[-_CHECKSUM_BYTES:]:
             raise DamagedUploadError(f"the uploaded chunk {name} is damaged in the aggregator's storage; check it")
         return data
+
+    @contextlib.contextmanager
+    def ahead(self, members: Sequence[str]) -> Iterator[Callable[[str, int], memoryview]]:
+        """:meth:`read` for one who asks for the chunks of ``members`` in this order, index by index.
+
+        Where every read is a round trip, those that follow are under way meanwhile: a few chunks for every index that
+        is being read.
+        """
+        most = self.blobs.reads_at_once
+        if most < 2:
+            yield self.read
+            return
+        with ThreadPoolExecutor(most, thread_name_prefix="read-ahead") as pool:
+            try:
+                yield _ReadAhead(self, members, pool, most).read
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _ReadAhead:
+    """Reads under way, by member and index. An index is read by one thread."""
+
+    def __init__(self, chunks: StoredChunks, members: Sequence[str], pool: ThreadPoolExecutor, most: int) -> None:
+        self._chunks, self._members, self._pool, self._most = chunks, members, pool, most
+        self._places = {member: place for place, member in enumerate(members)}
+        self._under_way: dict[tuple[str, int], Future[memoryview]] = {}
+
+    def read(self, member: str, index: int) -> memoryview:
+        """As :meth:`StoredChunks.read`."""
+        place = self._places[member]
+        for following in self._members[place : place + self._most]:
+            if (following, index) not in self._under_way:
+                self._under_way[following, index] = self._pool.submit(self._chunks.read, following, index)
+        return self._under_way.pop((member, index)).result()
 
 
 def _checksum(name: str, data: bytes | memoryview) -> bytes:

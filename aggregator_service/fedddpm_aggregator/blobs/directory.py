@@ -37,6 +37,11 @@ class DirectoryBlobs:
         """The directory as an absolute path."""
         return str(self.root.resolve())
 
+    @property
+    def reads_at_once(self) -> int:
+        """One: a read is no round trip."""
+        return 1
+
     def path(self, name: str) -> Path:
         """Where a blob lies; ValueError for a name that would leave the directory."""
         return self.root / require_name(name)

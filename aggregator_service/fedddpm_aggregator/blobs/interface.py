@@ -43,6 +43,10 @@ class Blobs(Protocol):
     def url(self) -> str:
         """What :func:`fedddpm_aggregator.blobs.open_blobs` needs to open the same store in another process."""
 
+    @property
+    def reads_at_once(self) -> int:
+        """How many blobs are best read at the same time by one who needs many; 1: one after the other."""
+
     def put(self, name: str, data: bytes) -> None:
         """Store ``data`` durably under ``name``; the same bytes again are fine.
 

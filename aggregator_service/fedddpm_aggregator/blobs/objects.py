@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions  # only in its type information
 
 ONE_REQUEST_BYTES = 8 * 2**20
+_READS_AT_ONCE = 8
 LEFTOVER_AGE = timedelta(days=1)  # no upload takes so long; replicas elsewhere may be writing now
 _TRIES = 3  # a name that was taken and is gone: its writer failed, or somebody deletes it
 
@@ -52,6 +53,11 @@ class ObjectBlobs:
     def url(self) -> str:
         """Bucket and prefix; no credentials."""
         return self._url
+
+    @property
+    def reads_at_once(self) -> int:
+        """Several: each is a round trip."""
+        return _READS_AT_ONCE
 
     def put(self, name: str, data: bytes) -> None:
         """Store ``data`` under ``name``; the same bytes again are fine, others raise BlobConflictError."""

@@ -163,7 +163,8 @@ def _open_sums(ctx: Context, job: _Job) -> tuple[int, ...]:
         packed[offset : offset + len(chunk)] = chunk
 
     chunks = _stored(ctx, job, segment.name)
-    open_segment(job.masks, segment, job.spec.chunk_coordinates, chunks.read, keep, 1)  # it has a few words
+    with chunks.ahead(job.masks.survivors.ids) as read:
+        open_segment(job.masks, segment, job.spec.chunk_coordinates, read, keep, 1)  # it has a few words
     return tuple(int(word) for word in ring.unpack(bytes(packed), segment.bits, segment.coordinates))
 
 

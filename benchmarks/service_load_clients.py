@@ -45,6 +45,7 @@ PART = "decoder"
 _ORDER = [*Phase]
 _SAMPLES = 1000
 _STACK_BYTES = 2**20
+TRIES = 5
 AT_WORK = 4  # institutions of a process that compute or wait for an answer; the others are in long polls, or in line
 
 
@@ -111,6 +112,20 @@ class Line:
         """The reply's body; RefusedError for a problem document. ``label`` names the endpoint in the log."""
         body = message if isinstance(message, bytes) else message.model_dump_json().encode()
         kind = "application/octet-stream" if isinstance(message, bytes) else "application/json"
+        for tries_left in reversed(range(TRIES)):
+            try:
+                status, reply = self._once(label, method, path, body, kind, waits)
+                break
+            except (ConnectionError, http.client.HTTPException):
+                # Who stood in line for long finds its connection closed, as after any pause; real ones repeat as well.
+                self._http.close()
+                if not tries_left:
+                    raise
+        if status >= http.client.BAD_REQUEST:
+            raise RefusedError(f"{label}: {status} {reply.decode(errors='replace')[:300]}")
+        return reply
+
+    def _once(self, label: str, method: str, path: str, body: bytes, kind: str, waits: bool) -> tuple[int, bytes]:
         request = _Request(method, f"http://{self._address}{path}", {"Host": self._address, "Content-Type": kind})
         self._signer.sign(
             request,
@@ -126,9 +141,7 @@ class Line:
         self._log.latencies[label].append((time.perf_counter() - started) * 1e3)
         self._log.up += len(body)
         self._log.down += len(reply)
-        if response.status >= http.client.BAD_REQUEST:
-            raise RefusedError(f"{label}: {response.status} {reply.decode(errors='replace')[:300]}")
-        return reply
+        return response.status, reply
 
     def _answer(self) -> tuple[http.client.HTTPResponse, bytes]:
         response = self._http.getresponse()

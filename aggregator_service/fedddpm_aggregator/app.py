@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator import dashboard, health, operator_routes, problems, routes, session_routes, store
 from fedddpm_aggregator.admission import Admission, rules_of
-from fedddpm_aggregator.blobs import open_blobs
+from fedddpm_aggregator.blobs import BlobsUnavailableError, open_blobs
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard, sizes_of
@@ -147,7 +147,7 @@ def data_directory(settings: Settings) -> Iterator[Context]:
             if ctx.database.is_sqlite and not alone:
                 raise OperatorError(f"another server uses {settings.data}; stop it, or use PostgreSQL for replicas")
             if alone:
-                ctx.blobs.remove_leftovers()
+                _remove_leftovers(ctx)
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
                     store.release_leases(db, None)
@@ -169,6 +169,14 @@ def _give_back(ctx: Context) -> None:
             store.release_leases(db, ctx.holder)
     except SQLAlchemyError as error:
         log.warning("leases not given back", extra={"fields": {"error": type(error).__name__}})
+
+
+def _remove_leftovers(ctx: Context) -> None:
+    """A store that is away for now stops no server; BlobSettingsError for one that cannot be used as it is set up."""
+    try:
+        ctx.blobs.remove_leftovers()
+    except BlobsUnavailableError as error:
+        log.warning(str(error))
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, result_of
 from tests.s3_server import S3Server, objects_of
 
-from fedddpm_aggregator.app import KEY_FILE
-from fedddpm_aggregator.blobs import open_blobs
+from fedddpm_aggregator.app import KEY_FILE, data_directory
+from fedddpm_aggregator.blobs import BlobSettingsError, open_blobs
 from fedddpm_aggregator.service.verifying import verify_history
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import RoundResult
@@ -167,3 +167,23 @@ def test_a_round_outlives_an_outage_of_the_object_store(
     finally:
         s3_server.start_gateway()
     check_part(site, 0, seats)
+
+
+@sqlite
+def test_a_server_tells_settings_that_cannot_work_and_waits_for_a_store_that_is_away(
+    in_bucket: str,
+    s3_server: S3Server,
+    new_federation: NewFederation,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = new_federation().settings
+    s3_server.kill_gateway()
+    try:
+        with data_directory(settings):
+            assert "does not answer as it should; try again later" in caplog.text
+    finally:
+        s3_server.start_gateway()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-but-private")
+    with pytest.raises(BlobSettingsError, match="refuses the credentials"), data_directory(settings):
+        pass

@@ -89,6 +89,19 @@ def test_a_shard_that_fails_leaves_the_others_their_round(new_federation: NewFed
     assert first_state(site, 1).sessions["decoder.1"].phase is Phase.JOIN
 
 
+def test_shards_that_nobody_fills_do_not_wait_for_each_other(new_federation: NewFederation, serve: Serve) -> None:
+    federation = sharded(new_federation)
+    federation.start_run(rounds=2, join_s=1.0)
+    site = serve(federation)
+    spec = spec_of(first_state(site), federation.roster)
+    base, seats = base_of(site, spec), seats_by_session(site, federation.roster)
+    drive(seats["decoder.0"][:2], ("join",))
+    drive(seats["decoder.1"])
+    check_model(site, spec, base, {"decoder.1": seats["decoder.1"]})
+    parts = {part.part: part.opened for part in result_of(site, 0).parts}
+    assert parts == {"decoder.0": False, "decoder.1": True, "decoder.2": False}
+
+
 def test_usplit_draws_its_reporters_in_every_shard(new_federation: NewFederation, serve: Serve) -> None:
     members = tuple(f"m{index:02}" for index in range(12))
     federation = sharded(new_federation, members=members, sharding=(Sharding(6, 0, bytes(32), "a test"),))

@@ -145,9 +145,11 @@ def _form_or_not(plan: SessionPlan, roster: Roster, joins: tuple[Join, ...]) -> 
 
 
 def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why: str) -> None:
-    """Too few joined: wait on, except beside other parts of the round that are already over."""
+    """Too few joined: wait on, except where the round is over but for sessions that wait like this one."""
     others = [row for row in store.sessions_of(db, live.attempt.id) if row.id != live.session.id]
-    if view.expired and others and all(Phase(row.phase) in TERMINAL for row in others):
+    over = [row for row in others if Phase(row.phase) in TERMINAL]
+    waiting = [row for row in others if Phase(row.phase) is Phase.JOIN and row.elapsed_s >= view.duration_s]
+    if view.expired and over and len(over) + len(waiting) == len(others):
         fail(ctx, db, live, f"{why}, and the other parts of the round are over")
         return
     missing = ", ".join(sorted(view.expected - view.done)) or "nobody"

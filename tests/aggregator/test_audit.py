@@ -102,9 +102,9 @@ def test_the_first_broken_entry_is_named(new_federation: NewFederation, change: 
 
 
 def test_a_log_of_another_key_is_refused(new_federation: NewFederation) -> None:
-    with new_federation().context() as ctx, ctx.database.read() as db:
-        with pytest.raises(AuditError, match="entry 1 is not signed by this aggregator's key"):
-            audit.verify_chain(db, SigningKey.generate().public_key)
+    other, complaint = SigningKey.generate().public_key, "entry 1 is not signed by this aggregator's key"
+    with new_federation().context() as ctx, ctx.database.read() as db, pytest.raises(AuditError, match=complaint):
+        audit.verify_chain(db, other)
 
 
 def test_a_noted_entry_shows_that_the_end_was_cut_off(new_federation: NewFederation) -> None:
@@ -124,10 +124,14 @@ def test_a_noted_entry_shows_that_the_end_was_cut_off(new_federation: NewFederat
 
 
 def test_what_is_rolled_back_is_not_written(new_federation: NewFederation) -> None:
-    with new_federation().context() as ctx:
-        with pytest.raises(RuntimeError), ctx.transaction() as db:
+    def fail(ctx: Context) -> None:
+        with ctx.transaction() as db:
             audit.record(ctx, db, audit.LOCAL, "tested")
             raise RuntimeError
+
+    with new_federation().context() as ctx:
+        with pytest.raises(RuntimeError):
+            fail(ctx)
         assert actions(ctx) == ["init", "roster installed"]
 
 

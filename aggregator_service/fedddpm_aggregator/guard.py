@@ -130,8 +130,10 @@ class Guard:
         """Bytes to make room for: those that the head tells, the most if it does not; TooLargeError."""
         limit = self._limit(scope)
         declared = _header(scope, b"content-length")
+        if _header(scope, b"transfer-encoding") is not None:
+            return limit  # also beside a length, which counts for nothing then
         if declared is None or not declared.isdigit():
-            return limit if _header(scope, b"transfer-encoding") is not None else 0
+            return 0
         if int(declared) > limit:
             raise TooLargeError(f"the request has {int(declared)} bytes, at most {limit} are read here")
         return int(declared)

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from starlette.types import Message, Receive, Scope, Send
 from tests.aggregator.driver import STEPS, Institution, drive, take_seats
 from tests.aggregator.federations import ServerProcess, identity_of, served_here
 from tests.aggregator.sites import NewFederation, Serve, Site
@@ -20,7 +21,7 @@ from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
 from fedddpm_aggregator.errors import UnavailableError
-from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget
+from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
 from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
 from fedddpm_aggregator.tls import Certificate
 
@@ -117,6 +118,40 @@ def test_bodies_wait_for_room_but_not_for_ever(new_federation: NewFederation) ->
         await holder
 
     asyncio.run(scenario())
+
+
+def test_a_length_beside_chunked_encoding_makes_no_body_smaller(new_federation: NewFederation) -> None:
+    """HTTP counts the length for nothing then, and so must the budget."""
+    limit = 3000
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> list[int]:
+        guard, read = Guard(app, Sizes(limit, limit, budget=limit, budget_wait_s=0.01)), asyncio.Event()
+
+        async def receive() -> Message:
+            await read.wait()
+            return {"type": "http.request", "body": b"x", "more_body": False}
+
+        async def ask(*headers: tuple[bytes, bytes]) -> int:
+            scope = {"type": "http", "scheme": "http", "method": "PUT", "path": "/v1/x", "query_string": b""}
+            statuses: list[int] = []
+
+            async def send(message: Message) -> None:
+                statuses.append(message.get("status", 0))
+
+            await guard({**scope, "headers": list(headers)}, receive, send)
+            return statuses[0]
+
+        both = asyncio.create_task(ask((b"content-length", b"1"), (b"transfer-encoding", b"chunked")))
+        await asyncio.sleep(0)
+        refused = await ask((b"content-length", b"1"))
+        read.set()
+        return [await both, refused, await ask((b"content-length", b"1"))]
+
+    assert asyncio.run(scenario()) == [200, 503, 200]
 
 
 def test_a_round_passes_through_a_narrow_budget(new_federation: NewFederation) -> None:

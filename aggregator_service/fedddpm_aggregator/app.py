@@ -174,7 +174,7 @@ def _give_back(ctx: Context) -> None:
 def _remove_leftovers(ctx: Context) -> None:
     """A store that is away for now stops no server; BlobSettingsError for one that cannot be used as it is set up."""
     try:
-        ctx.blobs.remove_leftovers()
+        ctx.blobs.remove_leftovers(alone=ctx.database.is_sqlite)
     except BlobsUnavailableError as error:
         log.warning(str(error))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fedddpm_aggregator.blobs import DirectoryBlobs, StorageFullError
+from fedddpm_aggregator.blobs.interface import LEFTOVER_AGE
 
 
 @pytest.fixture
@@ -47,5 +49,18 @@ def test_other_errors_stay_what_they_are(blobs: DirectoryBlobs, monkeypatch: pyt
 def test_leftovers_of_a_killed_writer_are_removed(blobs: DirectoryBlobs) -> None:
     blobs.put("a/0", b"data")
     (blobs.root / "a" / ".writing-dead").write_bytes(b"half")
-    blobs.remove_leftovers()
+    blobs.remove_leftovers(alone=True)
     assert files(blobs) == ["0"]
+
+
+def test_leftovers_are_old_where_other_replicas_may_be_writing(blobs: DirectoryBlobs) -> None:
+    replica = DirectoryBlobs(blobs.root)
+    old = blobs.root / ".writing-dead"
+    old.write_bytes(b"half")
+    os.utime(old, (time.time() - LEFTOVER_AGE.total_seconds() - 60,) * 2)
+    with blobs.create("a/0") as file:
+        file.write(b"half")
+        replica.remove_leftovers()
+        file.write(b" and the rest")
+    assert files(blobs) == ["0"]
+    assert replica.read("a/0") == b"half and the rest"

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from fedddpm_aggregator.blobs.interface import (
     BLOCK_BYTES,
+    LEFTOVER_AGE,
     TEMPORARY,
     BlobConflictError,
     full_disk_as_typed_error,
@@ -128,10 +131,13 @@ class DirectoryBlobs:
         path = self.path(name)
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.exists() else []
 
-    def remove_leftovers(self) -> None:
-        """Delete temporary files of killed writers; only while no writer runs."""
+    def remove_leftovers(self, *, alone: bool = False) -> None:
+        """Delete temporary files that are older than any write takes, or all of them while nobody else writes."""
+        newest = math.inf if alone else time.time() - LEFTOVER_AGE.total_seconds()
         for leftover in self.root.rglob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < newest:
+                    leftover.unlink()
 
     def check_writable(self) -> None:
         """Raise OSError or StorageFullError unless a small file can be made durable here."""

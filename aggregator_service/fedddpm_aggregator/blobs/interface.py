@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 TEMPORARY = ".writing-"  # begins the names of files and objects that are being written; no blob has such a name
 BLOCK_BYTES = 2**20  # streams come in blocks of about this size
+LEFTOVER_AGE = timedelta(days=1)  # no write takes so long; replicas elsewhere may be writing now
 
 
 class StorageFullError(Exception):
@@ -86,8 +88,11 @@ class Blobs(Protocol):
     def folders(self, name: str) -> list[str]:
         """Names of the folders directly below ``name``, sorted."""
 
-    def remove_leftovers(self) -> None:
-        """Delete what killed writers left; only while no writer runs on this machine."""
+    def remove_leftovers(self, *, alone: bool = False) -> None:
+        """Delete what killed writers left, as far as it is older than any write takes.
+
+        ``alone``: nobody else writes here, on no machine. Then a directory gives up all of it.
+        """
 
     def check_writable(self) -> None:
         """Raise OSError, StorageFullError or what every method raises unless a small blob can be stored here."""

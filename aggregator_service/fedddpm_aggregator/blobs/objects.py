@@ -13,7 +13,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,6 +21,7 @@ import obstore
 
 from fedddpm_aggregator.blobs.interface import (
     BLOCK_BYTES,
+    LEFTOVER_AGE,
     TEMPORARY,
     BlobConflictError,
     BlobsUnavailableError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 ONE_REQUEST_BYTES = 8 * 2**20
 _READS_AT_ONCE = 8
-LEFTOVER_AGE = timedelta(days=1)  # no upload takes so long; replicas elsewhere may be writing now
 _TRIES = 3  # a name that was taken and is gone: its writer failed, or somebody deletes it
 
 
@@ -151,7 +151,7 @@ class ObjectBlobs:
             found = obstore.list_with_delimiter(self._store, require_name(name))["common_prefixes"]
         return sorted(path.rsplit("/", 1)[-1] for path in found)
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, *, alone: bool = False) -> None:
         """Delete temporary objects that are older than any upload takes: their writers were killed."""
         too_old = datetime.now(UTC) - LEFTOVER_AGE
         with errors_of(self._url):

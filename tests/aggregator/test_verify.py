@@ -248,6 +248,29 @@ DAMAGES: dict[str, tuple[Callable[[Place], object], str]] = {
         lambda p: model(p).unlink(),
         "round 1, attempt 1: model [0-9a-f]{64} is missing",
     ),
+    "last round taken back": (
+        lambda p: (
+            p.sql("DELETE FROM results WHERE round = 1"),
+            p.sql("UPDATE attempts SET status = 'failed' WHERE id = 3"),
+        ),
+        "audit entry [0-9]+ tells of what is not there: round published",
+    ),
+    "last attempt removed": (
+        lambda p: p.sql("DELETE FROM attempts WHERE id = 4"),
+        "audit entry [0-9]+ tells of what is not there: attempt started",
+    ),
+    "last run removed": (
+        lambda p: p.sql("DELETE FROM runs WHERE name = 'run-2'"),
+        "audit entry [0-9]+ tells of what is not there: run started",
+    ),
+    "last roster removed": (
+        lambda p: (
+            p.sql("DELETE FROM rosters WHERE version = 2"),
+            p.sql("DELETE FROM attempts WHERE roster_version = 2"),
+            p.sql("DELETE FROM results WHERE round = 1"),
+        ),
+        "audit entry [0-9]+ tells of what is not there: roster installed",
+    ),
     "audit": (lambda p: p.sql("UPDATE audit SET actor = 'local' WHERE action = 'round published'"), "audit entry"),
 }
 

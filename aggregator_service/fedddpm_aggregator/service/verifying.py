@@ -7,8 +7,10 @@ that is pinned, and with the server's key. Memory holds a few models of one run,
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, select
@@ -17,8 +19,8 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import AuditError, HistoryError
 from fedddpm_aggregator.models import Vector, manifests_of
-from fedddpm_aggregator.service.audit import verify_chain
-from fedddpm_aggregator.service.context import Context, decode_spec
+from fedddpm_aggregator.service.audit import all_entries, verify_chain
+from fedddpm_aggregator.service.context import Context, decode_roster, decode_spec
 from fedddpm_aggregator.service.sessions import Live
 from fedddpm_aggregator.service.verify_rounds import Chain, verify_derivation, verify_model, verify_result
 from fedddpm_aggregator.service.verify_sessions import verify_session
@@ -59,9 +61,33 @@ def verify_history(ctx: Context, root: bytes | None = None, step: Step = lambda 
     try:
         with ctx.database.read() as db:
             counts["audit entries"] = verify_chain(db, ctx.key.public_key).seq
+            _verify_told(db)
     except AuditError as error:
         raise HistoryError(str(error)) from error
     return counts
+
+
+def _verify_told(db: Session) -> None:
+    """What the audit log tells of is there: rows cut off a history's end break no chain of their own."""
+    for entry in all_entries(db):
+        if not _is_there(db, entry.action, json.loads(entry.details)):
+            raise HistoryError(f"audit entry {entry.seq} tells of what is not there: {entry.action} {entry.details}")
+
+
+def _is_there(db: Session, action: str, told: dict[str, Any]) -> bool:
+    if action == "roster installed":
+        roster = db.get(RosterRow, told["version"])
+        return roster is not None and decode_roster(roster.body).hash.hex() == told["hash"]
+    if action not in ("run started", "attempt started", "round published"):
+        return True
+    run = db.scalar(select(RunRow).where(RunRow.name == told["run"]))
+    if run is None or action == "run started":
+        return run is not None and run.initial_model == told["initial_model"]
+    if action == "round published":
+        result = db.get(ResultRow, (run.id, told["round"]))
+        return result is not None and result.hash == told["hash"]
+    mine = (AttemptRow.run_id == run.id, AttemptRow.round == told["round"], AttemptRow.attempt == told["attempt"])
+    return db.scalar(select(AttemptRow.id).where(*mine)) is not None
 
 
 def _verify_rosters(ctx: Context, root: bytes | None, counts: Counter[str]) -> dict[int, Roster]:

@@ -42,16 +42,18 @@ class Admission:
         self._authorities = rules.authorities
         self._addresses, self._identities = TokenBuckets(rules.per_address), TokenBuckets(rules.per_identity)
 
-    async def __call__(self, scope: Scope) -> None:
-        """Let a request in and note its signer in the scope, or raise an AggregatorError."""
+    async def __call__(self, scope: Scope) -> str:
+        """Let a request in, note its signer in the scope and name it (empty: unsigned), or raise an AggregatorError."""
         client = scope.get("client")
         wait_s = self._addresses.take(address_key(client[0] if client else ""))
         if wait_s:
             raise TooManyRequestsError("too many requests from this address; ask less often", wait_s)
         if not scope["path"].startswith(SIGNED):
-            return
+            return ""
         self._check_authority(scope)
-        scope[SIGNER] = await run_in_threadpool(self._admit, scope["app"].state.context, scope)
+        signer: Signer = await run_in_threadpool(self._admit, scope["app"].state.context, scope)
+        scope[SIGNER] = signer
+        return signer.name
 
     def _check_authority(self, scope: Scope) -> None:
         host = Headers(scope=scope).get("host", "").lower().removesuffix(_DEFAULT_PORTS.get(scope["scheme"], "none"))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedddpm_aggregator.errors import AggregatorError, UnavailableError
+from fedddpm_aggregator.errors import AggregatorError, TooManyRequestsError, UnavailableError
 from fedddpm_aggregator.problems import TooLargeError, problem_of
 from fedddpm_aggregator.settings import Settings
 
 MIB = 2**20
+_SHARES = 8  # identities that can fill the budget
 SMALL_BODY = 4096  # bytes of a body that nobody has signed
 MAX_TARGET = 2048  # bytes of path and query
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 16 * 2**10
@@ -62,26 +64,51 @@ def sizes_of(settings: Settings) -> Sizes:
 
 
 class Budget:
-    """Bytes of bodies that may be in memory together. Who finds no room waits for some, but not for long."""
+    """Bytes of bodies that may be in memory together. Who finds no room waits for some, but not for long.
+
+    One identity has an eighth of it, or one body: a member that sends many bodies slowly keeps nobody else out.
+    """
 
     def __init__(self, size: int, wait_s: float) -> None:
         self._free = self._size = size
         self._wait_s = wait_s
         self._changed = asyncio.Condition()
+        self._held: Counter[str] = Counter()  # by identity, also what waits
 
     @contextlib.asynccontextmanager
-    async def of(self, size: int) -> AsyncIterator[None]:
-        """Room for ``size`` bytes; UnavailableError if there is none for too long."""
+    async def of(self, size: int, who: str = "") -> AsyncIterator[None]:
+        """Room for ``size`` bytes of an identity, nobody's by default; UnavailableError if there is none for too long.
+
+        Raises TooManyRequestsError while other bodies of the identity take its share.
+        """
         size = min(size, self._size)
-        if size:
-            await self._take(size)
         try:
-            yield
+            with self._share_of(who, size):
+                if size:
+                    await self._take(size)
+                try:
+                    yield
+                finally:
+                    self._free += size
         finally:
-            self._free += size
             if size:
                 async with self._changed:
                     self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _share_of(self, who: str, size: int) -> Iterator[None]:
+        if not who or not size:
+            yield
+            return
+        if self._held[who] and self._held[who] + size > self._size // _SHARES:
+            raise TooManyRequestsError(f"{who!r} is sending other bodies; wait until they are there", 1)
+        self._held[who] += size
+        try:
+            yield
+        finally:
+            self._held[who] -= size
+            if not self._held[who]:
+                del self._held[who]
 
     async def _take(self, size: int) -> None:
         try:
@@ -93,9 +120,12 @@ class Budget:
 
 
 class Guard:
-    """ASGI middleware. Bodies are buffered up to the limit, so that digests are checked over whole ones."""
+    """ASGI middleware. Bodies are buffered up to the limit, so that digests are checked over whole ones.
 
-    def __init__(self, app: ASGIApp, sizes: Sizes, admit: Callable[[Scope], Awaitable[None]] | None = None) -> None:
+    ``admit`` refuses a request by its head, or tells who signed it; empty for nobody.
+    """
+
+    def __init__(self, app: ASGIApp, sizes: Sizes, admit: Callable[[Scope], Awaitable[str]] | None = None) -> None:
         self._app, self._sizes, self._admit = app, sizes, admit
         self._budget = Budget(sizes.budget, sizes.budget_wait_s)
 
@@ -115,9 +145,8 @@ class Guard:
 
         try:
             _check_head(scope)
-            if self._admit is not None:
-                await self._admit(scope)
-            async with self._budget.of(self._body_size(scope)):
+            who = await self._admit(scope) if self._admit is not None else ""
+            async with self._budget.of(self._body_size(scope), who):
                 body = await self._read(scope, receive)
                 if body is not None:
                     await self._app(scope, _replay(body, receive), watched_send)

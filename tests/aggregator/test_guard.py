@@ -20,7 +20,7 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
-from fedddpm_aggregator.errors import UnavailableError
+from fedddpm_aggregator.errors import TooManyRequestsError, UnavailableError
 from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
 from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
 from fedddpm_aggregator.tls import Certificate
@@ -116,6 +116,27 @@ def test_bodies_wait_for_room_but_not_for_ever(new_federation: NewFederation) ->
         assert await waiting(full, 0) == 0  # without a body there is nothing to wait for
         again.set()
         await holder
+
+    asyncio.run(scenario())
+
+
+def test_one_identity_does_not_take_all_the_room(new_federation: NewFederation) -> None:
+    async def sent(budget: Budget, size: int, who: str, there: asyncio.Event) -> int:
+        async with budget.of(size, who):
+            await there.wait()
+        return size
+
+    async def scenario() -> None:
+        budget, there = Budget(800, wait_s=0.01), asyncio.Event()
+        slow = [asyncio.create_task(sent(budget, 40, "a", there)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(TooManyRequestsError, match="'a' is sending other bodies"):
+            await sent(budget, 40, "a", there)
+        others = [asyncio.create_task(sent(budget, size, who, there)) for who, size in (("b", 400), ("", 300))]
+        await asyncio.sleep(0)  # a large one is fine, if it is the only one of its sender
+        there.set()
+        assert await asyncio.gather(*slow, *others) == [40, 40, 400, 300]
+        assert await sent(budget, 800, "a", there) == 800
 
     asyncio.run(scenario())
 

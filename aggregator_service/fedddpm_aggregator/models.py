@@ -7,15 +7,18 @@ The file's metadata says which tensor belongs to which part and in what order, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from fedddpm_protocol.methods import MODEL_PARTS
@@ -25,6 +28,7 @@ ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
 INITIAL_SEED_KEY = "fedddpm.initial_seed"
 _SEED = re.compile(r"[0-9a-f]{64}")
 Vector = npt.NDArray[np.float32]
+_ITEM, _ALIGNMENT, _PIECE = 4, 8, 2**18  # bytes of a value and of the header's steps, values written together
 
 
 class ModelFileError(Exception):
@@ -76,24 +80,43 @@ def read_network(path: Path) -> Network:
     return Network(architecture, ordered, vector, seed)
 
 
-def read_vector(path: Path, manifest: Manifest) -> Vector:
-    """The values [coordinates] of a published model, in the manifest's order."""
+def read_vector(path: Path, manifest: Manifest, into: Vector | None = None) -> Vector:
+    """The values [coordinates] of a published model, in the manifest's order; into a vector that is there, if given."""
     with safe_open(path, framework="numpy") as file:
-        return _flatten(file, manifest)
+        return _flatten(file, manifest, into)
 
 
-def to_safetensors(architecture: Architecture, manifests: dict[str, Manifest], vector: Vector) -> bytes:
-    """A safetensors file of ``vector``, cut into the tensors of ``manifests``."""
-    tensors, start = {}, 0
-    for manifest in manifests.values():
-        for tensor in manifest:
-            tensors[tensor.name] = vector[start : start + tensor.size].reshape(tensor.shape)
-            start += tensor.size
-    metadata = {
-        ARCHITECTURE_KEY: json.dumps(dataclasses.asdict(architecture)),
-        MANIFEST_KEY: manifests_json(manifests),
+@contextlib.contextmanager
+def vector_on_disk(size: int) -> Iterator[Vector]:
+    """A vector of ``size`` float32 zeros in a temporary file: the system may write it out, however large it is."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(max(1, size) * _ITEM)
+        yield np.memmap(file, np.float32, "r+", shape=(size,))
+
+
+def write_safetensors(
+    file: BinaryIO, architecture: Architecture, manifests: dict[str, Manifest], vector: Vector
+) -> None:
+    """Write ``vector``, cut into the tensors of ``manifests``, piece by piece: no second model is in memory.
+
+    The library would hold the whole file. The format: eight bytes of length, a JSON header, the tensors without gaps
+    (https://huggingface.co/docs/safetensors, *Format*).
+    """
+    header: dict[str, object] = {
+        "__metadata__": {
+            ARCHITECTURE_KEY: json.dumps(dataclasses.asdict(architecture)),
+            MANIFEST_KEY: manifests_json(manifests),
+        }
     }
-    return safetensors.numpy.save(tensors, metadata)
+    end = 0
+    for tensor in (tensor for manifest in manifests.values() for tensor in manifest):
+        start, end = end, end + tensor.size * _ITEM
+        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for start in range(0, len(vector), _PIECE):
+        file.write(vector[start : start + _PIECE].astype("<f4", copy=False).tobytes())
 
 
 def manifests_json(manifests: dict[str, Manifest]) -> str:
@@ -126,11 +149,13 @@ def _initial_seed(path: Path, text: str | None) -> bytes:
     return bytes.fromhex(text)
 
 
-def _flatten(file: safe_open, manifest: Manifest) -> Vector:
-    pieces = []
+def _flatten(file: safe_open, manifest: Manifest, into: Vector | None = None) -> Vector:
+    vector: Vector = np.empty(coordinates(manifest), np.float32) if into is None else into
+    start = 0
     for tensor in manifest:
         values: npt.NDArray[np.float32] = file.get_tensor(tensor.name)  # type: ignore[no-untyped-call]
         if values.dtype != np.float32 or values.shape != tensor.shape:
             raise ModelFileError(f"tensor {tensor.name} is {values.dtype}{values.shape}, not float32{tensor.shape}")
-        pieces.append(values.reshape(-1))
-    return np.concatenate(pieces)
+        vector[start : start + tensor.size] = values.reshape(-1)
+        start += tensor.size
+    return vector

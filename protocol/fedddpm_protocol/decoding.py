@@ -84,13 +84,23 @@ def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) 
 def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> tuple[Vector, dict[str, float]]:
     """The next shared model [coordinates of the base manifest], and by session the norm that scales follow from.
 
-    ``opened`` is by session: of a part that has shards, those that were opened; their members are averaged as if they
-    stood in one sum. A part of which none is there keeps its base values. ResultError as :func:`check_opened`.
+    ResultError as :func:`advance_model`.
+    """
+    model = base.copy()
+    return model, advance_model(spec, model, opened)
+
+
+def advance_model(spec: RoundSpec, model: Vector, opened: Mapping[str, OpenedPart]) -> dict[str, float]:
+    """Turn a base model [coordinates of the base manifest] into the next one, in place and chunk by chunk.
+
+    Returns by session the norm that the next scale follows from. ``opened`` is by session: of a part that has shards,
+    those that were opened; their members are averaged as if they stood in one sum. A part of which none is there keeps
+    its base values. ResultError as :func:`check_opened`; the model is of no use then.
     """
     expected = sum(part.parameters for part in spec.parts)
-    if base.dtype != np.float32 or base.shape != (expected,):
-        raise ResultError(f"a base model of {expected} float32 values expected, got {base.dtype}{base.shape}")
-    model, norms = base.copy(), {}
+    if model.dtype != np.float32 or model.shape != (expected,):
+        raise ResultError(f"a base model of {expected} float32 values expected, got {model.dtype}{model.shape}")
+    norms = {}
     start = 0
     for part in spec.parts:
         piece = model[start : start + part.parameters]
@@ -102,7 +112,7 @@ def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]
             norms[session] = check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
         if shards:
             add_mean(spec, part, [opened[session] for session in shards], piece)
-    return model, norms
+    return norms
 
 
 def add_mean(spec: RoundSpec, part: PartSpec, opened: Sequence[OpenedPart], onto: Vector) -> None:

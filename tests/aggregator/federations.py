@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ import uvicorn
 
 from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, create_app, open_context
 from fedddpm_aggregator.keyfile import read_key, write_key
-from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.models import write_safetensors
 from fedddpm_aggregator.server import server_config
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise, install_roster
@@ -110,6 +111,13 @@ class Federation:
         with self.context() as ctx:
             install_roster(ctx, sign_roster(self.roster, self.root))
         return self.roster
+
+
+def to_safetensors(architecture: Architecture, manifests: dict[str, Manifest], vector: np.ndarray) -> bytes:
+    """A model file."""
+    file = io.BytesIO()
+    write_safetensors(file, architecture, manifests, vector)
+    return file.getvalue()
 
 
 def theta_0(manifests: dict[str, Manifest] = MANIFESTS) -> np.ndarray:

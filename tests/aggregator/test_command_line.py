@@ -23,13 +23,12 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, identity_of, theta_0
+from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, identity_of, theta_0, to_safetensors
 from typer.core import TyperGroup
 
 from fedddpm_aggregator import cli
 from fedddpm_aggregator.cli_options import opened, settings_of
 from fedddpm_aggregator.cli_rounds import console, print_rounds
-from fedddpm_aggregator.models import to_safetensors
 from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic

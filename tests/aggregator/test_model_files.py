@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
-from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0, with_metadata
+from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0, to_safetensors, with_metadata
 
-from fedddpm_aggregator.models import ARCHITECTURE_KEY, ModelFileError, read_network, to_safetensors
+from fedddpm_aggregator.models import ARCHITECTURE_KEY, ModelFileError, read_network
 
 
 def rewrite(path: Path, **changes: object) -> None:

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 from tests.aggregator.driver import STEPS, Seat, drive, take_seats
-from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, Federation, identity_of, theta_0
+from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, Federation, identity_of, theta_0, to_safetensors
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
 from fedddpm_aggregator.cli_rounds import rounds_table
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.models import to_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.publishing import read_model

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.database import insert_once
-from fedddpm_aggregator.models import Vector, manifests_of, read_vector, to_safetensors
+from fedddpm_aggregator.models import Vector, manifests_of, read_vector, vector_on_disk, write_safetensors
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.context import Context
@@ -19,11 +19,19 @@ from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob,
 from fedddpm_aggregator.stored_chunks import UPLOADS, upload_folder
 from fedddpm_aggregator.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_protocol import canonical
-from fedddpm_protocol.decoding import OpenedPart, next_model
+from fedddpm_protocol.decoding import OpenedPart, advance_model
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_result
-from fedddpm_protocol.spec import Architecture, Manifest, PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.spec import (
+    Architecture,
+    Manifest,
+    PartResult,
+    RoundResult,
+    RoundSpec,
+    coordinates,
+    model_hash,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +41,20 @@ def model_blob(model: str) -> str:
     return f"models/{model}.safetensors"
 
 
-def read_model(blobs: Blobs, model: str, manifest: Manifest) -> Vector:
-    """The values [coordinates] of a model by its hash (hex), in the manifest's order."""
+def read_model(blobs: Blobs, model: str, manifest: Manifest, into: Vector | None = None) -> Vector:
+    """The values [coordinates] of a model by its hash (hex), in the manifest's order; see :func:`read_vector`."""
     with blobs.local(model_blob(model)) as path:
-        return read_vector(path, manifest)
+        return read_vector(path, manifest, into)
 
 
 def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> tuple[str, int]:
     """Make a model of these parts durable; its hash (hex) and size in bytes."""
     manifests = {part: manifest for part, manifest in manifests_of(run.manifest).items() if part in parts}
     hashed = model_hash(tuple(tensor for manifest in manifests.values() for tensor in manifest), vector).hex()
-    file = to_safetensors(canonical.decode(Architecture, run.architecture), manifests, vector)
-    # Kept if it exists: the name tells the values, while the order of a file's metadata may differ.
+    # Kept if it exists: the name tells the values, while the order of a file's tensors may differ.
     if not ctx.blobs.exists(model_blob(hashed)):
         with ctx.blobs.create_or_keep(model_blob(hashed)) as blob:
-            blob.write(file)
+            write_safetensors(blob, canonical.decode(Architecture, run.architecture), manifests, vector)
     return hashed, ctx.blobs.size(model_blob(hashed))
 
 
@@ -72,8 +79,10 @@ def publish(ctx: Context, attempt_id: int) -> None:
         canonical.decode(PartResult, row.result) if row.result is not None else PartResult.not_opened(row.part)
         for row in sessions
     )
-    vector = _next_model(ctx, spec, parts)
-    hashed, size = store_model(ctx, run, vector, Method(run.method).shared_parts)
+    with vector_on_disk(coordinates(spec.base_manifest)) as model:
+        read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest, model)
+        advance_model(spec, model, _opened(ctx, spec, parts))
+        hashed, size = store_model(ctx, run, model, Method(run.method).shared_parts)
     with ctx.transaction() as db:
         _record(ctx, db, attempt_id, RoundResult.of(spec, parts, bytes.fromhex(hashed)), hashed, size)
     scrub(ctx)
@@ -137,11 +146,10 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
 
 
-def _next_model(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> Vector:
-    base = read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest)
+def _opened(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> dict[str, OpenedPart]:
     opened = {}
     for result in parts:
         if result.opened:
             values = OpenedValues(ctx.blobs, spec, result.part)
             opened[result.part] = OpenedPart(values.chunk, result.sums, result.cohort, result.survivors)
-    return next_model(spec, base, opened)
+    return opened

@@ -100,25 +100,41 @@ class RunHistory:
         results = self._results(position.run, position.next_round, position.last_result, roster)
         if not results:
             return []
-        last = results[-1]
-        reached = replace(
-            position,
-            next_round=last.round + 1,
-            last_result=last.hash,
-            base_model_hash=last.model_hash,
-            model_file=model_file(position.run, last.round + 1),
-            finished=last.round + 1 >= rounds,
-        )
         model = self._models.load(position)
         if model is None:  # the next round fetches it whole
             self._reporter.warning("the stored network is missing or damaged")
-            self._state.move_to(reached)
+            self._state.move_to(_after(position, results[-1], rounds))
             return results
-        vector = self._next_base(model, position, last, known.get(last.spec_hash) if len(results) == 1 else None)
+        vector, results = self._newest_base(model, position, results, roster, known)
         average = self.average(position, model) if update is None else None
         average = adopt_round(model, Method(position.method), vector, update, average)
+        reached = _after(position, results[-1], rounds)
         self._models.keep(model, reached, average if self._averaging and average else self._fresh(model))
         return results
+
+    def _newest_base(
+        self,
+        model: UNet,
+        position: RunPosition,
+        results: list[RoundResult],
+        roster: Roster,
+        known: Mapping[bytes, RoundSpec],
+    ) -> tuple[Vector, list[RoundResult]]:
+        """The base model of the last of ``results``, and these with those that came while it was fetched.
+
+        Where rounds are short and the link is slow, a model can be kept no longer before it has arrived.
+        """
+        while True:
+            last = results[-1]
+            try:
+                spec = known.get(last.spec_hash) if len(results) == 1 else None
+                return self._next_base(model, position, last, spec), results
+            except ProblemError as problem:
+                gone = problem.status == HTTPStatus.GONE
+                newer = self._results(position.run, last.round + 1, last.hash, roster) if gone else []
+                if not newer:
+                    raise
+                results = [*results, *newer]
 
     def _fresh(self, model: UNet) -> AverageState | None:
         return AverageState.fresh(model) if self._averaging else None
@@ -196,6 +212,18 @@ class RunHistory:
             found += checked
             first_round, previous = checked[-1].round + 1, checked[-1].hash
         return found
+
+
+def _after(position: RunPosition, last: RoundResult, rounds: int) -> RunPosition:
+    """The position after a result, of a run of so many rounds."""
+    return replace(
+        position,
+        next_round=last.round + 1,
+        last_result=last.hash,
+        base_model_hash=last.model_hash,
+        model_file=model_file(position.run, last.round + 1),
+        finished=last.round + 1 >= rounds,
+    )
 
 
 def _opened_bytes(spec: RoundSpec, result: RoundResult) -> int:

@@ -52,3 +52,26 @@ def test_sums_that_go_while_they_are_fetched(federation, monkeypatch):
     fed.together()
     assert gone
     assert same_models(fed, fed.members)
+
+
+def test_rounds_that_end_while_a_model_is_fetched(federation, monkeypatch):
+    fed = federation("abcd", c_max=1)
+    fed.start_run(Method.UDEC, 5, join_s=1.5)
+    fed.together(1)
+    fed.together(1, members=[A, B, C])
+    fetch, slow = Transport.download_model, []
+
+    def late(self, *arguments):
+        if not slow:
+            slow.append(in_background(fed.together, 2, members=[A, B, C]))
+            slow[0].join(60)  # so what is fetched here is kept no longer
+        return fetch(self, *arguments)
+
+    monkeypatch.setattr(Transport, "download_model", late)
+    others = in_background(fed.together, members=[D])
+    while not slow or slow[0].is_alive():
+        others.join(0.05)
+    fed.together(members=[A, B, C])
+    others.join(60)
+    assert not any(line["took_part"] for line in fed.rounds_of(D)[1:4])
+    assert same_models(fed, fed.members)

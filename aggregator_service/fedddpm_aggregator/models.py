@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -88,9 +89,12 @@ def read_vector(path: Path, manifest: Manifest, into: Vector | None = None) -> V
 
 @contextlib.contextmanager
 def vector_on_disk(size: int) -> Iterator[Vector]:
-    """A vector of ``size`` float32 zeros in a temporary file: the system may write it out, however large it is."""
+    """A vector of ``size`` float32 zeros in a temporary file: the system may write it out, however large it is.
+
+    OSError where the disk has no room for it. The room is taken at once: a page without any would end the process.
+    """
     with tempfile.TemporaryFile() as file:
-        file.truncate(max(1, size) * _ITEM)
+        os.posix_fallocate(file.fileno(), 0, max(1, size) * _ITEM)
         yield np.memmap(file, np.float32, "r+", shape=(size,))
 
 

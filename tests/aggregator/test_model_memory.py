@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors.numpy
 from tests.aggregator.federations import ARCHITECTURE
 from tests.protocol.specs import make_spec
@@ -49,6 +51,17 @@ def test_the_next_model_is_made_in_a_fraction_of_its_size(tmp_path: Path) -> Non
     assert hashed == model_hash(TENSORS, expected)
     assert np.array_equal(read_vector(next_file, TENSORS), expected)
     assert peak < 4 * part.parameters / 2
+
+
+def test_a_vector_on_disk_has_its_room_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that a full disk has no room for would be a bus error, which ends the server."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with vector_on_disk(2**20) as vector:
+        files = [file for file in list(Path("/proc/self/fd").iterdir()) if file.exists()]
+        taken = {file.stat().st_blocks * 512 for file in files if str(tmp_path) in str(file.readlink())}
+        assert len(taken) == 1
+        assert taken.pop() >= vector.nbytes
+        assert not vector.any()
 
 
 def test_a_written_model_is_one_that_the_library_reads() -> None:

@@ -305,6 +305,17 @@ def test_another_root_key_is_told(place: Place) -> None:
         verify(place, root=SigningKey.generate().public_key)
 
 
+def test_another_root_that_signed_the_same_rosters_is_told(place: Place) -> None:
+    root = SigningKey.generate()
+    place.sql("UPDATE federation SET root_public_key = ?", root.public_key)
+    with contextlib.closing(sqlite3.connect(place.data / DATABASE)) as db:
+        rosters = db.execute("SELECT version, body FROM rosters").fetchall()
+    for version, body in rosters:
+        place.sql("UPDATE rosters SET signature = ? WHERE version = ?", root.sign("roster", body), version)
+    with pytest.raises(HistoryError, match="audit entry 1 tells of what is not there: init"):
+        verify(place)
+
+
 def test_shards_are_verified_one_by_one(tmp_path: Path) -> None:
     members = tuple(f"m{index}" for index in range(7))
     federation = Federation(tmp_path, None, members, 0, sharding=(Sharding(4, 0, bytes(32), "a test"),))

@@ -78,6 +78,10 @@ def _is_there(db: Session, action: str, told: dict[str, Any]) -> bool:
     if action == "roster installed":
         roster = db.get(RosterRow, told["version"])
         return roster is not None and decode_roster(roster.body).hash.hex() == told["hash"]
+    if action == "init":
+        federation = store.federation(db)
+        pinned = federation.root_public_key if federation is not None else None
+        return told["root_key"] in ("", (pinned or b"").hex())
     if action not in ("run started", "attempt started", "round published"):
         return True
     run = db.scalar(select(RunRow).where(RunRow.name == told["run"]))

@@ -33,7 +33,7 @@ from fedddpm_aggregator.service.overview import SessionLine, overview  # noqa: E
 from fedddpm_aggregator.settings import Settings  # noqa: E402
 from fedddpm_protocol.phases import Phase  # noqa: E402
 
-MEMBERS = ("charite-radiology", "clinic-bergen", "hospital-porto", "lab-lyon", "st-marys")
+MEMBERS = ("city-radiology", "clinic-bergen", "hospital-porto", "lab-lyon", "st-marys")
 DROPS_IN, FAILS_IN, SHOWN = 6, 3, 9  # rounds, from 0
 CHROMIUM = "/usr/bin/chromium"
 IMAGES, SIZE = 160, 8

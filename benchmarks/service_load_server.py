@@ -18,7 +18,7 @@ from benchmarks.service_load_clients import PART, identity_of
 
 from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, open_context
 from fedddpm_aggregator.keyfile import write_key
-from fedddpm_aggregator.models import to_safetensors
+from fedddpm_aggregator.models import write_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.settings import Settings
@@ -144,7 +144,8 @@ def _first_model(coordinates: int, folder: Path) -> Path:
     }
     vector = np.random.default_rng(0).standard_normal(coordinates + 16).astype(np.float32)
     path = folder / "theta0.safetensors"
-    path.write_bytes(to_safetensors(Architecture("tiny", 28, 1, 8, (1, 2)), manifests, vector))
+    with path.open("wb") as file:
+        write_safetensors(file, Architecture("tiny", 28, 1, 8, (1, 2)), manifests, vector)
     return path
 
 

@@ -88,12 +88,15 @@ class Participation:
         while rounds is None or len(summaries) < rounds:
             current = self._poll()
             self._send_owed()
-            summaries += self._take_results(current)
+            taken = self._take_results(current)
+            summaries += taken
             if current.run is not None and current.status == "finished":
                 self._say_where_the_model_is(current.run)
                 break
             if rounds is not None and len(summaries) >= rounds:
                 break
+            if taken and taken[-1].round >= current.results:
+                continue  # rounds went on while these results were taken: what was polled is of the past
             self._contribute(current)
             self._count_traffic(current)
         return summaries

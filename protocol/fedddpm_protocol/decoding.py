@@ -19,12 +19,22 @@ from fedddpm_protocol import ring
 from fedddpm_protocol.chunks import chunk_count, chunk_span
 from fedddpm_protocol.dither import UNITS, Dither, total_table
 from fedddpm_protocol.errors import ResultError, WrappedSumError
-from fedddpm_protocol.methods import sessions_by_part
+from fedddpm_protocol.methods import part_of, sessions_by_part
 from fedddpm_protocol.rotation import Rotation
 from fedddpm_protocol.scale import Energy, step_of
-from fedddpm_protocol.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, SUM_FIELDS, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.spec import (
+    LOSS_LIMIT,
+    LOSS_UNITS,
+    ROTATED,
+    SUM_FIELDS,
+    WEIGHT_UNITS,
+    PartSpec,
+    RoundResult,
+    RoundSpec,
+)
 
 Vector = npt.NDArray[np.float32]
+_PIECE = 2**18  # coordinates
 _CLIPPING = 1e-6  # how far float32 may leave a clipped norm above the agreed one
 
 
@@ -65,8 +75,7 @@ def check_opened(
             f"the sum of part {part.name!r} is larger than its ring of {part.values.bits} bits was made for and is not "
             "used; the next attempt has a wider one"
         )
-    unit = step_of(spec, part, cohort) * WEIGHT_UNITS / sums[0] * math.sqrt(part.values.coordinates)
-    rounding = unit * (math.sqrt(survivors) if part.values.encoding == ROTATED else survivors)
+    unit, rounding = _unit_and_rounding(spec, part, cohort, sums[0], survivors)
     norm, limit = energy.root_mean_square * unit, spec.clip_norm * (1 + _CLIPPING) + rounding
     if norm > limit:
         raise ResultError(
@@ -74,6 +83,48 @@ def check_opened(
             "an institution did not clip its update. The round is held and the model stays as it is"
         )
     return energy.reference * unit
+
+
+def _unit_and_rounding(
+    spec: RoundSpec, part: PartSpec, cohort: int, weight: int, survivors: int
+) -> tuple[float, float]:
+    """Norm of a mean update of one step everywhere, and how far rounding moves one."""
+    unit = step_of(spec, part, cohort) * WEIGHT_UNITS / weight * math.sqrt(part.values.coordinates)
+    return unit, unit * (math.sqrt(survivors) if part.values.encoding == ROTATED else survivors)
+
+
+def check_move(spec: RoundSpec, result: RoundResult, base: Vector, model: Vector) -> None:
+    """ResultError if ``model`` is further from ``base`` than the mean of clipped updates can be, in any part.
+
+    For who takes a signed model without its opened sums: what :func:`check_opened` says of these holds for it too.
+    """
+    start = 0
+    for part in spec.parts:
+        piece = slice(start, start + part.parameters)
+        start += part.parameters
+        opened = [one for one in result.parts if one.opened and part_of(one.part) == part.name]
+        rounding = (
+            _unit_and_rounding(spec, part, len(one.cohort), one.sums[0], len(one.survivors))[1] for one in opened
+        )
+        # Once for the opened words, once for their dither, and float32 for the model itself.
+        limit = spec.clip_norm * (1 + _CLIPPING) + 2 * max(rounding) if opened else 0.0
+        moved, size = _distance(model[piece], base[piece]), _distance(model[piece])
+        if not math.isfinite(size) or moved > limit + float(np.finfo(np.float32).eps) * size:
+            raise ResultError(
+                f"the signed model moved part {part.name!r} by {moved:.4g}; updates within {spec.clip_norm:.4g} cannot",
+                "aggregator",
+            )
+
+
+def _distance(vector: Vector, other: Vector | None = None) -> float:
+    """L2 norm of a difference, summed in float64 piece by piece; not finite where the vector is not."""
+    total = 0.0
+    for start in range(0, len(vector), _PIECE):
+        wide = vector[start : start + _PIECE].astype(np.float64)
+        if other is not None:
+            wide -= other[start : start + _PIECE]
+        total += float(wide @ wide)
+    return math.sqrt(total) if math.isfinite(total) else math.inf
 
 
 def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> Vector:

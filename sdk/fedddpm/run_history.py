@@ -18,6 +18,7 @@ from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_results
 from fedddpm.unet import UNet
+from fedddpm_protocol.decoding import check_move
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.ring import packed_bytes
@@ -143,19 +144,23 @@ class RunHistory:
         """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
 
         The sums of several shards can be larger together than the model that follows from them: then that is fetched,
-        and also where the aggregator keeps these sums no longer.
+        and also where the aggregator keeps these sums no longer. It must be within reach of clipped updates then.
         """
         shared = Method(position.method).shared_parts
-        if spec is None or _opened_bytes(spec, last) > _FLOAT32_BYTES * coordinates(spec.base_manifest):
+        if spec is None:
             return self._models.fetch_base(manifest(model, shared), last.model_hash)
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
-        try:
-            return self._models.derive(spec, last, flatten(model, shared))
-        except ProblemError as problem:
-            if problem.status != HTTPStatus.GONE:
-                raise
-        return self._models.fetch_base(manifest(model, shared), last.model_hash)
+        base = flatten(model, shared)
+        if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
+            try:
+                return self._models.derive(spec, last, base)
+            except ProblemError as problem:
+                if problem.status != HTTPStatus.GONE:
+                    raise
+        fetched = self._models.fetch_base(manifest(model, shared), last.model_hash)
+        check_move(spec, last, base, fetched)
+        return fetched
 
     def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         previous = b""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.protocol.specs import make_spec
+from tests.protocol.specs import make_part_result, make_result, make_spec
 from tests.protocol.sums import encoded, mean_of, names, opened_part, summed
 
 from fedddpm_protocol import ring
 from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
+from fedddpm_protocol.decoding import OpenedPart, check_move, check_opened, measure, next_model
 from fedddpm_protocol.dither import UNITS, shift, total_table
 from fedddpm_protocol.encoding import Place, fit_to_norm
 from fedddpm_protocol.errors import ResultError, WrappedSumError
@@ -28,6 +28,7 @@ from fedddpm_protocol.spec import (
     RINGS,
     ROWS,
     WEIGHT_UNITS,
+    PartResult,
     RoundSpec,
     ScaleReference,
     coordinates,
@@ -161,6 +162,35 @@ _RECORDED = [  # by a machine of the x86-64 kind with one thread
     "55e529ec5fb2208dbc553f34cdef9a5eb2b97dbbfb3f6106b6a6d64550bdeea9",
     "46dc6681bd6be0b2dbf59a52a7a754c672d9f950a209a9c9672b67263501ba26",
 ]
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_a_model_without_its_sums_is_within_reach_of_clipped_updates(bits: int) -> None:
+    spec = make_spec(bits=bits)
+    size = spec.parts[0].parameters
+    base = np.random.default_rng(3).standard_normal(size).astype(np.float32)
+    words = summed(spec, updates(1, spec.clip_norm, size=size) * 4, [40000] * 4)  # all agree: as far as it goes
+    opened = {f"full.{shard}": opened_part(spec, words, (160000, 10, 10), 4) for shard in range(2)}
+    shards = [
+        make_part_result(part=name, cohort=one.cohort, survivors=one.survivors, sums=one.sums)
+        for name, one in opened.items()
+    ]
+    result = make_result(spec, parts=tuple(shards))
+    model = next_model(spec, base, opened)
+    check_move(spec, result, base, model)
+    for wrong in (base + (2 if bits > 8 else 100) * (model - base), np.full_like(base, np.nan)):
+        with pytest.raises(ResultError, match="moved part 'full'"):
+            check_move(spec, result, base, wrong)
+
+
+def test_a_part_that_did_not_open_is_where_it_was() -> None:
+    spec, base, opened = opened_round(Method.USPLIT, 32)
+    encoder = opened["encoder"]
+    part = make_part_result(part="encoder", cohort=encoder.cohort, survivors=encoder.survivors, sums=encoder.sums)
+    result = make_result(spec, parts=(part, PartResult.not_opened("bottleneck"), PartResult.not_opened("decoder")))
+    check_move(spec, result, base, next_model(spec, base, {"encoder": encoder}))
+    with pytest.raises(ResultError, match="moved part 'decoder'"):
+        check_move(spec, result, base, next_model(spec, base, {name: opened[name] for name in ("encoder", "decoder")}))
 
 
 def test_a_part_that_did_not_open_keeps_its_values() -> None:

@@ -28,7 +28,7 @@ from fedddpm_aggregator.observer import Observer
 from fedddpm_aggregator.reduction import ThreadReducer
 from fedddpm_aggregator.reduction_ray import RayReducer
 from fedddpm_aggregator.service.context import Context, Limits
-from fedddpm_aggregator.service.federation import next_step
+from fedddpm_aggregator.service.federation import next_step, require_its_blobs
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.tracing import open_tracer, trace_requests
@@ -146,8 +146,7 @@ def data_directory(settings: Settings) -> Iterator[Context]:
         try:
             if ctx.database.is_sqlite and not alone:
                 raise OperatorError(f"another server uses {settings.data}; stop it, or use PostgreSQL for replicas")
-            if alone:
-                _remove_leftovers(ctx)
+            _check_blobs(ctx, alone=alone)
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
                     store.release_leases(db, None)
@@ -171,10 +170,16 @@ def _give_back(ctx: Context) -> None:
         log.warning("leases not given back", extra={"fields": {"error": type(error).__name__}})
 
 
-def _remove_leftovers(ctx: Context) -> None:
-    """A store that is away for now stops no server; BlobSettingsError for one that cannot be used as it is set up."""
+def _check_blobs(ctx: Context, *, alone: bool) -> None:
+    """Tidy the blob store, if no other server of this directory runs, and see that it is this database's.
+
+    A store that is away for now stops no server. BlobSettingsError for one that cannot be used as it is set up,
+    OperatorError for another database's.
+    """
     try:
-        ctx.blobs.remove_leftovers(alone=ctx.database.is_sqlite)
+        if alone:
+            ctx.blobs.remove_leftovers(alone=ctx.database.is_sqlite)
+        require_its_blobs(ctx)
     except BlobsUnavailableError as error:
         log.warning(str(error))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.aggregator.driver import STEPS, Institution, drive, take_seats
 from tests.aggregator.federations import Federation, ServerProcess, identity_of
 from tests.aggregator.sites import NewFederation, Site
 from tests.aggregator.watching import check_part, first_state
+
+from fedddpm_aggregator.app import data_directory
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.federation import require_its_blobs
 
 
 @pytest.fixture
@@ -46,3 +51,13 @@ def test_a_round_over_two_replicas_of_which_one_dies(two: tuple[ServerProcess, S
     drive(seats, STEPS)
     check_part(site, 1, seats)
     site.close()
+
+
+def test_a_replica_with_blobs_of_its_own_does_not_start(new_federation: NewFederation, tmp_path: Path) -> None:
+    federation = new_federation()
+    federation.start_run()
+    settings = federation.settings.model_copy(update={"blobs": str(tmp_path / "elsewhere")})
+    with pytest.raises(OperatorError, match="do not belong to this database"), data_directory(settings):
+        pass
+    with data_directory(federation.settings) as ctx:
+        require_its_blobs(ctx)

@@ -12,6 +12,7 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import fail
+from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import cohort_of, live_of
 from fedddpm_aggregator.tables import AttemptRow, FederationRow, RosterRow, RunRow
 from fedddpm_protocol.errors import OlderRosterError, ProtocolError
@@ -59,6 +60,23 @@ def next_step(ctx: Context) -> str | None:
         if not store.open_runs(db):
             return "no run is open; next: fedddpm-aggregator federation start-run --data DIR --name ..."
     return None
+
+
+def require_its_blobs(ctx: Context) -> None:
+    """OperatorError unless the blob store is the one of this database: the base model of every open run is in it.
+
+    A replica with a store of its own would lose what it is sent, and find what others were sent damaged.
+    """
+    with ctx.database.read() as db:
+        results = {run.name: store.last_result(db, run.id) for run in store.open_runs(db)}
+        bases = {run.name: run.first_base for run in store.open_runs(db)}
+    for run, result in results.items():
+        model = bases[run] if result is None else result.model
+        if not ctx.blobs.exists(model_blob(model)):
+            raise OperatorError(
+                f"the blobs in {ctx.blobs.url} do not belong to this database: model {model} of run {run!r} is not "
+                "there. Let --blobs name the store that the other replicas use, or restore it from its backup"
+            )
 
 
 def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LOCAL) -> Roster:

@@ -41,7 +41,7 @@ bench: $(VENV)/.installed  ## benchmarks; tables on the screen, JSON in benchmar
 	$(BIN)/python benchmarks/secure_aggregation.py
 
 soak: $(VENV)/.installed  ## long runs: many rounds with random kills
-	$(BIN)/python -m pytest tests/e2e tests/aggregator tests/benchmarks -m soak -n 0 $(TEST_ARGS)
+	$(BIN)/python -m pytest tests/protocol tests/aggregator tests/benchmarks tests/e2e -m soak -n 0 $(TEST_ARGS)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) dist demo-output benchmarks/out

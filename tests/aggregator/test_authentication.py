@@ -14,6 +14,8 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from fedddpm_protocol.api import SIGNED_COMPONENTS
 from fedddpm_protocol.keys import SigningKey
 
+pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
+
 
 @pytest.fixture
 def site(new_federation: NewFederation, serve: Serve) -> Site:

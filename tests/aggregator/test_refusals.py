@@ -14,6 +14,8 @@ from tests.aggregator.watching import check_part, first_state
 from fedddpm_aggregator.tables import EvidenceRow
 from fedddpm_protocol.messages import Confirmation
 
+pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
+
 
 def problem_of(action: Callable[[], object]) -> tuple[int, str]:
     with pytest.raises(ProblemError) as caught:

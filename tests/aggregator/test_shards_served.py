@@ -20,6 +20,8 @@ from fedddpm_protocol.roster import Roster, Sharding
 from fedddpm_protocol.shards import draw, sessions_of
 from fedddpm_protocol.spec import RoundSpec, model_hash
 
+pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
+
 MEMBERS = tuple(f"m{index:02}" for index in range(10))
 SHARDS = (Sharding(4, 0, bytes(range(32)), "a test"),)
 

@@ -14,6 +14,8 @@ from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Release
 from fedddpm_protocol.spent import usable_release
 
+pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
+
 SHORT_S = 2.0
 
 

@@ -24,6 +24,8 @@ from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Member, sign_roster
 
+pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
+
 
 def seats_of(site: Site) -> list[Seat]:
     return take_seats(site.institutions.values(), site.federation.roster, first_state(site), "decoder")

@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## four institutions train one model on this machine, 
 
 test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere
 	$(BIN)/python -m pytest -q -s tests/packaging/test_server_environment.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/protocol --ignore tests/aggregator \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/protocol --ignore tests/aggregator \
 		--ignore tests/packaging/test_server_environment.py $(TEST_ARGS)
 
 check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
@@ -41,7 +41,7 @@ bench: $(VENV)/.installed  ## benchmarks; tables on the screen, JSON in benchmar
 	$(BIN)/python benchmarks/secure_aggregation.py
 
 soak: $(VENV)/.installed  ## long runs: many rounds with random kills
-	$(BIN)/python -m pytest tests/protocol tests/aggregator tests/benchmarks tests/e2e -m soak -n 0 $(TEST_ARGS)
+	$(BIN)/python -m pytest tests -m soak -n 0 $(TEST_ARGS)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) dist demo-output benchmarks/out

@@ -116,9 +116,7 @@ class ModelStore:
         Raises:
             ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
         """
-        unknown = {part_of(part.part) for part in result.parts} - {part.name for part in spec.parts}
-        if unknown:
-            raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
+        require_known_parts(spec, result)
         opened: dict[str, OpenedPart] = {}
         for part in result.parts:
             if part.opened:
@@ -173,6 +171,13 @@ class ModelStore:
     def _require(same: bool) -> None:
         if not same:
             raise _other_model()
+
+
+def require_known_parts(spec: RoundSpec, result: RoundResult) -> None:
+    """ResultError unless the parts of a signed result are parts of its specification."""
+    unknown = {part_of(part.part) for part in result.parts} - {part.name for part in spec.parts}
+    if unknown:
+        raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
 
 
 def model_file(run: str, next_round: int) -> str:

@@ -10,7 +10,7 @@ from fedddpm.ema import AverageState
 from fedddpm.errors import PolicyError
 from fedddpm.initial import initial_network
 from fedddpm.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
-from fedddpm.model_store import ModelStore, model_file
+from fedddpm.model_store import ModelStore, model_file, require_known_parts
 from fedddpm.partition import Vector, flatten, manifest
 from fedddpm.problems import ProblemError
 from fedddpm.progress import Reporter
@@ -151,6 +151,7 @@ class RunHistory:
             return self._models.fetch_base(manifest(model, shared), last.model_hash)
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
+        require_known_parts(spec, last)
         base = flatten(model, shared)
         if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
             try:

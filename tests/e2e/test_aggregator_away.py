@@ -19,7 +19,7 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def database_url(request: pytest.FixtureRequest) -> str | None:
     """Either database of the aggregator."""
     if request.param == "sqlite":
@@ -64,6 +64,7 @@ def test_in_the_middle_of_a_session(new_federation: NewFederation, moment: str) 
     fed.check_models()
 
 
+@pytest.mark.soak  # also shown by shorter tests
 def test_again_and_again(new_federation: NewFederation) -> None:
     """Killed every second or so, through two rounds."""
     fed = new_federation("abc")

@@ -107,7 +107,9 @@ def test_a_full_disk_loses_nothing(new_federation: NewFederation, small_disk: Pa
 # --- clocks --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shift", "said"), [(3600, "3600 s ahead"), (-3600, "3600 s behind")])
+@pytest.mark.parametrize(
+    ("shift", "said"), [(3600, "3600 s ahead"), pytest.param(-3600, "3600 s behind", marks=pytest.mark.soak)]
+)
 def test_a_wrong_clock_is_corrected(new_federation: NewFederation, tmp_path: Path, shift: int, said: str) -> None:
     fed = new_federation()
     fed.start()

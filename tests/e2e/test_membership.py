@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, blobs, command_error, wait_until
 
@@ -171,6 +172,7 @@ def spent_by_four(fed: Federation) -> str:
     return gone
 
 
+@pytest.mark.soak  # also shown by shorter tests
 def test_a_spent_base_waits_for_all_who_spent_it(new_federation: NewFederation) -> None:
     fed = new_federation("abcd", c_max=1)
     gone = spent_by_four(fed)

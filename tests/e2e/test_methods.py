@@ -48,7 +48,9 @@ def check_parts(fed: Federation, method: Method) -> None:
             assert np.array_equal(one, other) == (part in method.shared_parts), part
 
 
-@pytest.mark.parametrize(("method", "bits"), [(Method.FULL, 32), (Method.ULATDEC, 12), (Method.UDEC, 8)])
+@pytest.mark.parametrize(
+    ("method", "bits"), [(Method.FULL, 32), pytest.param(Method.ULATDEC, 12, marks=pytest.mark.soak), (Method.UDEC, 8)]
+)
 def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits: int) -> None:
     fed = new_federation("abc")
     fed.start(method, rounds=2, bits=bits, first_bits=max(bits, 16))

@@ -58,6 +58,7 @@ def settings_of(config: Path) -> StudySettings:
     return build(read_toml(config))
 
 
+@pytest.mark.soak  # a minute: Ray starts, is hurt, and starts again
 def test_a_study_whose_workers_are_killed_comes_to_the_same_models(
     cluster: Cluster, config: Path, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def test_an_update_that_nobody_clipped_is_never_summed(monkeypatch: pytest.Monke
         aggregate(federation, spec, updates, np.zeros(SIZES["decoder"], np.float32), "s")
 
 
+@pytest.mark.soak  # 130 institutions
 def test_more_than_one_sum_holds_are_averaged_over_shards() -> None:
     federation = found(MANY)
     shards = draw(federation.roster)

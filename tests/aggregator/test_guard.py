@@ -190,7 +190,7 @@ def test_a_round_passes_through_a_narrow_budget(new_federation: NewFederation) -
 @pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_many_joins_by_one_identity_leave_bounded_traces(new_federation: NewFederation, count: int) -> None:
     federation = new_federation()
-    federation.start_run(rounds=1)
+    federation.start_run(rounds=1, join_s=3600.0)  # the others join after all of them
     server = ServerProcess(federation)
     server.variables = {"FEDDDPM_AGGREGATOR_RATE_PER_IDENTITY": "0"}
     server.start()

@@ -16,7 +16,7 @@ from fedddpm_protocol.spent import usable_release
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 
-SHORT_S = 2.0
+SHORT_S = 4.0
 
 
 def seats_of(site: Site) -> list[Seat]:

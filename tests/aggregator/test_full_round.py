@@ -71,7 +71,7 @@ def test_usplit_sums_every_part_over_its_reporters(new_federation: NewFederation
 
 def test_usplit_part_that_fails_keeps_its_base(new_federation: NewFederation, serve: Serve) -> None:
     federation = new_federation(members=tuple("abcdef"), c_max=0)
-    federation.start_run(Method.USPLIT, rounds=2, weighting="equal", shares_s=1.5)
+    federation.start_run(Method.USPLIT, rounds=2, weighting="equal", shares_s=4.0)
     site = serve(federation)
     state = first_state(site)
     spec = spec_of(state, federation.roster)

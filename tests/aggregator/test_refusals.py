@@ -112,7 +112,7 @@ def test_another_message_for_a_step_is_refused_and_kept(site: Site) -> None:
 
 def test_an_upload_after_the_survivors_are_fixed_is_gone(new_federation: NewFederation, serve: Serve) -> None:
     federation = new_federation()
-    federation.start_run(rounds=1, masked_s=4.0)
+    federation.start_run(rounds=1, masked_s=6.0)
     site = serve(federation)
     seats = seated(site)
     drive(seats, ["join", "share"])

@@ -77,7 +77,7 @@ def test_two_rounds_over_three_shards(new_federation: NewFederation, serve: Serv
 
 def test_a_shard_that_fails_leaves_the_others_their_round(new_federation: NewFederation, serve: Serve) -> None:
     federation = sharded(new_federation)
-    federation.start_run(rounds=2, shares_s=1.5)
+    federation.start_run(rounds=2, shares_s=4.0)
     site = serve(federation)
     spec = spec_of(first_state(site), federation.roster)
     base, seats = base_of(site, spec), seats_by_session(site, federation.roster)

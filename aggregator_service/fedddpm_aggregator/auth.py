@@ -31,7 +31,6 @@ from fedddpm_protocol.errors import UnknownMemberError
 from fedddpm_protocol.roster import Roster
 
 MIN_NONCE, MAX_NONCE = 16, 128  # characters
-_REPLICAS_DIFFER_S = 120  # how far the clocks of two replicas may be apart without forgetting a nonce too early
 SIGNER = "fedddpm.signer"  # where a request's scope names its Signer, once its head was checked
 
 
@@ -147,8 +146,7 @@ def accept(ctx: Context, signer: Signer, body: bytes) -> None:
         verifier.verify_body(signer.head, [signer.verified], body)
     except HTTPMessageSignaturesException as error:
         raise AuthenticationError(f"the request's body is not the signed one: {error}") from error
-    limits = ctx.limits
-    forgotten_at = time.time() + limits.signature_max_age_s + 2 * limits.signature_max_ahead_s + _REPLICAS_DIFFER_S
+    forgotten_at = time.time() + ctx.limits.nonce_kept_s
     fresh, roster_version = ctx.nonces.first(signer.name, signer.nonce, forgotten_at)
     if not fresh:
         raise ReplayedError("this signed request was seen before; sign every request anew")

@@ -56,6 +56,14 @@ class Database:
             yield session
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """As :meth:`read`, and several queries see one moment, whatever is written between them."""
+        with self.read() as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that is on disk when the block ends, or gone when it raises."""
         with self._writer, self._sessions() as session, session.begin():

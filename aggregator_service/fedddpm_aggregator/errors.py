@@ -79,7 +79,6 @@ class OperatorConflictError(OperatorError):
     """Something else is there under that name."""
 
     code = "conflict"
-    status = 409
 
 
 class TooManyRequestsError(AggregatorError):

@@ -18,6 +18,7 @@ from tests.aggregator.sites import Serve
 from tests.aggregator.watching import first_state, result_of, until
 
 from fedddpm_aggregator.dashboard.live import MOST_STREAMS
+from fedddpm_aggregator.service.dashboard import now
 from fedddpm_aggregator.tables import RunRow, SessionRow
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.policy import open_result
@@ -159,3 +160,18 @@ def test_streams_end_when_the_server_stops(federation: Federation) -> None:
     assert ended.wait(30)
     assert server._process.wait(30) == 0
     server.kill()
+
+
+def test_when_a_member_was_last_heard_of(federation: Federation, serve: Serve) -> None:
+    """The time of its last signed request, neither before nor after it."""
+    site = serve(federation)
+    before = time.time()
+    site["a"].state()
+    after = time.time()
+    time.sleep(1)
+    with federation.context() as ctx:
+        seen_s = {member.id: member.seen_s for member in now(ctx).members}
+    assert seen_s["b"] is None
+    heard_at = time.time() - (seen_s["a"] or 0.0)
+    assert before - 1 < heard_at < after + 1
+    assert (seen_s["a"] or 0.0) >= 1

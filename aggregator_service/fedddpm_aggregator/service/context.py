@@ -27,6 +27,7 @@ from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundSpec
 
 MIB = 2**20
+REPLICAS_DIFFER_S = 120  # how far the clocks of two replicas may be apart without forgetting a nonce too early
 MOST_PLANS = 256  # kept in memory
 
 
@@ -41,6 +42,11 @@ class Limits:
     unmask_grace_s: float = 1.0
     max_model_bytes: int = 1024 * MIB
     keep_rounds: int = 0  # of a run, whose vectors are kept; 0: all
+
+    @property
+    def nonce_kept_s(self) -> int:
+        """How long a nonce is remembered, from its request on."""
+        return self.signature_max_age_s + 2 * self.signature_max_ahead_s + REPLICAS_DIFFER_S
 
 
 @dataclass

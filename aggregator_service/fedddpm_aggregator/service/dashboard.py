@@ -111,9 +111,7 @@ class Now:
 def now(ctx: Context) -> Now:
     """Everything that moves."""
     hint = next_step(ctx)
-    with ctx.database.read() as db:
-        if not ctx.database.is_sqlite:  # one snapshot, though a phase may close between two queries
-            db.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    with ctx.database.snapshot() as db:  # a phase may close between two queries
         row = store.federation(db)
         root = row.root_public_key if row is not None else None
         version = store.newest_roster_version(db)
@@ -226,6 +224,5 @@ def _worst(standings: Sequence[Standing], round_is_open: bool) -> Standing:
 
 def _last_requests(ctx: Context, db: Session) -> dict[str, float]:
     """Unix seconds of each member's last signed request, as long as its nonce is remembered."""
-    kept_s = ctx.limits.signature_max_age_s + 2 * ctx.limits.signature_max_ahead_s
     rows = db.execute(select(NonceRow.member, func.max(NonceRow.expires_at)).group_by(NonceRow.member))
-    return {member: expires_at - kept_s for member, expires_at in rows}
+    return {member: expires_at - ctx.limits.nonce_kept_s for member, expires_at in rows}

@@ -5,25 +5,23 @@ An attempt that is over never changes. What is kept of it is small, and no longe
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.service.dashboard_reasons import Advice, advice_on
-from fedddpm_aggregator.service.overview import SessionLine, lines_of
-from fedddpm_aggregator.service.traffic import RoundTraffic, TrafficTally, models_of
-from fedddpm_aggregator.tables import AttemptRow, ResultRow, RunRow
+from fedddpm_aggregator.service.finished import FinishedAttempt, FinishedAttempts
+from fedddpm_aggregator.service.overview import SessionLine
+from fedddpm_aggregator.service.traffic import RoundTraffic
+from fedddpm_aggregator.tables import RunRow
+from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import LOSS_UNITS
 
 RECENT_ROUNDS = 5  # in which a drop is told beside the member
 MOST_FAILURES = 200  # the newest are kept
-_SLICE = 50  # attempts read at once
 
 
 @dataclass(frozen=True)
@@ -81,25 +79,19 @@ class Story:
 
     rounds: list[Round] = field(default_factory=list)
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=MOST_FAILURES))
-    complete: bool = False  # whether all finished attempts are in it
-    _read_to: int = 0  # the last attempt that is in it
-    _traffic: TrafficTally | None = None
-    _unpublished: list[SessionLine] = field(default_factory=list)  # sessions of the round that is not published yet
-    _began_at: float = 0.0  # of that round's first attempt
+    _attempts: FinishedAttempts = field(default_factory=FinishedAttempts)
     _taken: Counter[str] = field(default_factory=Counter)
     _last_at: dict[str, float] = field(default_factory=dict)
 
     def catch_up(self, db: Session, run: RunRow, until: float) -> None:
         """Read attempts that finished since, not much longer than ``until`` (monotonic clock)."""
-        self._traffic = self._traffic or TrafficTally(models_of(run))
-        finished = (AttemptRow.run_id == run.id, AttemptRow.status != "active")
-        self.complete = False
-        while not self.complete and time.monotonic() < until:
-            query = select(AttemptRow).where(*finished, AttemptRow.id > self._read_to).order_by(AttemptRow.id)
-            attempts = db.scalars(query.limit(_SLICE)).all()
-            for attempt in attempts:
-                self._add(db, run, attempt)
-            self.complete = len(attempts) < _SLICE
+        for attempt in self._attempts.read_on(db, run, until):
+            self._add(attempt)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all finished attempts are in it."""
+        return self._attempts.complete
 
     def taking(self, members: Iterable[str]) -> dict[str, Taking]:
         """Each member's part in it."""
@@ -113,38 +105,30 @@ class Story:
             for member in members
         }
 
-    def _add(self, db: Session, run: RunRow, attempt: AttemptRow) -> None:
-        lines = lines_of(db, run, attempt)
-        self._read_to = attempt.id
+    def _add(self, attempt: FinishedAttempt) -> None:
+        lines, published_at = attempt.lines, attempt.published_at
         self.failures += _failures(lines)
-        if not self._unpublished or self._unpublished[0].round != attempt.round:
-            self._unpublished, self._began_at = [], attempt.created_at
-        self._unpublished += lines
-        traffic = self._traffic.add(self._unpublished) if self._traffic is not None else None
         summed = [line for line in lines if line.model is not None and line.phase == Phase.DONE]
-        if traffic is None or not summed:
+        if attempt.traffic is None or published_at is None or not summed:
             return
-        mine = (ResultRow.run_id == run.id, ResultRow.round == attempt.round)
-        published_at = db.scalars(select(ResultRow.published_at).where(*mine)).one()
         survivors = _union(line.survivors for line in summed)
         self._taken.update(survivors)
         self._last_at.update(dict.fromkeys(survivors, published_at))
         before, after = _losses(summed)
         published = Round(
-            index=attempt.round,
-            attempts=len({line.attempt for line in self._unpublished}),
+            index=attempt.row.round,
+            attempts=len({line.attempt for line in attempt.round_lines}),
             cohort=len(_union(line.cohort for line in lines)),
             survivors=len(survivors),
             dropped=_union(tuple(set(line.cohort) - set(line.survivors)) for line in summed),
             unopened=tuple(line.part for line in lines if line.phase != Phase.DONE),
             loss_before=before,
             loss_after=after,
-            traffic=traffic,
-            began_at=self._began_at,
+            traffic=attempt.traffic,
+            began_at=attempt.round_began_at,
             published_at=published_at,
         )
         self.rounds.append(published)
-        self._unpublished = []
 
 
 def _losses(lines: Sequence[SessionLine]) -> tuple[float | None, float | None]:
@@ -153,8 +137,7 @@ def _losses(lines: Sequence[SessionLine]) -> tuple[float | None, float | None]:
     members = sum(len(line.survivors) for line in telling)
     if not members:
         return None, None
-    before, after = (sum(line.sums[place] for line in telling) for place in (1, 2))
-    return before / (members * LOSS_UNITS), after / (members * LOSS_UNITS)
+    return mean_losses([sum(column) for column in zip(*(line.sums for line in telling), strict=True)], members)
 
 
 def _failures(lines: Iterable[SessionLine]) -> list[Failure]:

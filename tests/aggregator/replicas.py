@@ -181,7 +181,7 @@ class Trouble:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._errors: list[BaseException] = []
-        self.count = 0
+        self.count = 0  # of those that have begun: the run may be over before what was killed is back
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -198,12 +198,12 @@ class Trouble:
         while not self._stop.wait(0.01):
             if self._balancer.requests < due:
                 continue
+            self.count += 1
             try:
                 self._act(self._dice)
             except BaseException as error:
                 self._errors.append(error)
                 return
-            self.count += 1
             due = self._balancer.requests + self._dice.randint(*self._pause)
 
 

@@ -34,6 +34,11 @@ def draw(roster: Roster) -> tuple[tuple[str, ...], ...]:
     return tuple(shards)
 
 
+def largest_cohort(roster: Roster) -> int:
+    """The most members that any sum under this roster can have."""
+    return max(len(shard) for shard in draw(roster))
+
+
 def shard_of(roster: Roster, member: str) -> int | None:
     """The number of a member's shard, None where there are none; UnknownMemberError if it is not enrolled."""
     roster.public_key(member)

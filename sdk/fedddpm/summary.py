@@ -10,7 +10,7 @@ from pathlib import Path
 from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.traffic import Traffic, beside_fedavg, fedavg_bytes
-from fedddpm_protocol.encoding import mean_losses
+from fedddpm_protocol.encoding import pooled_losses
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.spec import PartResult, RoundResult
 
@@ -85,11 +85,8 @@ def summarize(
 
 def federation_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
     """Mean held-out loss of the institutions in the sums, before and after training; None if no sum holds losses."""
-    telling = [part for part in opened if reports_losses(part.part)]
-    if not telling:
-        return None, None
-    sums = [sum(column) for column in zip(*(part.sums for part in telling), strict=True)]
-    return mean_losses(sums, sum(len(part.survivors) for part in telling))
+    telling = ((part.sums, len(part.survivors)) for part in opened if reports_losses(part.part))
+    return pooled_losses(telling) or (None, None)
 
 
 def append_summary(folder: Path, summary: RoundSummary) -> None:

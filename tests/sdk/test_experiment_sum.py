@@ -16,7 +16,7 @@ from fedddpm_protocol.encoding import capped_weight
 from fedddpm_protocol.errors import PolicyError, RingOverflowError, WrappedSumError
 from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.scale import step_of
-from fedddpm_protocol.shards import draw
+from fedddpm_protocol.shards import draw, largest_cohort
 from fedddpm_protocol.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
 
 SIZES = {"encoder": 700, "bottleneck": 250, "decoder": 330}
@@ -53,7 +53,7 @@ def make_spec(federation: Federation, method: Method, bits: int = 32) -> RoundSp
         weighting="disclosed" if method is Method.USPLIT else "hidden",
         clip_norm=15.0,
         weight_cap=100,
-        largest_cohort=max(len(shard) for shard in draw(federation.roster)),
+        largest_cohort=largest_cohort(federation.roster),
         chunk_coordinates=256,
         encoding_seed=b"\x03" * 32,
         epochs=1,

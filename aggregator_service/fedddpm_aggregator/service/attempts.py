@@ -21,7 +21,7 @@ from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import TERMINAL, Phase
 from fedddpm_protocol.policy import sign_spec
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import draw, sessions_of
+from fedddpm_protocol.shards import draw, largest_cohort, sessions_of
 from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def round_spec(
         weighting=run.weighting,
         clip_norm=run.clip_norm,
         weight_cap=run.weight_cap,
-        largest_cohort=max(len(shard) for shard in draw(roster)),
+        largest_cohort=largest_cohort(roster),
         chunk_coordinates=run.chunk_coordinates,
         encoding_seed=secrets.token_bytes(HASH_BYTES),
         epochs=run.epochs,

@@ -16,7 +16,7 @@ from fedddpm_aggregator.service.finished import FinishedAttempt, FinishedAttempt
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.encoding import mean_losses
+from fedddpm_protocol.encoding import pooled_losses
 from fedddpm_protocol.methods import reports_losses
 from fedddpm_protocol.phases import Phase
 
@@ -133,11 +133,8 @@ class Story:
 
 def _losses(lines: Sequence[SessionLine]) -> tuple[float | None, float | None]:
     """Mean losses over everybody whose losses are in one of the sums."""
-    telling = [line for line in lines if line.sums and reports_losses(line.part)]
-    members = sum(len(line.survivors) for line in telling)
-    if not members:
-        return None, None
-    return mean_losses([sum(column) for column in zip(*(line.sums for line in telling), strict=True)], members)
+    telling = ((line.sums, len(line.survivors)) for line in lines if line.sums and reports_losses(line.part))
+    return pooled_losses(telling) or (None, None)
 
 
 def _failures(lines: Iterable[SessionLine]) -> list[Failure]:

@@ -44,7 +44,7 @@ from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
-from fedddpm_protocol.encoding import mean_losses
+from fedddpm_protocol.encoding import pooled_losses
 from fedddpm_protocol.methods import Method, part_of
 from fedddpm_protocol.spec import RoundSpec, model_hash
 
@@ -186,9 +186,10 @@ class FederatedRun:
 
     def _mean_losses(self, trained: Mapping[str, Trained], opened: Opened) -> tuple[float, float]:
         """From the opened sums where everybody is in one, as a federation would know them; else from the records."""
-        if self._method is not Method.USPLIT:
-            sums = [sum(column) for column in zip(*opened.sums.values(), strict=True)]
-            return mean_losses(sums, sum(len(members) for members in opened.survivors.values()))
+        pairs = ((sums, len(opened.survivors[session])) for session, sums in opened.sums.items())
+        pooled = None if self._method is Method.USPLIT else pooled_losses(pairs)
+        if pooled is not None:
+            return pooled
         count = len(trained)
         return sum(t.loss_before for t in trained.values()) / count, sum(t.loss_after for t in trained.values()) / count
 

@@ -18,7 +18,7 @@ from fedddpm.unet import UNet
 from fedddpm_protocol.canonical import PROTOCOL, tagged_hash, u64
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import draw
+from fedddpm_protocol.shards import largest_cohort
 from fedddpm_protocol.spec import NOTHING_KNOWN, RINGS, PartSpec, RoundSpec, ScaleReference, model_hash, part_spec
 
 WIDEST_BITS = max(RINGS)  # holds every sum of clipped updates
@@ -60,7 +60,7 @@ class SpecMaker:
             weighting="disclosed" if method is Method.USPLIT else "hidden",
             clip_norm=s.clip_norm,
             weight_cap=self.weight_cap,
-            largest_cohort=max(len(shard) for shard in draw(self.roster)),
+            largest_cohort=largest_cohort(self.roster),
             chunk_coordinates=_CHUNK,
             encoding_seed=tagged_hash("study", self.plan.name.encode(), u64(index), u64(attempt)),
             epochs=s.epochs,

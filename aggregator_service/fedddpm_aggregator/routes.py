@@ -11,14 +11,14 @@ from fastapi.security import APIKeyHeader
 
 from fedddpm_aggregator.auth import SIGNER, Signer, accept
 from fedddpm_aggregator.blob_responses import VectorResponse, blob_response
+from fedddpm_aggregator.long_poll import long_poll
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_protocol.api import HexHash, Problem, ResultsPage, RunState
 from fedddpm_protocol.messages import SignedDocument
 
-LONGEST_WAIT_S = 50.0  # proxies cut silent connections after 60 s
+LONGEST_WAIT_S = 300.0  # of a poll; longer ones save little
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", examples=["decoder"])]
 PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"model": Problem, "description": words, "content": {"application/problem+json": {}}}
@@ -85,15 +85,11 @@ async def get_state(
     after: Annotated[int, Query(ge=0, description="answer once the version is above this")] = 0,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="wait at most so many seconds")] = 0.0,
 ) -> Response:
-    """What goes on; waits for news when asked (long poll)."""
+    """What goes on; waits for news when asked (long poll), with white space every 20 seconds until the JSON comes."""
     if not wait:
         return Response((await run_in_threadpool(state_json, ctx))[1], media_type="application/json")
-    watch: VersionWatch = request.app.state.watch
-    newest: Newest = request.app.state.newest
     note(long_poll=True)
-    with ctx.metrics.long_polls.track_inprogress():
-        await watch.beyond(after, wait)
-    return Response(await newest.at(watch.version), media_type="application/json")
+    return await long_poll(request.app.state.watch, request.app.state.newest, ctx.metrics.long_polls, after, wait)
 
 
 def state_json(ctx: Context) -> tuple[int, bytes]:

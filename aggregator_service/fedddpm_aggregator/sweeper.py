@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 
 from fastapi.concurrency import run_in_threadpool
@@ -40,6 +41,8 @@ class Sweeper:
     def __init__(self, ctx: Context, workers: Workers, tick_s: float) -> None:
         self._ctx, self._workers, self._tick_s = ctx, workers, tick_s
         self._tidied_at = 0.0
+        self._renewed_at = -math.inf  # monotonic clock, when the lease was asked for
+        self._cleared_version = -1  # of the state: nothing has ended since
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -65,14 +68,10 @@ class Sweeper:
     def tick(self, elapsed_s: float) -> None:
         """Count ``elapsed_s`` of uptime and do what is due; nothing while another replica sweeps."""
         self._workers.renew()
-        database = self._ctx.database
-        with database.write_relaxed() as db:
-            now = database.now(db)
-            held = store.take_lease(db, "sweeper", self._ctx.holder, now, self._ctx.limits.lease_s)
-        self._ctx.metrics.sweeper_lease.set(held)
-        if not held:
+        if not self._holds_lease():
             return
-        with database.read() as db:
+        with self._ctx.database.read() as db:
+            version = store.state_version(db)
             open_runs = bool(store.open_runs(db)) and store.newest_roster_version(db) > 0
         if open_runs:
             with self._ctx.transaction() as db:
@@ -81,9 +80,21 @@ class Sweeper:
         if time.monotonic() - self._tidied_at > TIDY_S:
             self._tidied_at = time.monotonic()
             self._tidy()
-        else:
-            scrub(self._ctx)
-        retain(self._ctx)
+        elif version != self._cleared_version:  # an attempt may have ended: that is news
+            self._clear()
+        self._cleared_version = version
+
+    def _holds_lease(self) -> bool:
+        """Take the lease, or renew it in its last two thirds."""
+        database, lease_s = self._ctx.database, self._ctx.limits.lease_s
+        asked_at = time.monotonic()
+        if asked_at < self._renewed_at + lease_s / 3:
+            return True
+        with database.write_relaxed() as db:
+            held = store.take_lease(db, "sweeper", self._ctx.holder, database.now(db), lease_s)
+        self._renewed_at = asked_at if held else -math.inf
+        self._ctx.metrics.sweeper_lease.set(held)
+        return held
 
     def give_back(self) -> None:
         """Let another replica sweep at once."""
@@ -119,9 +130,14 @@ class Sweeper:
                 return
         settle(self._ctx, db, attempt)
 
+    def _clear(self) -> None:
+        """Delete what attempts that are over, and old rounds, leave behind."""
+        scrub(self._ctx)
+        retain(self._ctx)
+
     def _tidy(self) -> None:
         with self._ctx.database.write_relaxed() as db:
             store.forget_old_nonces(db, time.time())
-        scrub(self._ctx)
+        self._clear()
         remove_strays(self._ctx)
         incoming.remove_leftovers(self._ctx, time.time())

@@ -104,14 +104,15 @@ class VersionWatch:
         self._kick.set()
         self._news.set()
 
-    async def beyond(self, version: int, timeout_s: float) -> None:
-        """Return when the version is above ``version``, or after ``timeout_s`` seconds."""
+    async def beyond(self, version: int, timeout_s: float) -> bool:
+        """Return when the version is above ``version``, or after ``timeout_s`` seconds; False if waiting may go on."""
         longest_s = self._longest_s
         self._waiting += 1
         try:
             await self._until(version, timeout_s, longest_s)
         finally:
             self._waiting -= 1
+        return self._version > version or self.stopped
 
     async def _until(self, version: int, timeout_s: float, longest_s: float) -> None:
         with contextlib.suppress(TimeoutError):

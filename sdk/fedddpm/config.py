@@ -86,14 +86,14 @@ class NetworkOptions(_Options):
     client_certificate: Path | None = None  # PEM, for mutual TLS
     client_key: Path | None = None
     connect_timeout_s: Seconds = 10.0
-    read_timeout_s: Annotated[float, Field(gt=25)] = 60.0  # longer than a waiting poll
-    poll_s: Annotated[float, Field(ge=0.2, le=50)] = 45.0  # how long one poll waits for news
+    read_timeout_s: Annotated[float, Field(gt=25)] = 60.0  # of silence; who waits hears something every 20 s
+    poll_s: Annotated[float, Field(ge=0.2, le=300)] = 240.0  # how long one poll waits for news
     patience_s: Annotated[float, Field(ge=0)] = 24 * 3600.0  # how long an outage may last
 
     @property
-    def longest_poll_s(self) -> float:
-        """How long a poll may wait, so that its answer comes before reading is given up."""
-        return min(self.poll_s, self.read_timeout_s - 10)
+    def longest_silence_s(self) -> float:
+        """How long an answer may wait, so that it comes before reading is given up."""
+        return 0.75 * self.read_timeout_s
 
     @model_validator(mode="after")
     def _certificate_and_key_together(self) -> Self:

@@ -6,6 +6,7 @@ is waited for with exponential backoff and jitter; anything it says on purpose b
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -72,6 +73,7 @@ class Connection:
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
         self._answered = False  # whether anything ever came from there
+        self._longest_wait_s = math.inf  # of a poll
         self._http = _http_client(base_url, options, self._signer)
 
     def __enter__(self) -> Self:
@@ -86,6 +88,23 @@ class Connection:
         """GET a JSON reply; TransportError if it is not what the interface promises."""
         response = self._patiently(lambda: self._send("GET", path, params=params))
         return _parse(reply, response)
+
+    def poll(self, reply: type[_REPLY], path: str, params: Mapping[str, str | float], wait_s: float) -> _REPLY:
+        """GET a JSON reply that waits up to ``wait_s`` seconds for news; the aggregator sends signs of life meanwhile.
+
+        Where something on the way keeps those back, polls are shorter from then on.
+        """
+
+        def attempt() -> httpx.Response:
+            wait = min(wait_s, self._longest_wait_s)
+            try:
+                return self._send("GET", path, params={**params, "wait": wait})
+            except httpx.ReadTimeout:
+                if wait > self._options.longest_silence_s:
+                    self._longest_wait_s = self._options.longest_silence_s
+                raise
+
+        return _parse(reply, self._patiently(attempt))
 
     def post(self, path: str, message: Message) -> httpx.Response:
         """POST a message."""

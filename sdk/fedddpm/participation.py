@@ -104,7 +104,7 @@ class Participation:
     # --- what the aggregator says -------------------------------------------------------------------------------------
 
     def _poll(self) -> RunState:
-        wait_s = self._us.config.network.longest_poll_s if self._version else 0
+        wait_s = self._us.config.network.poll_s if self._version else 0
         current = self._transport.state(self._version, wait_s)
         self._version = current.version
         if self._roster is None or current.roster_version > self._roster.version:

@@ -102,7 +102,7 @@ class Transport:
 
     def state(self, after: int, wait_s: float) -> RunState:
         """Where the run stands; returns when its version is above ``after``, or after ``wait_s`` seconds."""
-        return self.connection.get(RunState, "/v1/state", {"after": after, "wait": wait_s})
+        return self.connection.poll(RunState, "/v1/state", {"after": after}, wait_s)
 
     def results(self, run: str, first_round: int) -> tuple[SignedDocument, ...]:
         """Signed results from ``first_round`` on, in order, at most a hundred."""

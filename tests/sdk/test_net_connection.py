@@ -17,7 +17,7 @@ from fedddpm.errors import ConfigError, TransportError
 from fedddpm.identity import Identity
 from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
 from fedddpm.transport import Transport
-from fedddpm_protocol.api import PROBLEM_TYPE
+from fedddpm_protocol.api import PROBLEM_TYPE, RunState
 from fedddpm_protocol.messages import SignedDocument
 
 ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
@@ -34,7 +34,7 @@ def roster_reply():
 
 
 class Script:
-    """Answers in order; the last one is repeated. An answer is (status, headers, body) or "hang up" or "cut"."""
+    """Answers in order; the last one is repeated. An answer is (status, headers, body), "hang up", "stall" or "cut"."""
 
     def __init__(self, *answers):
         self.answers, self.requests = list(answers), []
@@ -55,6 +55,13 @@ def serve(script):
                 return
             if reply in ("cut", "whole"):
                 self.content(cut=reply == "cut")
+                return
+            if reply == "stall":  # a head, a sign of life, and nothing more while the client listens
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b" ")
+                self.connection.recv(1)
+                self.close_connection = True
                 return
             status, headers, body = reply
             self.send_response(status)
@@ -132,6 +139,25 @@ def test_an_aggregator_that_is_away_is_waited_for(trouble):
     assert [outage is None for outage in outages] == [False, False, False, True]
     nonces = {headers["Signature-Input"] for _, _, headers, _ in script.requests}
     assert len(nonces) == 4  # a repetition is no replay
+
+
+def test_polls_are_shorter_where_signs_of_life_do_not_come_through():
+    fields = dict.fromkeys(("run", "method", "spec", "last_result"))
+    fields |= dict.fromkeys(("round", "rounds", "attempt", "results", "server_time"), 0)
+    fields |= {"version": 3, "roster_version": 1, "status": "waiting", "sessions": {}}
+    state = RunState.model_validate(fields).model_dump_json().encode()
+    script = Script("stall", (200, {"Content-Type": "application/json"}, b"   " + state))
+    identity, options = Identity.generate("hospital-a"), NetworkOptions(patience_s=5)
+    options = options.model_copy(update={"read_timeout_s": 0.4})
+    outages = []
+    with serve(script) as url, Connection(url, identity, "hospital-a", options, on_outage=outages.append) as connection:
+        transport = Transport(connection)
+        assert transport.state(2, 240.0).version == 3
+        assert transport.state(3, 240.0).version == 3
+        assert transport.state(3, 0.1).version == 3
+    waits = [float(path.rpartition("wait=")[2]) for _, path, _, _ in script.requests]
+    assert waits == pytest.approx([240.0, 0.3, 0.3, 0.1])
+    assert "time" in outages[0].reason
 
 
 def test_patience_ends_and_says_so():

@@ -248,7 +248,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--blobs", help="s3://bucket/prefix (AWS_* variables say where and who)")
     parser.add_argument("--idle", type=int, default=500, help="clients in long polls; 0: leave this out")
     parser.add_argument("--idle-seconds", type=float, default=60.0)
-    parser.add_argument("--poll", type=float, default=45.0, help="seconds of a long poll")
+    parser.add_argument("--poll", type=float, default=240.0, help="seconds of a long poll")
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="the plain average too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out" / "service_load.json")
     parser.add_argument("--documents", type=Path, help="make service_load.md and .json here, and nothing else")

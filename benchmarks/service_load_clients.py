@@ -58,7 +58,7 @@ class Orders:
     names: list[str]
     root: str  # the root's public key, hex
     rounds: int = 1
-    poll_s: float = 45.0
+    poll_s: float = 240.0
     connections: int = 1  # per institution, when idle
 
     @property

@@ -92,14 +92,30 @@ def open_runs(db: Session) -> Sequence[RunRow]:
 
 
 def newest_attempt(db: Session, run_id: int, *, lock: bool = False) -> AttemptRow | None:
-    """The newest attempt of a run, locked when asked."""
+    """The newest attempt of a run, locked when asked; before the first one the federation is locked instead."""
     query = select(AttemptRow).where(AttemptRow.run_id == run_id).order_by(AttemptRow.id.desc()).limit(1)
     row = db.scalar(query)
-    while lock and row is not None:
+    while lock:
+        if row is None:
+            row = _first_attempt_meanwhile(db, query)
+            if row is None:
+                break
         locked = attempt_by_id(db, row.id, lock=True)
         row = db.scalar(query)  # whoever held the lock may have begun the next attempt
         if row is locked:
             break
+    return row
+
+
+def _first_attempt_meanwhile(db: Session, query: Select[AttemptRow]) -> AttemptRow | None:
+    """None under the federation's lock, so nobody begins the first attempt; else that attempt, without the lock."""
+    before = db.begin_nested()
+    federation(db, lock=True)
+    row = db.scalar(query)
+    if row is None:
+        before.commit()
+    else:
+        before.rollback()  # gives the lock back: an attempt is locked before the federation
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 from tests.aggregator.driver import STEPS, Institution, ProblemError, Seat, drive, take_seats
 from tests.aggregator.federations import QUICK, Federation, identity_of
 from tests.aggregator.sites import NewFederation, Serve, Site
@@ -29,7 +31,10 @@ from fedddpm_aggregator.service import audit, incoming
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import install_roster
-from fedddpm_aggregator.service.runs import RunSettings, pause_run, resume_run
+from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, resume_run
+from fedddpm_aggregator.sweeper import Sweeper
+from fedddpm_aggregator.tables import AttemptRow, RunRow
+from fedddpm_aggregator.workers import Workers
 from fedddpm_protocol.roster import Member, sign_roster
 
 OLGA = identity_of("olga")
@@ -320,6 +325,38 @@ def test_who_waits_for_an_attempt_gets_the_one_that_came_after_it(new_federation
             start_attempt(ctx, db, run)
         waiter.join()
     assert found == [(1, "active")]
+
+
+@pytest.mark.parametrize("new_federation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("first", ["end", "start"])
+def test_a_run_is_ended_while_its_first_attempt_begins(new_federation: NewFederation, first: str) -> None:
+    federation = new_federation()
+    federation.start_run()
+    with federation.context() as ctx, federation.context() as other:
+
+        def end(db: Session) -> None:
+            run = store.open_runs(db)[0]
+            assert store.newest_attempt(db, run.id, lock=True) is None
+            run.status = "ended"
+
+        def start(db: Session) -> None:
+            run = store.open_runs(db)[0]
+            assert store.newest_attempt(db, run.id, lock=True) is None
+            start_attempt(ctx, db, run)
+
+        def sweep() -> None:
+            Sweeper(other, Workers(other), 0.1).tick(0.1)
+
+        meanwhile = threading.Thread(target=sweep if first == "end" else functools.partial(end_run, other))
+        with ctx.transaction() as db:
+            (end if first == "end" else start)(db)
+            meanwhile.start()
+            until_somebody_waits(ctx)
+        meanwhile.join()
+        with ctx.database.read() as db:
+            attempts = [row.status for row in db.scalars(select(AttemptRow))]
+            assert db.scalars(select(RunRow.status)).one() == "ended"
+    assert attempts == ([] if first == "end" else ["failed"])
 
 
 def until_somebody_waits(ctx: Context) -> None:

@@ -252,16 +252,25 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="the plain average too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out" / "service_load.json")
     parser.add_argument("--documents", type=Path, help="make service_load.md and .json here, and nothing else")
+    titles = [title for title, _ in DOCUMENTED]
+    parser.add_argument("--section", nargs="+", choices=titles, help="with --documents: measure these, keep the others")
     return parser.parse_args(arguments)
 
 
-def document(folder: Path, runs: Sequence[tuple[str, Sequence[str]]] = DOCUMENTED) -> None:
-    """Measure what the documents show, and write it there."""
+def document(
+    folder: Path, runs: Sequence[tuple[str, Sequence[str]]] = DOCUMENTED, sections: Sequence[str] | None = None
+) -> None:
+    """Measure what the documents show, or some sections of it, and write it there."""
+    file = folder / "service_load.json"
+    known = json.loads(file.read_text()) if sections is not None and file.exists() else {}
     results = {}
     for title, arguments in runs:
-        results[title] = measure(options_of(arguments))
-        print_report(results[title])
-    (folder / "service_load.json").write_text(json.dumps(results, indent=2) + "\n")
+        if sections is None or title in sections:
+            results[title] = measure(options_of(arguments))
+            print_report(results[title])
+        elif title in known:
+            results[title] = known[title]
+    file.write_text(json.dumps(results, indent=2) + "\n")
     write_markdown(results, folder / "service_load.md")
 
 
@@ -269,7 +278,7 @@ def main() -> None:
     """Measure, print, write."""
     options = options_of()
     if options.documents:
-        document(options.documents)
+        document(options.documents, sections=options.section)
         return
     result = measure(options)
     print_report(result)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.service_load import DOCUMENTED, _endpoints, _round_seconds, options_of
+from benchmarks.service_load import DOCUMENTED, _endpoints, _round_seconds, document, options_of
 from benchmarks.service_load_report import growth, write_markdown
 from benchmarks.service_load_server import Setup, roster_of
 
@@ -62,6 +62,18 @@ def test_small_run(tmp_path: Path) -> None:
     write_markdown({"Here": result}, tmp_path / "load.md")
     assert "## Here" in (tmp_path / "load.md").read_text()
     assert "| 5 | 4,096 |" in (tmp_path / "load.md").read_text()
+
+
+def test_one_section_of_the_documents_is_measured_anew(tmp_path: Path) -> None:
+    small = ["--institutions", "3", "--coordinates", "4096", "--idle", "0", "--no-peer", "--poll", "1"]
+    document(tmp_path, [("First", small), ("Second", small)])
+    before = json.loads((tmp_path / "service_load.json").read_text())
+    document(tmp_path, [("First", small), ("Second", small)], sections=["Second"])
+    after = json.loads((tmp_path / "service_load.json").read_text())
+    assert list(after) == ["First", "Second"]
+    assert after["First"] == before["First"]
+    assert after["Second"]["rows"][0]["round_s"] != before["Second"]["rows"][0]["round_s"]
+    assert (tmp_path / "service_load.md").read_text().count("## ") == 2
 
 
 def test_shards(tmp_path: Path) -> None:

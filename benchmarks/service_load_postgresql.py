@@ -90,12 +90,12 @@ class PostgreSQL:
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(20)
 
-    def new_database(self) -> str:
+    def new_database(self, encoding: str = "UTF8") -> str:
         """Create an empty database; its URL."""
         self._databases += 1
         name = f"fedddpm_{self._databases}"
         with psycopg.connect(f"host={self._folder} user=postgres dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0".encode())
         return f"postgresql://postgres@/{name}?host={self._folder}"
 
     def close(self) -> None:

@@ -25,8 +25,10 @@ from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
 THREADS = 16  # connections that are kept open
-# For connections to a machine that went away without a word (seconds; the last one milliseconds); the URL may differ.
-PATIENCE = {
+# For a server in the C locale, which would answer in bytes, and for connections to a machine that went away without a word
+# (seconds; the last one milliseconds). The URL may differ.
+CONNECTING = {
+    "client_encoding": "utf8",
     "connect_timeout": 10,
     "keepalives_idle": 20,
     "keepalives_interval": 5,
@@ -159,7 +161,7 @@ def _postgresql_engine(url: str) -> Engine:
     asked = make_url(url).query
     return create_engine(
         url,
-        connect_args={name: value for name, value in PATIENCE.items() if name not in asked},
+        connect_args={name: value for name, value in CONNECTING.items() if name not in asked},
         pool_pre_ping=True,
         pool_size=THREADS,
         max_overflow=8,

@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from benchmarks.service_load_postgresql import PostgreSQL
 from sqlalchemy import inspect, text
 from tests.aggregator.sites import NewFederation
 
@@ -17,6 +18,7 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.attempts import start_attempt
 from fedddpm_aggregator.service.federation import react_to_roster
 from fedddpm_aggregator.service.overview import overview
+from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import Base
 from fedddpm_protocol import canonical
 
@@ -74,6 +76,18 @@ def take_back(database: Database) -> None:
         with connection.begin():
             command.downgrade(alembic_config(connection), "0001")
             connection.execute(text("UPDATE attempts SET spec = :old"), {"old": canonical.lp(b"fedddpm/sa/1", b"")})
+
+
+def test_a_postgresql_without_an_encoding_is_as_good(own_postgresql: PostgreSQL) -> None:
+    url = own_postgresql.new_database("SQL_ASCII")  # what initdb makes in the C locale
+    database = Database(Settings(data=Path(), database_url=url).resolved_database_url)
+    try:
+        database.migrate()
+        with database.read() as db:
+            assert db.scalar(text("SHOW server_encoding")) == "SQL_ASCII"
+            assert db.scalar(text("SELECT 'Universität'")) == "Universität"
+    finally:
+        database.close()
 
 
 def test_sqlite_is_durable(tmp_path: Path) -> None:

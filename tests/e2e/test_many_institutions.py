@@ -19,7 +19,7 @@ INSTITUTIONS = 1000
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_thousand_institutions_end_a_round(tmp_path: Path) -> None:
-    rng, count = np.random.default_rng(0), {"train": 8 * INSTITUTIONS, "test": 64}
+    rng, count = np.random.default_rng(0), {"train": 12 * INSTITUTIONS, "test": 64}
     images = {f"{split}_images": rng.integers(0, 256, (n, 16, 16), dtype=np.uint8) for split, n in count.items()}
     np.savez(tmp_path / "noise.npz", **images)
     settings = {"name": "many", "methods": ["UDEC"], "institutions": [INSTITUTIONS], "networks": ["tiny"], "rounds": 1}

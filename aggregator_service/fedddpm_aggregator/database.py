@@ -25,8 +25,8 @@ from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
 THREADS = 16  # connections that are kept open
-# For a server in the C locale, which would answer in bytes, and for connections to a machine that went away without a word
-# (seconds; the last one milliseconds). The URL may differ.
+# For a server in the C locale, which would answer in bytes, and for connections to a machine that went away without a
+# word (seconds; the last one milliseconds). The URL may differ.
 CONNECTING = {
     "client_encoding": "utf8",
     "connect_timeout": 10,

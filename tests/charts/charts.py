@@ -46,9 +46,7 @@ def values_file(chart: str, name: str) -> str:
 @cache
 def template(chart: str, values: str, *more: str) -> tuple[Manifest, ...]:
     """The manifests of ``helm template`` with ``ci/VALUES-values.yaml`` and further arguments."""
-    done = run_helm(
-        "template", RELEASE, str(CHARTS / chart), "-n", NAMESPACE, "-f", values_file(chart, values), *more
-    )
+    done = run_helm("template", RELEASE, str(CHARTS / chart), "-n", NAMESPACE, "-f", values_file(chart, values), *more)
     assert done.returncode == 0, done.stderr
     return tuple(manifest for manifest in yaml.load_all(done.stdout, yaml.CSafeLoader) if manifest)
 

@@ -31,7 +31,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- $tag := .Chart.AppVersion }}
+{{- if include "aggregator.rayAddress" . }}{{ $tag = printf "%s-ray" $tag }}{{ end -}}
+{{ .Values.image.repository }}:{{ default $tag .Values.image.tag }}
 {{- end }}
 {{- end }}
 

@@ -31,7 +31,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- $tag := printf "%s-%s" .Chart.AppVersion (ternary "cuda12" "cpu" (gt (int .Values.gpu.count) 0)) -}}
+{{ .Values.image.repository }}:{{ default $tag .Values.image.tag }}
 {{- end }}
 {{- end }}
 

@@ -16,6 +16,7 @@ log_format = "json"
 [metrics]
 host = "0.0.0.0"
 port = {{ .Values.metrics.port }}
+silence_s = {{ .Values.metrics.silenceSeconds }}
 {{- with .Values.site.policy }}
 
 [policy]

@@ -1,6 +1,7 @@
 """The charts, rendered by a real helm, as Python objects. No cluster is needed.
 
-helm is found by scripts/helm-tool; where that cannot find or fetch one the tests are skipped, unless FEDDDPM_REQUIRE_HELM is set.
+helm is found by scripts/helm-tool; where that cannot find or fetch one the tests are skipped, unless
+FEDDDPM_REQUIRE_HELM is set.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ def refusal(chart: str, values: str, *more: str) -> str:
     done = run_helm("template", RELEASE, str(CHARTS / chart), "-f", values_file(chart, values), *more)
     assert done.returncode != 0, "helm took it"
     return done.stderr
+
+
+def notes_of(chart: str, values: str, namespace: str) -> str:
+    """What ``helm install`` says at its end."""
+    place = ("install", RELEASE, str(CHARTS / chart), "-n", namespace)
+    done = run_helm(*place, "--dry-run=client", "-f", values_file(chart, values))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("NOTES:")[1]
 
 
 def of_kind(manifests: tuple[Manifest, ...], kind: str, ending: str = "") -> Manifest:

@@ -11,11 +11,10 @@ from tests.charts.charts import (
     container_of,
     env_of,
     kinds,
+    notes_of,
     of_kind,
     pod_of,
-    run_helm,
     template,
-    values_file,
 )
 
 NAMES = [values for chart, values in VALUES if chart == "aggregator"]
@@ -196,7 +195,7 @@ def test_the_bundled_database() -> None:
     container = container_of(pod, "postgresql")
     assert container["image"] == "docker.io/library/postgres:17-alpine"
     assert "command" not in container
-    assert env_of(container)["POSTGRES_PASSWORD_FILE"] == "/etc/postgresql-password/password"
+    assert env_of(container)["POSTGRES_PASSWORD_FILE"] == "/etc/postgresql-password/password"  # noqa: S105 - a path
     secret = of_kind(manifests, "Secret")
     assert len(secret["data"]["password"]) >= 40
     assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -219,18 +218,7 @@ def test_another_image_for_the_bundled_database() -> None:
 
 @pytest.mark.parametrize("values", NAMES)
 def test_notes_say_what_comes_next(values: str) -> None:
-    done = run_helm(
-        "install",
-        "retina",
-        "helm/aggregator",
-        "-n",
-        "fedddpm",
-        "--dry-run=client",
-        "-f",
-        values_file("aggregator", values),
-    )
-    assert done.returncode == 0, done.stderr
-    notes = done.stdout.split("NOTES:")[1]
+    notes = notes_of("aggregator", values, "fedddpm")
     name = of_kind(template("aggregator", values), "Deployment")["metadata"]["name"]
     for command in (
         f"kubectl -n fedddpm rollout status deployment/{name}",

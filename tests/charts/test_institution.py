@@ -14,11 +14,10 @@ from tests.charts.charts import (
     container_of,
     env_of,
     kinds,
+    notes_of,
     of_kind,
     pod_of,
-    run_helm,
     template,
-    values_file,
 )
 
 from fedddpm.config import load_config
@@ -119,13 +118,13 @@ def test_a_deployment_stands_by_and_is_there_once() -> None:
 
 def test_gpus() -> None:
     main = container_of(pod("deployment-gpu"), "institution")
-    assert main["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 4}
+    assert main["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "4"}
     assert main["command"] == ["torchrun", "--standalone", "--nproc-per-node", "4", "-m", "fedddpm"]
     assert pod("deployment-gpu")["runtimeClassName"] == "nvidia"
     assert pod("deployment-gpu")["nodeSelector"] == {"accelerator": "h100"}
     assert pod("deployment-gpu")["tolerations"]
     one = container_of(pod("everything"), "institution")
-    assert one["resources"]["limits"]["amd.com/gpu"] == 1
+    assert one["resources"]["limits"]["amd.com/gpu"] == "1"
     assert "command" not in one
     assert set(container_of(pod("job-cpu"), "institution")["resources"]["limits"]) == {"memory"}
 
@@ -199,18 +198,7 @@ def test_prometheus_is_let_in_from_where_it_is() -> None:
 
 @pytest.mark.parametrize("values", NAMES)
 def test_notes_say_what_comes_next(values: str) -> None:
-    done = run_helm(
-        "install",
-        "retina",
-        "helm/institution",
-        "-n",
-        "lab",
-        "--dry-run=client",
-        "-f",
-        values_file("institution", values),
-    )
-    assert done.returncode == 0, done.stderr
-    notes = done.stdout.split("NOTES:")[1]
+    notes = notes_of("institution", values, "lab")
     manifests = template("institution", values)
     kind = "Deployment" if values == "deployment-gpu" else "Job"
     workload = f"{kind.lower()}/{of_kind(manifests, kind)['metadata']['name']}"

@@ -85,10 +85,11 @@ spec:
     {{- include "institution.volumes" $ | nindent 4 }}
 {{- end }}
 
+{{/* Quantities are text: a server-side apply of Kubernetes 1.20 takes no number there. */}}
 {{- define "institution.resources" -}}
 {{- $resources := deepCopy .Values.resources }}
 {{- if .Values.gpu.count }}
-{{- $resources = merge $resources (dict "limits" (dict .Values.gpu.resource .Values.gpu.count)) }}
+{{- $resources = merge $resources (dict "limits" (dict .Values.gpu.resource (toString .Values.gpu.count))) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}

@@ -74,29 +74,33 @@ INSTITUTION = [
     ("job-cpu", ['images.hostPath="/srv"'], "images.existingClaim and images.hostPath exclude each other"),
     ("proxy-private-ca", ['caBundle.configMap="ca"'], "caBundle.secret and caBundle.configMap exclude each other"),
 ]
+# How Helm 3 and 4 say it.
+NOT_AN_INTEGER, NOT_TEXT = ("Expected: integer", "want integer"), ("Expected: string", "want string")
+PATTERN, TOO_SMALL, UNKNOWN = ("pattern",), ("greater than or equal", "minimum"), ("not allowed",)
+NOT_ONE_OF = ("must be one of",)
 # chart, further values as JSON, the place and the rule that the schema names
 WRONG = [
-    ("aggregator", ['federation.rootKey="abc"'], "/federation/rootKey", "pattern"),
-    ("aggregator", ['replicas="two"'], "/replicas", "want integer"),
-    ("aggregator", ["replicas=-1"], "/replicas", "minimum"),
-    ("aggregator", ['database.kind="mysql"'], "/database/kind", "external"),
-    ("aggregator", ['replica="3"'], "replica", "not allowed"),
-    ("aggregator", ["settings.KEEP_ROUND=5"], "/settings", "not allowed"),
-    ("aggregator", ['settings.DATABASE_URL="sqlite://"'], "/settings", "not allowed"),
-    ("aggregator", ['settings.KEEP_ROUNDS="five"'], "/settings/KEEP_ROUNDS", "want integer"),
-    ("aggregator", ["image.tag=17"], "/image/tag", "want string"),
-    ("aggregator", ['blobs.s3.url="https://bucket"'], "/blobs/s3/url", "pattern"),
-    ("aggregator", ["metrics.port=80"], "/metrics/port", "minimum"),
-    ("aggregator", ['postgresql.user="o\'brien"'], "/postgresql/user", "pattern"),
-    ("institution", ['mode="cron"'], "/mode", "deployment"),
-    ("institution", ['site.federation_root="abc"'], "/site/federation_root", "pattern"),
-    ("institution", ['site.aggregator_url="agg.example.org"'], "/site/aggregator_url", "pattern"),
-    ("institution", ["site.policy.min_cohort=1"], "/site/policy/min_cohort", "minimum"),
-    ("institution", ["site.policy.min_cohorts=3"], "/site/policy", "not allowed"),
-    ("institution", ['site.state_dir="/tmp"'], "/site", "not allowed"),
-    ("institution", ['site.network.proxy="http://user:secret@proxy:3128"'], "/site/network/proxy", "pattern"),
-    ("institution", ["gpu.count=1.5"], "/gpu/count", "want integer"),
-    ("institution", ["networkPolicy.cidrs=[]"], "/networkPolicy/cidrs", "minItems"),
+    ("aggregator", ['federation.rootKey="abc"'], "/federation/rootKey", PATTERN),
+    ("aggregator", ['replicas="two"'], "/replicas", NOT_AN_INTEGER),
+    ("aggregator", ["replicas=-1"], "/replicas", TOO_SMALL),
+    ("aggregator", ['database.kind="mysql"'], "/database/kind", NOT_ONE_OF),
+    ("aggregator", ['replica="3"'], "replica", UNKNOWN),
+    ("aggregator", ["settings.KEEP_ROUND=5"], "/settings", UNKNOWN),
+    ("aggregator", ['settings.DATABASE_URL="sqlite://"'], "/settings", UNKNOWN),
+    ("aggregator", ['settings.KEEP_ROUNDS="five"'], "/settings/KEEP_ROUNDS", NOT_AN_INTEGER),
+    ("aggregator", ["image.tag=17"], "/image/tag", NOT_TEXT),
+    ("aggregator", ['blobs.s3.url="https://bucket"'], "/blobs/s3/url", PATTERN),
+    ("aggregator", ["metrics.port=80"], "/metrics/port", TOO_SMALL),
+    ("aggregator", ['postgresql.user="o\'brien"'], "/postgresql/user", PATTERN),
+    ("institution", ['mode="cron"'], "/mode", NOT_ONE_OF),
+    ("institution", ['site.federation_root="abc"'], "/site/federation_root", PATTERN),
+    ("institution", ['site.aggregator_url="agg.example.org"'], "/site/aggregator_url", PATTERN),
+    ("institution", ["site.policy.min_cohort=1"], "/site/policy/min_cohort", TOO_SMALL),
+    ("institution", ["site.policy.min_cohorts=3"], "/site/policy", UNKNOWN),
+    ("institution", ['site.state_dir="/tmp"'], "/site", UNKNOWN),
+    ("institution", ['site.network.proxy="http://user:secret@proxy:3128"'], "/site/network/proxy", PATTERN),
+    ("institution", ["gpu.count=1.5"], "/gpu/count", NOT_AN_INTEGER),
+    ("institution", ["networkPolicy.cidrs=[]"], "/networkPolicy/cidrs", ("at least 1 items", "minItems")),
 ]
 
 
@@ -126,12 +130,12 @@ def test_what_cannot_work_is_refused(chart: str, values: str, more: list[str], s
 
 @pytest.mark.parametrize(("chart", "more", "place", "rule"), WRONG)
 def test_wrong_types_and_unknown_names_are_refused(
-    chart: str, more: list[str], place: str, rule: str, tmp_path: Path
+    chart: str, more: list[str], place: str, rule: tuple[str, ...], tmp_path: Path
 ) -> None:
     text = refusal(chart, "sqlite" if chart == "aggregator" else "job-cpu", *as_arguments(more, tmp_path))
     assert "values don't meet the specifications of the schema" in text
-    assert place in text
-    assert rule in text
+    assert place in text or place.strip("/").replace("/", ".") in text
+    assert any(words in text for words in rule), text
 
 
 def test_without_any_values_the_first_missing_one_is_named() -> None:

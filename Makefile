@@ -44,4 +44,4 @@ soak: $(VENV)/.installed  ## long runs: many rounds with random kills
 	$(BIN)/python -m pytest tests -m soak -n 0 $(TEST_ARGS)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) dist demo-output benchmarks/out
+	rm -rf $(VENV) .tools dist demo-output benchmarks/out

@@ -1,8 +1,9 @@
 """Build the images: `make images [ENGINE=docker|podman] [IMAGE_ARGS="institution-cuda12 --no-cache"]`.
 
-Without names: the aggregator and the institution for CPUs. Tags are fedddpm-aggregator:VERSION, fedddpm-institution:VERSION-cpu
-and fedddpm-institution:VERSION-cuda12; each SBOM is copied into dist/. ENGINE_BUILD_ARGS holds more words for the engine's build
-command (a proxy, a mirror, certificates), e.g. ENGINE_BUILD_ARGS="--network host".
+Without names: the aggregator and the institution for CPUs. Tags are fedddpm-aggregator:VERSION,
+fedddpm-institution:VERSION-cpu and fedddpm-institution:VERSION-cuda12; each SBOM is copied into dist/. Options that are
+not known here go to the engine's build command, and so do the words of ENGINE_BUILD_ARGS (a proxy, a mirror,
+certificates), e.g. ENGINE_BUILD_ARGS="--network host".
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _said(*words: str) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help=f"{', '.join(IMAGES)}; {' and '.join(DEFAULT)} by default")
+    names = f"{', '.join(IMAGES)}; {' and '.join(DEFAULT)} by default"
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=names)
     parser.add_argument("--engine", choices=ENGINES, default=os.environ.get("ENGINE") or None)
     options, extra = parser.parse_known_args()  # the rest is for the engine
     unknown = [name for name in options.images if name not in IMAGES]

@@ -61,7 +61,8 @@ def compiled(lock: Lock, machine: str, scratch: Path, *, upgrade: bool) -> str:
         out.write_bytes(old.read_bytes())  # uv keeps the versions that it finds in its output
     excludes = scratch / "excludes.txt"
     excludes.write_text("\n".join(lock.excluded))
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", f"requirements/{lock.name}.in", "--output-file", str(out)]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", f"requirements/{lock.name}.in"]
+    command += ["--output-file", str(out)]
     command += ["--python-version", "3.11", "--python-platform", f"{machine}-manylinux_2_28"]
     command += ["--generate-hashes", "--no-config", "--no-header", "--excludes", str(excludes)]
     command += [word for name in lock.unwritten for word in ("--no-emit-package", name)]
@@ -81,9 +82,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for lock in LOCKS:
             texts = {compiled(lock, machine, Path(scratch), upgrade=options.upgrade) for machine in lock.machines}
+            machines = " and ".join(lock.machines)
             if len(texts) != 1:
-                sys.exit(f"requirements/{lock.name}.in resolves differently on {' and '.join(lock.machines)}: give it two files")
-            head = f"# Made by `make lock` from {lock.name}.in, for Python 3.11 on Linux, {' and '.join(lock.machines)}.\n"
+                sys.exit(f"requirements/{lock.name}.in resolves differently on {machines}: give each its own file")
+            head = f"# Made by `make lock` from {lock.name}.in, for Python 3.11 on Linux, {machines}.\n"
             (FOLDER / f"{lock.name}.lock.txt").write_text(head + texts.pop())
             print(f"requirements/{lock.name}.lock.txt")
 

@@ -70,6 +70,10 @@ class Engine:
         """Wait for the end of a container."""
         return int(self.said("wait", container, timeout_s=timeout_s).split()[-1])
 
+    def succeeds(self, *words: str) -> bool:
+        """Whether a command of the engine ends well."""
+        return self._done(*words).returncode == 0
+
     def logs(self, container: str) -> str:
         """What a container printed."""
         done = self._done("logs", container)
@@ -78,6 +82,14 @@ class Engine:
     def inspect(self, image: str) -> dict[str, object]:
         """What the engine knows of an image."""
         return dict(json.loads(self.said("image", "inspect", image))[0])
+
+    def layers(self, image: str) -> list[tuple[str, int]]:
+        """What made each layer of an image, newest first, and its bytes uncompressed."""
+        if self.name == "podman":
+            history = json.loads(self.said("history", "--no-trunc", "--format", "json", image))
+            return [(entry["CreatedBy"], entry["size"]) for entry in history]
+        lines = self.said("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image).splitlines()
+        return [(entry["CreatedBy"], int(entry["Size"])) for entry in map(json.loads, lines)]
 
     def said(self, *words: str, timeout_s: float = 300) -> str:
         """What a command of the engine printed; AssertionError where it failed."""

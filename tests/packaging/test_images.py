@@ -78,7 +78,8 @@ def _secret_faults(found: list[Step]) -> list[str]:
 
 def _image_faults(last: list[Step]) -> list[str]:
     """Of the stage that becomes the image."""
-    of = {word: [step.value for step in last if step.word == word] for word in ("USER", "RUN", "LABEL", "ENTRYPOINT", "CMD")}
+    words = ("USER", "RUN", "LABEL", "ENTRYPOINT", "CMD")
+    of = {word: [step.value for step in last if step.word == word] for word in words}
     wrong = ["RUN in the last stage: copy its result from the builder instead"] if of["RUN"] else []
     user = re.fullmatch(r"(\d+):(\d+)", of["USER"][-1]) if of["USER"] else None
     if user is None or "0" in user.groups():
@@ -107,7 +108,7 @@ def test_a_dockerfile_keeps_the_rules(name: str) -> None:
         ("USER 10001:10001\n", "", "no number"),
         ("USER 10001:10001", "USER 10001:10001\nRUN id", "RUN in the last stage"),
         ("ENV PATH=", "ENV DB_PASSWORD=x PATH=", "secrets"),
-        ('ARG VERSION', 'ARG API_TOKEN\nARG VERSION', "secrets"),
+        ("ARG VERSION", "ARG API_TOKEN\nARG VERSION", "secrets"),
         ("image.revision", "image.revised", "revision is missing"),
         ('ENTRYPOINT ["fedddpm-aggregator"]', "ENTRYPOINT fedddpm-aggregator", "JSON form"),
     ],
@@ -137,7 +138,8 @@ def test_the_aggregator_checks_its_health_and_says_its_ports() -> None:
 
 def test_the_institution_takes_cuda_by_default_and_says_that_no_gpu_has_run_it() -> None:
     text = (ROOT / DOCKERFILES[1]).read_text()
-    assert {step.value for step in steps(text) if step.word == "ARG" and step.value.startswith("VARIANT")} == {"VARIANT=cuda12"}
+    variants = {step.value for step in steps(text) if step.word == "ARG" and step.value.startswith("VARIANT")}
+    assert variants == {"VARIANT=cuda12"}
     label = next(step.value for step in steps(text) if step.word == "LABEL")
     assert 'fedddpm.unverified-variants="cuda12:' in label
     assert "unverified" in (ROOT / "docs" / "images.md").read_text().lower()

@@ -124,6 +124,19 @@ print(torch.version.cuda, torch.cuda.is_available())
     assert re.search(r"^[0-9a-f]{64}  torch-", sums, re.MULTILINE)
 
 
+@pytest.mark.soak
+def test_two_builds_without_cache_have_the_same_layers(engine: Engine) -> None:
+    if engine.name != "podman":
+        pytest.skip("only podman's build gives all files of a layer one time by itself")
+    layers = []
+    for _ in range(2):
+        images.build(engine.name, images.IMAGES["aggregator"], ["--quiet", "--no-cache"])
+        root = engine.inspect(images.IMAGES["aggregator"].tag)["RootFS"]
+        assert isinstance(root, dict)
+        layers.append(root["Layers"])
+    assert layers[0] == layers[1]
+
+
 @pytest.mark.parametrize(
     ("argument", "said"), [("VARIANT=gpu", "There is no image gpu for"), ("TORCH_SHA256=00", "not one of TORCH_SHA256")]
 )

@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP_CONSTRAINTS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt requirements-weights.txt constraints.txt
 
-.PHONY: help demo test check format dist bench soak clean
+.PHONY: help demo test check format dist bench lock images e2e-gpu soak clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/.installed: $(PROJECTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -39,6 +39,16 @@ dist: $(VENV)/.installed  ## wheels and source archives of the three distributio
 bench: $(VENV)/.installed  ## benchmarks; tables on the screen, JSON in benchmarks/out/
 	$(BIN)/python benchmarks/round_overhead.py && $(BIN)/python benchmarks/train_step.py && $(BIN)/python benchmarks/sampling.py && \
 	$(BIN)/python benchmarks/secure_aggregation.py
+
+lock: $(VENV)/.installed  ## requirements/*.lock.txt of the images; LOCK_ARGS=--upgrade takes the newest versions
+	$(BIN)/python scripts/lock.py $(LOCK_ARGS)
+
+images:  ## container images of aggregator and institution; ENGINE=docker|podman, IMAGE_ARGS=institution-cuda12
+	$(PYTHON) scripts/images.py $(if $(ENGINE),--engine $(ENGINE)) $(IMAGE_ARGS)
+
+# Has never run: no GPU host with a container engine was at hand (docs/images.md).
+e2e-gpu: $(VENV)/.installed  ## a training and a round with the CUDA image, on a host with NVIDIA's container toolkit
+	FEDDDPM_E2E_GPU=1 FEDDDPM_REQUIRE_ENGINE=1 $(if $(ENGINE),ENGINE=$(ENGINE)) $(BIN)/python -m pytest tests/packaging/test_image_round.py -m gpu -n 0 -s
 
 soak: $(VENV)/.installed  ## long runs: many rounds with random kills
 	$(BIN)/python -m pytest tests -m soak -n 0 $(TEST_ARGS)

@@ -13,8 +13,9 @@ from fedddpm.config import load_config
 from fedddpm.connection import Connection
 from fedddpm.identity import Identity
 from fedddpm.image_set import ImageSet
+from fedddpm.institution import Institution
 from fedddpm.local_update import LocalUpdate, local_parts
-from fedddpm.participation import Institution, Participation
+from fedddpm.participation import Participation
 from fedddpm.partition import flatten
 from fedddpm.progress import make_reporter
 from fedddpm.state import StateDir

@@ -14,17 +14,27 @@ if TYPE_CHECKING:
     from fedddpm.client import Client as Client
     from fedddpm.config import LearningOptions as LearningOptions
     from fedddpm.config import LocalPolicyOptions as LocalPolicyOptions
+    from fedddpm.config import MetricsOptions as MetricsOptions
     from fedddpm.config import NetworkOptions as NetworkOptions
     from fedddpm.errors import FedDDPMError as FedDDPMError
     from fedddpm.summary import RoundSummary as RoundSummary
 
-__all__ = ["Client", "FedDDPMError", "LearningOptions", "LocalPolicyOptions", "NetworkOptions", "RoundSummary"]
+__all__ = [
+    "Client",
+    "FedDDPMError",
+    "LearningOptions",
+    "LocalPolicyOptions",
+    "MetricsOptions",
+    "NetworkOptions",
+    "RoundSummary",
+]
 
 _HOMES = {
     "Client": "fedddpm.client",
     "FedDDPMError": "fedddpm.errors",
     "LearningOptions": "fedddpm.config",
     "LocalPolicyOptions": "fedddpm.config",
+    "MetricsOptions": "fedddpm.config",
     "NetworkOptions": "fedddpm.config",
     "RoundSummary": "fedddpm.summary",
 }

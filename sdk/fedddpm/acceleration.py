@@ -6,10 +6,12 @@ Weights, gradients, Adam and the loss stay in float32 in any case; only what lie
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.util
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -67,6 +69,7 @@ def compiled(network: Forward, device: torch.device, try_out: Callable[[Forward]
     Raises:
         ConfigError: it fails although it is ``required``.
     """
+    _name_the_cache()
     mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: no launch of single kernels
     try:
         with warnings.catch_warnings(action="ignore"):  # the compiler's advice to its users is not for ours
@@ -83,6 +86,14 @@ def compiled(network: Forward, device: torch.device, try_out: Callable[[Forward]
         _LOG.warning("the network is not compiled, training is slower: %s", _first_line(error))
         return network
     return fast
+
+
+def _name_the_cache() -> None:
+    """torch calls its cache after the user, and some releases fail where a container's user has no name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_uid_{os.getuid()}")
 
 
 def _has_triton() -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from fedddpm.contribution import scaled_pieces
 from fedddpm.errors import PolicyError
 from fedddpm.local_update import LocalUpdate
+from fedddpm.progress import Reporter
 from fedddpm.session_driver import Seat, SessionDriver
 from fedddpm.transport import Transport
+from fedddpm.vitals import Activity
 from fedddpm_protocol.api import SessionState
 from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.messages import SignedDocument
@@ -19,7 +21,7 @@ from fedddpm_protocol.spec import RoundSpec
 
 
 class Attempt:
-    """The sessions of one specification; ``notice`` is told when one of them goes on without this institution."""
+    """The sessions of one specification; ``reporter`` is told how far they are, and when one goes on without us."""
 
     def __init__(
         self,
@@ -28,13 +30,13 @@ class Attempt:
         seat: Seat,
         transport: Transport,
         update: LocalUpdate,
-        notice: Callable[[str], None],
+        reporter: Reporter,
     ) -> None:
         self.document, self.spec, self.update = document, spec, update
-        self._notice = notice
+        self._reporter = reporter
         pieces = scaled_pieces(spec, update.sent)
         if pieces.factor < 1:
-            notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
+            reporter.notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
         ours = (session_of(seat.roster, part, seat.member_id) for part in pieces.by_part)
         self._drivers = {
             session: SessionDriver(seat, transport, spec, session, update, pieces)
@@ -56,13 +58,18 @@ class Attempt:
         """Take every step that the phases of the sessions allow; raises as ``SessionDriver.advance``."""
         for session, driver in self._drivers.items():
             if session in sessions and not driver.done:
-                joined = driver.joined
+                joined, uploaded = driver.joined, driver.uploaded
                 driver.advance(sessions[session].phase)
                 if driver.joined and not joined:
-                    self._notice(f"round {self.spec.round + 1}, part {session}: joined")
+                    self._tell(session, Activity.JOINED, "joined")
+                if driver.uploaded and not uploaded:
+                    self._tell(session, Activity.UPLOADED, f"uploaded, {driver.upload_bytes / 1e6:.2f} MB")
                 if driver.left is not None:
                     reason = sessions[session].reason or driver.left
-                    self._notice(f"round {self.spec.round + 1}, part {session}: out of this attempt ({reason})")
+                    self._tell(session, Activity.SITTING_OUT, f"out of this attempt ({reason})")
+
+    def _tell(self, session: str, activity: Activity, what: str) -> None:
+        self._reporter.reached(activity, f"round {self.spec.round + 1}, part {session}: {what}", {"part": session})
 
     def leave(self, reason: str) -> None:
         """Give up what is not done: a newer specification or result is there."""

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+CONFIG_VARIABLE = "FEDDDPM_SITE_CONFIG"  # names the TOML file where no option does
+
 
 class Preset(StrEnum):
     """The networks of this package."""
@@ -24,3 +26,10 @@ class WeightsName(StrEnum):
 
     EMA = "ema"
     MODEL = "model"
+
+
+class LogFormat(StrEnum):
+    """How a log is written."""
+
+    TEXT = "text"
+    JSON = "json"

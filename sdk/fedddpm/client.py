@@ -13,28 +13,41 @@ Client(
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from fedddpm import errors
-from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions, Setting, load_config
+from fedddpm.config import (
+    ClientConfig,
+    LearningOptions,
+    LocalPolicyOptions,
+    MetricsOptions,
+    NetworkOptions,
+    Setting,
+    load_config,
+)
 from fedddpm.connection import Connection
 from fedddpm.crew import Place, follow, open_crew
 from fedddpm.data import open_images
 from fedddpm.device import pick_device, use_cores
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.image_set import split_holdout
-from fedddpm.participation import Institution, Participation
+from fedddpm.institution import Institution
+from fedddpm.metrics_server import serving_metrics
+from fedddpm.participation import Participation
 from fedddpm.progress import Reporter, make_reporter
 from fedddpm.state import StateDir
 from fedddpm.summary import RoundSummary
 from fedddpm.transport import Transport
+from fedddpm.vitals import LiveVitals, sdk_version
 from fedddpm_protocol.errors import LocalProtocolError, ProtocolError
 from fedddpm_protocol.errors import PolicyError as RefusedByPolicy
 
+_LOG = logging.getLogger("fedddpm")
 _CALL = "Nothing was sent that could harm you. If it happens again, call the federation's coordinator"
 _DISAGREE = "Nothing was sent. Call the federation's coordinator; if you agree to it, change your [policy]"
 
@@ -62,6 +75,8 @@ class Client:
         seed: decides order of images and noise.
         limit: use at most so many images.
         after_restore: the state folder came back from a backup.
+        stand_by: when a run has ended, wait for the next one.
+        metrics: serve metrics while taking part (extra ``[metrics]``).
         progress: draw bars; None: only on a terminal.
 
     Raises:
@@ -90,6 +105,8 @@ class Client:
         seed: int = 0,
         limit: int | None = None,
         after_restore: bool = False,
+        stand_by: bool = False,
+        metrics: MetricsOptions | None = None,
         progress: bool | None = None,
     ) -> None:
         settings: dict[str, Setting] = {
@@ -112,6 +129,8 @@ class Client:
             "seed": seed,
             "limit": limit,
             "after_restore": after_restore,
+            "stand_by": stand_by,
+            "metrics": metrics,
         }
         self._set_up(load_config(overrides=settings), progress)
 
@@ -124,12 +143,24 @@ class Client:
         client._set_up(load_config(None if path is None else Path(path), overrides), progress)
         return client
 
-    def _set_up(self, config: ClientConfig, progress: bool | None) -> None:
+    @classmethod
+    @contextmanager
+    def watched(cls, config: ClientConfig, progress: bool | None = None) -> Iterator[Self]:
+        """A client whose metrics are there while it opens its images already, and until the block ends."""
+        vitals = LiveVitals()
+        with _metrics(config, vitals):
+            client = cls.__new__(cls)
+            client._set_up(config, progress, vitals)
+            yield client
+
+    def _set_up(self, config: ClientConfig, progress: bool | None, vitals: LiveVitals | None = None) -> None:
         use_cores()
-        self._place, self._progress = Place.here(), progress
+        self._place, self._progress, self._vitals = Place.here(), progress, vitals
         identity = Identity.load(config.identity) if self.leads else None
         root = load_public_key(config.federation_root)
         self._device = pick_device(self._place.device(config.device))
+        if identity is not None:
+            _say_who_starts(identity, config.member_id or identity.member_id, str(self._device), vitals)
         images = open_images(
             config.data,
             image_size=config.image_size,
@@ -182,10 +213,11 @@ class Client:
     def _take_part(
         self, us: Institution, rounds: int | None, on_round: Callable[[RoundSummary], None] | None
     ) -> list[RoundSummary]:
-        config = us.config
+        config, vitals = us.config, self._vitals or LiveVitals()
         with (
+            _metrics(config, vitals) if self._vitals is None else nullcontext(),
             StateDir(config.state_dir, us.root_public_key, us.member_id) as state,
-            make_reporter(self._progress) as reporter,
+            make_reporter(self._progress, vitals) as reporter,
             Connection(
                 config.aggregator_url,
                 us.identity,
@@ -193,18 +225,36 @@ class Client:
                 config.network,
                 on_outage=reporter.outage,
                 on_warning=reporter.warning,
+                on_traffic=reporter.moved,
             ) as connection,
         ):
             _introduce(us, reporter)
-            tell = on_round or (lambda summary: reporter.notice(str(summary)))
+            tell = on_round or (lambda summary: reporter.show(str(summary)))
             return Participation(us, state, Transport(connection), reporter, tell).run(rounds)
+
+
+def _metrics(config: ClientConfig, vitals: LiveVitals) -> AbstractContextManager[int | None]:
+    """The metrics of this process, where it is the one that the aggregator sees."""
+    return serving_metrics(config.metrics, vitals) if Place.here().leads else nullcontext()
+
+
+def _say_who_starts(identity: Identity, member_id: str, device: str, vitals: LiveVitals | None) -> None:
+    """For the log alone, before images are opened, which may take long."""
+    fields = {"version": sdk_version(), "device": device, "institution": member_id, "key": identity.fingerprint}
+    text = f"fedddpm {fields['version']} on {device}, {member_id} (key {identity.fingerprint})"
+    _LOG.info(text, extra={"event": "started", "fields": fields})
+    if vitals is not None:
+        vitals.introduce(member_id, device)
 
 
 def _introduce(us: Institution, reporter: Reporter) -> None:
     train, held = us.images
+    reporter.vitals.introduce(us.member_id, str(us.device))
     reporter.notice(
         f"{us.member_id} (key {us.identity.fingerprint}): {len(train)} images to train on, {len(held)} held out,"
-        f" on {us.device}" + (f" and {us.share.world - 1} more" if us.share.world > 1 else "")
+        f" on {us.device}" + (f" and {us.share.world - 1} more" if us.share.world > 1 else ""),
+        "images",
+        {"train": len(train), "held_out": len(held)},
     )
     if train.skipped:
         reporter.warning(train.left_out)

@@ -15,6 +15,9 @@
     [network]
     proxy = "http://proxy.hospital.example:3128"
 
+    [metrics]
+    port = 9464
+
 Paths in a TOML file are relative to the file.
 """
 
@@ -102,6 +105,14 @@ class NetworkOptions(_Options):
         return self
 
 
+class MetricsOptions(_Options):
+    """Where this process tells how it is; nobody is asked who he is there, so keep it inside."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: nowhere; 0: any free one
+    host: str = "127.0.0.1"
+    silence_s: Seconds = 600.0  # without a sign of life, after which /healthz says so: longer than any one step
+
+
 class ClientConfig(_Options):
     """All settings of one institution."""
 
@@ -121,9 +132,12 @@ class ClientConfig(_Options):
     seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
     after_restore: bool = False  # the state folder came back from a backup
+    stand_by: bool = False  # when a run has ended, wait for the next one
+    log_format: Literal["text", "json"] = "text"  # of the command's lines, where it draws no bars
     policy: LocalPolicyOptions = LocalPolicyOptions()
     learning: LearningOptions = LearningOptions()
     network: NetworkOptions = NetworkOptions()
+    metrics: MetricsOptions = MetricsOptions()
 
     @field_validator("data", "federation_root", mode="before")
     @classmethod

@@ -52,7 +52,7 @@ class Connection:
     """Sends signed requests; a context manager.
 
     ``on_outage`` is told before each wait and with None when the aggregator answers again; ``on_warning`` gets one
-    sentence for the user.
+    sentence for the user; ``on_traffic`` the bytes of each answered request, and whether it was served.
     """
 
     def __init__(
@@ -64,12 +64,13 @@ class Connection:
         *,
         on_outage: Callable[[Outage | None], None] = lambda outage: None,
         on_warning: Callable[[str], None] = lambda text: None,
+        on_traffic: Callable[[Traffic, bool], None] = lambda traffic, served: None,
     ) -> None:
         self.meter = Meter()
         self.member_id = member_id
         self._who = f"{member_id!r} with the key {identity.fingerprint}"
         self._options = options
-        self._on_outage, self._on_warning = on_outage, on_warning
+        self._on_outage, self._on_warning, self._on_traffic = on_outage, on_warning, on_traffic
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
         self._answered = False  # whether anything ever came from there
@@ -166,7 +167,9 @@ class Connection:
         request = response.request
         sent = len(request.method) + len(request.url.raw_path) + _header_bytes(request.headers) + len(request.content)
         received = response.num_bytes_downloaded + _header_bytes(response.headers)
-        self.meter.add(Traffic(bytes_up=sent, bytes_down=received))
+        moved = Traffic(bytes_up=sent, bytes_down=received)
+        self.meter.add(moved)
+        self._on_traffic(moved, response.status_code not in _WORTH_WAITING)
 
     # --- patience ----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The loss on images that were not trained on, always over the same noise and timesteps."""
 
+from collections.abc import Callable
+
 import torch
 
 from fedddpm.diffusion import Diffusion, Network
@@ -9,11 +11,13 @@ from fedddpm.unet import UNet
 
 
 @torch.no_grad()
-def held_out_loss(model: UNet, data: ImageSet, device: torch.device, batch_size: int) -> float:
+def held_out_loss(
+    model: UNet, data: ImageSet, device: torch.device, batch_size: int, on_batch: Callable[[], None] = lambda: None
+) -> float:
     """Mean loss of ``model``, which is on ``device``, on ``data``; a network with classes is told the labels.
 
     Noise and timesteps depend on the number of the image and the batch size alone, and arithmetic is in float32
-    everywhere: losses can be compared between rounds and institutions.
+    everywhere: losses can be compared between rounds and institutions. ``on_batch`` is told that it goes on.
 
     Raises:
         DataError: the images or their labels do not fit the model.
@@ -27,6 +31,7 @@ def held_out_loss(model: UNet, data: ImageSet, device: torch.device, batch_size:
         if model.architecture.classes and data.labels is not None:
             network = _labelled(model, data.labels[first : first + batch_size].to(device))
         total += diffusion.loss(network, x_0, generator).item() * len(x_0)
+        on_batch()
     return total / len(data)
 
 

@@ -15,8 +15,6 @@ import hashlib
 import hmac
 import json
 import os
-import stat
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -24,6 +22,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedddpm.errors import ConfigError
+from fedddpm.private_files import read_private
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import KEY_BYTES, SigningKey, fingerprint
 from fedddpm_protocol.spec import require_name
@@ -69,14 +68,12 @@ class Identity:
         """Read an identity file.
 
         Raises:
-            ConfigError: there is no such file, it is no identity, or everybody on the machine may read it.
+            ConfigError: there is no such file, it is no identity, or others may read it.
         """
-        _refuse_open_permissions(path)
+        data = read_private(path, "the identity", _NEW_KEY)
         try:
-            content = _IdentityFile.model_validate_json(path.read_bytes())
+            content = _IdentityFile.model_validate_json(data)
             identity = cls(content.id, SigningKey(bytes.fromhex(content.seed)))
-        except OSError as error:
-            raise ConfigError(f"the identity {path} cannot be read ({error.strerror})", _NEW_KEY) from None
         except (ValidationError, ValueError, MalformedError):
             raise ConfigError(f"{path} is not an identity file", _NEW_KEY) from None
         if content.format != FORMAT or not hmac.compare_digest(identity.public_key.hex(), content.public_key):
@@ -111,18 +108,6 @@ class Identity:
     def fingerprint(self) -> str:
         """The public key's fingerprint, to be read out on the telephone."""
         return fingerprint(self.public_key)
-
-
-def _refuse_open_permissions(path: Path) -> None:
-    if os.name != "posix" or not path.exists():
-        return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & stat.S_IRWXO:
-        raise ConfigError(
-            f"everybody on this machine may open the identity {path} (mode {mode:04o})", f"Run: chmod 600 {path}"
-        )
-    if mode & stat.S_IRWXG:
-        warnings.warn(f"the group may open the identity {path} (mode {mode:04o}); chmod 600 {path}", stacklevel=3)
 
 
 def load_public_key(source: str | Path | bytes) -> bytes:

@@ -30,9 +30,16 @@ _WORTH_IT = 8 << 20  # bytes of files; fewer are decoded in about a second
 
 
 def usual_folder() -> Path:
-    """``fedddpm/images`` in the user's cache folder, by the XDG base directory specification."""
+    """``fedddpm/images`` in the user's cache folder, by the XDG base directory specification.
+
+    A user without a home, as a container may have, is in ``/``, where nothing can be written.
+    """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "fedddpm" / "images"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("/")
+    return (named if named.is_absolute() else home / ".cache") / "fedddpm" / "images"
 
 
 def cached(
@@ -107,7 +114,10 @@ def _alone(path: Path) -> Iterator[bool]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file gives it up
             writable = True
         except OSError as error:
-            _LOG.warning(f"decoded images cannot be kept in {path.parent} ({error.strerror}); every start decodes them")
+            _LOG.warning(
+                f"decoded images cannot be kept in {path.parent} ({error.strerror}), so every start decodes them;"
+                " give a folder as cache"
+            )
             writable = False
         yield writable
 

@@ -130,11 +130,13 @@ def train_update(
     learning: LearningOptions = LearningOptions(),  # noqa: B008  # frozen
     average: AverageState | None = None,
     share: Share = ALONE,
+    on_sign_of_life: Callable[[], None] = lambda: None,
 ) -> LocalUpdate:
     """Train ``model``, which holds the round's base, in place on the first of ``images``; the second measures loss.
 
     Continues from ``checkpoint`` if a training of this very base left it. ``average`` is that of the base's weights,
     as :func:`adopt` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
+    ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
 
     Raises:
         TrainingError: the update holds NaN or infinity; DataError: images or labels do not fit the network.
@@ -143,7 +145,7 @@ def train_update(
     settings = _settings(spec, options, learning)
     trainer = Trainer(model, images[0], device, settings, _round_seed(seed, spec), average, share)
     before = flatten(model, method.shared_parts)
-    loss_before = trainer.score(images[1])
+    loss_before = trainer.score(images[1], on_sign_of_life)
     outcome = trainer.train(checkpoint, on_progress)
     kept = local_parts(method)
     update = LocalUpdate(
@@ -154,7 +156,7 @@ def train_update(
         local=flatten(model, kept) if kept else np.zeros(0, np.float32),
         samples=outcome.samples,
         loss_before=loss_before,
-        loss_after=trainer.score(images[1]),
+        loss_after=trainer.score(images[1], on_sign_of_life),
         seconds=outcome.seconds,
         average=trainer.average_state(),
     )

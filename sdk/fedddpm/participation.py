@@ -9,30 +9,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
 
 from fedddpm.attempt import Attempt, require_enough_reporters
-from fedddpm.config import ClientConfig
 from fedddpm.error_feedback import ErrorFeedback
 from fedddpm.errors import DataError, PolicyError
-from fedddpm.identity import Identity
-from fedddpm.image_set import ImageSet, require_labels
+from fedddpm.image_set import require_labels
+from fedddpm.institution import Institution
 from fedddpm.ledger import SpentLedger
-from fedddpm.local_update import LocalUpdate, UpdateStore, require_finite, train_update
+from fedddpm.local_update import LocalUpdate, UpdateStore
 from fedddpm.model_store import ModelStore
+from fedddpm.own_update import OwnUpdate
+from fedddpm.problems import ProblemError
 from fedddpm.progress import Reporter
-from fedddpm.ranks import ALONE, Share
 from fedddpm.restore import RestoreGuard
 from fedddpm.run_history import RunHistory
-from fedddpm.seeds import derived_seed
 from fedddpm.session_driver import Seat, send_owed
-from fedddpm.state import StateDir
+from fedddpm.state import RunPosition, StateDir
 from fedddpm.state_report import parameters_in
 from fedddpm.summary import RoundSummary, append_summary, summarize
+from fedddpm.telling import Telling
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_roster, accept_spec, require_enrolled
+from fedddpm.vitals import Activity, Work
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState
 from fedddpm_protocol.errors import ResultError, SpecError
@@ -40,19 +38,6 @@ from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.policy import LocalPolicy
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundResult, RoundSpec
-
-
-@dataclass(frozen=True)
-class Institution:
-    """What this institution brings: who it is, what it trains on, where, and by which settings."""
-
-    config: ClientConfig
-    identity: Identity
-    member_id: str
-    root_public_key: bytes
-    images: tuple[ImageSet, ImageSet]  # for training, held out
-    device: torch.device
-    share: Share = ALONE  # of the training, where several processes train together
 
 
 class Participation:
@@ -67,39 +52,55 @@ class Participation:
         on_round: Callable[[RoundSummary], None],
     ) -> None:
         self._us, self._state, self._transport, self._reporter = institution, state, transport, reporter
-        self._on_round = on_round
+        self._on_round, self._telling = on_round, Telling(reporter, state)
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
         self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
         averaging = bool(institution.config.learning.ema_decay)
         self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
+        self._own = OwnUpdate(
+            institution, self._updates, self._feedback, self._history, reporter, self._telling, self._count
+        )
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
         self._sat_out: SignedDocument | None = None  # a specification that is not for us
-        self._stalled = ""  # why, as far as it was said
+        self._left_run = ""  # an earlier run whose last results were asked for
         self._version = 0
         self._round_began = time.monotonic()
 
     def run(self, rounds: int | None) -> list[RoundSummary]:
-        """Take part until ``rounds`` rounds ended, or the run did; one summary for each."""
+        """Take part until ``rounds`` rounds ended, or the run did and nobody stands by; one summary for each."""
         summaries: list[RoundSummary] = []
         while rounds is None or len(summaries) < rounds:
             current = self._poll()
-            self._send_owed()
-            taken = self._take_results(current)
+            with self._reporter.busy(Work.PROTOCOL):
+                self._send_owed()
+                summaries += self._take_last_results(current)
+                taken = self._take_results(current)
             summaries += taken
-            if current.run is not None and current.status == "finished":
-                self._say_where_the_model_is(current.run)
+            over = current.run is not None and current.status == "finished"
+            if current.run is not None and over:
+                self._telling.run_over(current.run)
+            if (over and not self._us.config.stand_by) or (rounds is not None and len(summaries) >= rounds):
                 break
-            if rounds is not None and len(summaries) >= rounds:
-                break
-            if taken and taken[-1].round >= current.results:
+            if over:
+                self._stand_by()
+            elif taken and taken[-1].round >= current.results:
                 continue  # rounds went on while these results were taken: what was polled is of the past
-            self._contribute(current)
+            else:
+                self._contribute(current)
             self._count_traffic(current)
         return summaries
+
+    def _stand_by(self) -> None:
+        """A run is over: keep nothing of its last attempt, and let the clock of the next round begin anew."""
+        if self._attempt is not None:
+            self._attempt.leave("the run is over")
+            self._attempt = None
+        self._round_began = time.monotonic()
+        self._reporter.waiting("standing by for the next run", Activity.STANDING_BY)
 
     # --- what the aggregator says -------------------------------------------------------------------------------------
 
@@ -135,10 +136,28 @@ class Participation:
         position = None if current.run is None else self._state.position(current.run)
         if position is None or current.results <= position.next_round:
             return []
+        return self._advance(position, current.rounds)
+
+    def _take_last_results(self, current: RunState) -> list[RoundSummary]:
+        """What an earlier run came to, if it ended and the next one began while this institution was away."""
+        left = self._state.newest_position()
+        if current.run is None or left is None or left.run in (current.run, self._left_run) or left.finished:
+            return []
+        self._left_run = left.run
+        try:
+            return self._advance(left, left.next_round)  # whatever it came to, it has no more rounds
+        except ProblemError as problem:
+            self._reporter.warning(f"what run {left.run} came to is not known here: {problem.happened}")
+            return []
+
+    def _advance(self, position: RunPosition, rounds: int) -> list[RoundSummary]:
+        """Take the results after ``position``, of a run of so many rounds."""
         update = self._updates.load(position.run, position.next_round, position.base_model_hash)
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
-        results = self._history.advance(position, self._our_roster(), known, update, current.rounds)
-        if self._us.config.learning.error_feedback and results:
+        results = self._history.advance(position, self._our_roster(), known, update, rounds)
+        if not results:
+            return []
+        if self._us.config.learning.error_feedback:
             self._feedback.after_results(position.run, position.next_round, results, known, update)
         summaries = [self._summarize(result, update) for result in results]
         if self._attempt is not None:
@@ -159,6 +178,7 @@ class Participation:
             None if position is None else parameters_in(self._state.path / position.model_file),
         )
         append_summary(self._state.path, summary)
+        self._telling.round_ended(summary)
         self._on_round(summary)
         self._round_began = time.monotonic()
         return summary
@@ -168,17 +188,18 @@ class Participation:
     def _contribute(self, current: RunState) -> None:
         """Go one step on in the attempt that the aggregator offers, or wait."""
         if current.spec is None or current.status == "waiting":
-            return self._reporter.waiting("waiting for the coordinator to start a run")
+            return self._reporter.waiting("waiting for the coordinator to start a run", Activity.WAITING)
         if self._attempt is not None and self._attempt.document != current.spec:
             self._attempt.leave("a newer specification is there")
+            self._telling.attempt_failed(self._attempt.spec)
             self._attempt = None
         if self._attempt is None and current.spec != self._sat_out:
             self._attempt = self._begin(current.spec)
         if self._attempt is None:
-            return self._reporter.waiting("sitting out this attempt, waiting for the next")
-        self._attempt.advance(current.sessions)
-        self._say_what_we_wait_for(current)
-        return None
+            return self._reporter.waiting("sitting out this attempt, waiting for the next", Activity.SITTING_OUT)
+        with self._reporter.busy(Work.PROTOCOL):
+            self._attempt.advance(current.sessions)
+        return self._telling.waits(current)
 
     def _begin(self, document: SignedDocument) -> Attempt | None:
         """Check the specification, get the base model, train or take the stored update; None to sit it out."""
@@ -189,7 +210,8 @@ class Participation:
             self._sat_out = document
             return None
         require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
-        update = self._update_for(spec, roster)
+        self._telling.takes_part(spec)
+        update = self._own.of(spec, roster)
         seat = Seat(
             self._us.identity,
             self._us.member_id,
@@ -197,9 +219,9 @@ class Participation:
             policy,
             self._state,
             self._ledger,
-            self._reporter.transfer,
+            self._reporter.uploading,
         )
-        return Attempt(document, spec, seat, self._transport, update, self._reporter.notice)
+        return Attempt(document, spec, seat, self._transport, update, self._reporter)
 
     def _accept(self, document: SignedDocument, roster: Roster) -> tuple[RoundSpec | None, LocalPolicy]:
         try:
@@ -223,64 +245,12 @@ class Participation:
                 require_labels(images, spec.architecture.classes)
         return spec, policy
 
-    def _update_for(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
-        """The stored update of this base model, or a new one."""
-        position = self._history.arrive(spec, roster)
-        stored = self._updates.load(spec.run, spec.round, spec.base_model_hash)
-        if stored is not None:
-            require_finite(stored)
-            return stored
-        model = self._history.network(position, spec)
-        self._count(spec)
-        self._reporter.waiting(f"round {spec.round + 1}: training started")
-        update = train_update(
-            model,
-            spec,
-            self._us.images,
-            self._us.device,
-            self._us.config.policy,
-            derived_seed(self._us.config.seed, self._us.member_id),  # one default seed for all, not one noise
-            self._updates.checkpoint,
-            lambda progress: self._reporter.training(spec.round, progress),
-            learning=self._us.config.learning,
-            average=self._history.average(position, model),
-            share=self._us.share,
-        )
-        if self._us.config.learning.error_feedback:
-            update = self._feedback.added_to(update, spec.parts)
-        self._updates.save(update)
-        return update
-
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
     def _our_roster(self) -> Roster:
         if self._roster is None:
             raise ResultError("no roster was accepted yet")
         return self._roster
-
-    def _say_where_the_model_is(self, run: str) -> None:
-        position = self._state.position(run)
-        if position is None:
-            return self._reporter.notice(f"run {run} is finished; this institution took no part in it")
-        model = self._state.path / position.model_file
-        return self._reporter.notice(
-            f"run {run} is finished; the model after round {position.next_round} is {model}, pictures of it:"
-            f" fedddpm sample --state-dir {self._state.path} --out samples.png"
-        )
-
-    def _say_what_we_wait_for(self, current: RunState) -> None:
-        if current.status == "stalled":
-            reason = current.reason or "no reason given"
-            if reason != self._stalled:
-                self._reporter.warning(f"the federation stands still: {reason}")
-            self._stalled = reason
-            return self._reporter.waiting("the federation stands still")
-        phases = ", ".join(sorted({session.phase.value for session in current.sessions.values()}))
-        joined = max((session.posted for session in current.sessions.values()), default=0)
-        return self._reporter.waiting(
-            f"round {current.round + 1} of {current.rounds}, attempt {current.attempt + 1}: waiting for the others"
-            f" ({phases}, {joined} done)"
-        )
 
     def _count(self, spec: RoundSpec) -> None:
         self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
@@ -16,18 +18,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedddpm.connection import Outage
+from fedddpm.traffic import Traffic
 from fedddpm.trainer import Progress as Training
+from fedddpm.vitals import Activity, LiveVitals, Work
 
 _LOG = logging.getLogger("fedddpm")
-_TELL_EVERY_S = 30.0  # of training
+_TELL_EVERY_S = 30.0  # of training, and of others arriving one by one
+Fields = Mapping[str, object]
 
 
 class Reporter:
-    """Tells nobody but the log; a context manager, and the base of what draws."""
+    """The one that everything is told to: keeps ``vitals`` up to date and writes the log.
 
-    def __init__(self) -> None:
+    A context manager, and the base of what draws. Each line of the log is a record with ``event`` and ``fields`` beside
+    its text; rounds and attempts count from 0 there.
+    """
+
+    def __init__(self, vitals: LiveVitals | None = None) -> None:
+        self.vitals = vitals or LiveVitals()
         self._away = False
-        self._waits_for = ""
+        self._about: dict[str, object] = {}
+        self._waits_for, self._waits_key, self._waits_said_at = "", "", 0.0
         self._trains, self._told_at = -1, 0.0
 
     def __enter__(self) -> Self:
@@ -38,51 +49,109 @@ class Reporter:
     ) -> None:
         return None
 
-    def notice(self, text: str) -> None:
+    def at(self, run: str, round_: int, attempt: int) -> None:
+        """What is told from now on is about this attempt."""
+        self._about = {"run": run, "round": round_, "attempt": attempt}
+        self.vitals.at(round_, attempt)
+
+    def notice(self, text: str, event: str = "notice", fields: Fields | None = None) -> None:
         """Something worth knowing happened."""
-        _LOG.info(text)
+        self.vitals.beat()
+        self._log(logging.INFO, text, event, fields)
 
-    def warning(self, text: str) -> None:
+    def show(self, text: str) -> None:
+        """Something that the log has already, for a screen."""
+
+    def warning(self, text: str, event: str = "warning") -> None:
         """Something needs the user's attention, but not now."""
-        _LOG.warning(text)
+        self.vitals.beat()
+        self._log(logging.WARNING, text, event)
 
-    def waiting(self, text: str) -> None:
-        """Nothing to do until somebody else acts, or until a long step ends; said once for each text."""
-        if text != self._waits_for:
-            _LOG.info(text)
-        self._waits_for = text
+    def waiting(self, text: str, activity: Activity | None = None, key: str = "") -> None:
+        """Nothing to do until somebody else acts, or until a long step ends; said once for each text.
+
+        Texts of one ``key`` differ only in how far it is: then half a minute lies between two lines.
+        """
+        self.vitals.beat() if activity is None else self.vitals.doing(activity)
+        now, same = time.monotonic(), bool(key) and key == self._waits_key
+        if text != self._waits_for and not (same and now - self._waits_said_at < _TELL_EVERY_S):
+            self._log(logging.INFO, text, activity or "waiting")
+            self._waits_for, self._waits_key, self._waits_said_at = text, key, now
 
     def countdown(self, text: str) -> None:
         """How long the aggregator is away by now: for a screen, too much for a log."""
+        self.vitals.beat()
 
     def outage(self, outage: Outage | None) -> None:
         """The aggregator does not serve; None: it does again. Each is said once, the seconds are shown meanwhile."""
         if outage is None:
-            self.notice("the aggregator answers again")
+            self.notice("the aggregator answers again", "aggregator-back")
         elif not self._away:
-            self.warning(f"the aggregator does not serve ({outage.reason}); waiting for it, nothing is lost")
+            text = f"the aggregator does not serve ({outage.reason}); waiting for it, nothing is lost"
+            self.warning(text, "aggregator-away")
         self._away = outage is not None
         if outage is not None:
+            self.vitals.away()
             self.countdown(f"aggregator away for {outage.since_s:.0f} s, next try in {outage.retry_in_s:.0f} s")
+
+    def moved(self, traffic: Traffic, served: bool) -> None:
+        """A request was answered; ``served``: by more than that it cannot be served."""
+        self.vitals.moved(traffic.bytes_up, traffic.bytes_down, served=served)
 
     def training(self, round_: int, progress: Training) -> None:
         """One or some local steps were done; said every half a minute."""
+        self.vitals.stepped(progress.step, progress.steps_total, progress.loss, progress.images_per_s)
         now = time.monotonic()
         if round_ != self._trains:
             self._trains, self._told_at = round_, now
         if now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
-            _LOG.info(f"{_epoch(round_, progress)}, step {progress.step} of {progress.steps_total}, {_speed(progress)}")
+            text = f"{_epoch(round_, progress)}, step {progress.step} of {progress.steps_total}, {_speed(progress)}"
+            names = ("step", "steps_total", "loss", "images_per_s")
+            self._log(logging.INFO, text, Activity.TRAINING, {name: getattr(progress, name) for name in names})
+
+    def reached(self, activity: Activity, text: str, fields: Fields) -> None:
+        """A part of the attempt came this far."""
+        self.vitals.doing(activity)
+        self.notice(text, activity, fields)
+
+    def trained(self, text: str, loss_before: float, loss_after: float, fields: Fields) -> None:
+        """A training ended, or its outcome was found in the state folder."""
+        self.vitals.trained(loss_before, loss_after)
+        self.notice(text, "trained", fields)
+
+    def attempt_failed(self, text: str) -> None:
+        """An attempt that this institution was in ended without a result."""
+        self.vitals.attempt_failed()
+        self.notice(text, "attempt-failed")
+
+    def round_ended(self, text: str, in_mean: bool, fields: Fields) -> None:
+        """A round has a result; for the log alone, as whoever started this may show it in another way."""
+        self.vitals.round_ended(in_mean=in_mean)
+        self._log(logging.INFO, text, "round-ended", fields)
+
+    def busy(self, work: Work) -> AbstractContextManager[None]:
+        """The time inside is spent on ``work``."""
+        return self.vitals.busy(work)
 
     def transfer(self, what: str, done: int, total: int) -> None:
         """Bytes of an upload or download."""
+        self.vitals.beat()
+
+    def uploading(self, what: str, done: int, total: int) -> None:
+        """Bytes of the upload of an update."""
+        self.vitals.doing(Activity.UPLOADING)
+        self.transfer(what, done, total)
+
+    def _log(self, level: int, text: str, event: str, fields: Fields | None = None) -> None:
+        _LOG.log(level, text, extra={"event": str(event), "fields": {**self._about, **(fields or {})}})
 
 
 class TerminalReporter(Reporter):
     """Draws one live line on the terminal, with finished lines above it."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__()
+    def __init__(self, console: Console | None = None, vitals: LiveVitals | None = None) -> None:
+        super().__init__(vitals)
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             SpinnerColumn(),
@@ -111,31 +180,39 @@ class TerminalReporter(Reporter):
         self._bars.stop()
         _LOG.removeHandler(self._silence)
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, event: str = "notice", fields: Fields | None = None) -> None:
         """Print a line above the bar."""
-        super().notice(text)
+        super().notice(text, event, fields)
+        self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print a line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def warning(self, text: str) -> None:
+    def warning(self, text: str, event: str = "warning") -> None:
         """Print a yellow line above the bar."""
-        super().warning(text)
+        super().warning(text, event)
         self._console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def waiting(self, text: str) -> None:
+    def waiting(self, text: str, activity: Activity | None = None, key: str = "") -> None:
         """Show a bar without an end."""
+        super().waiting(text, activity, key)
         self._show(text, None, None, "")
 
     def countdown(self, text: str) -> None:
         """Show a bar without an end."""
+        super().countdown(text)
         self._show(text, None, None, "")
 
     def training(self, round_: int, progress: Training) -> None:
         """Show epochs and steps."""
+        super().training(round_, progress)
         what, bar = _epoch(round_, progress), f"training {round_}"
         self._show(what, progress.step, progress.steps_total, _speed(progress), same_bar=bar)
 
     def transfer(self, what: str, done: int, total: int) -> None:
         """Show megabytes."""
+        super().transfer(what, done, total)
         self._show(what, done, total or None, f"{done / 1e6:.1f} MB")
 
     def _show(self, text: str, done: int | None, total: int | None, detail: str, same_bar: str = "") -> None:
@@ -152,9 +229,9 @@ def draws_bars(show: bool | None) -> bool:
     return sys.stderr.isatty() if show is None else show
 
 
-def make_reporter(show: bool | None) -> Reporter:
+def make_reporter(show: bool | None, vitals: LiveVitals | None = None) -> Reporter:
     """Bars when ``show``, none when not; None decides by whether a terminal is there."""
-    return TerminalReporter() if draws_bars(show) else Reporter()
+    return TerminalReporter(vitals=vitals) if draws_bars(show) else Reporter(vitals)
 
 
 def _epoch(round_: int, progress: Training) -> str:

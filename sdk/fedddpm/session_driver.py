@@ -76,6 +76,16 @@ class SessionDriver:
         """Whether this institution has offered itself for the cohort."""
         return self._join is not None
 
+    @property
+    def uploaded(self) -> bool:
+        """Whether the aggregator has this institution's whole masked update."""
+        return self._participant.state in (ClientState.UPLOADED, ClientState.CONFIRMED, ClientState.DONE)
+
+    @property
+    def upload_bytes(self) -> int:
+        """Size of the masked update."""
+        return sum(packed_bytes(segment.coordinates, segment.bits) for segment in self._part.segments)
+
     def advance(self, phase: Phase) -> None:
         """Take every step that ``phase`` allows.
 
@@ -186,8 +196,7 @@ class SessionDriver:
     def _upload_missing(self) -> int:
         """Encode, mask and send the chunks that are not there yet; how many there were."""
         there = self._api.upload_status().chunks
-        total = sum(packed_bytes(segment.coordinates, segment.bits) for segment in self._part.segments)
-        done = sent = 0  # bytes, chunks
+        total, done, sent = self.upload_bytes, 0, 0  # bytes, bytes, chunks
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
                 data = self._participant.mask_chunk(segment.name, index, self._contribution.words(segment, index))

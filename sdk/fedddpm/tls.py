@@ -6,6 +6,7 @@ import ssl
 
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import ConfigError
+from fedddpm.private_files import require_private
 
 
 def tls_context(options: NetworkOptions) -> ssl.SSLContext:
@@ -15,6 +16,8 @@ def tls_context(options: NetworkOptions) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the CA bundle {options.ca_bundle} cannot be read ({error})", "Give a PEM file") from error
     if options.client_certificate is not None:
+        key = options.client_key or options.client_certificate  # a PEM file may hold both
+        require_private(key, "the client's key")
         try:
             context.load_cert_chain(options.client_certificate, options.client_key)
         except (OSError, ssl.SSLError) as error:

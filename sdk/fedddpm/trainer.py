@@ -116,9 +116,9 @@ class Trainer:
         """The average of the weights as it is now; None where none is kept."""
         return None if self._average is None else self._average.state()
 
-    def score(self, data: ImageSet) -> float:
+    def score(self, data: ImageSet, on_batch: Callable[[], None] = lambda: None) -> float:
         """Mean loss on ``data``, as :func:`held_out_loss`."""
-        return held_out_loss(self.model, data, self.device, self.settings.batch_size)
+        return held_out_loss(self.model, data, self.device, self.settings.batch_size, on_batch)
 
     def prepare(self) -> None:
         """Compile the network if that is wanted; ``train`` does it, measurements of single steps do it themselves."""

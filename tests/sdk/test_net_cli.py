@@ -124,6 +124,35 @@ def test_mistakes_in_settings_exit_with_2(site):
     refused(fedddpm("participate", "--config", "site.toml", cwd=site), 2, "chmod 600")
 
 
+def test_the_variable_names_the_settings_and_an_option_wins(site, monkeypatch):
+    monkeypatch.setenv("FEDDDPM_SITE_CONFIG", "site.toml")
+    refused(fedddpm("participate", "--data", "nowhere", cwd=site), 2, "nowhere.*does not exist")
+    assert fedddpm("status", cwd=site).returncode == 5, "no state yet"
+    refused(fedddpm("participate", "--config", "none.toml", cwd=site), 2, "none.toml cannot be read")
+    monkeypatch.setenv("FEDDDPM_SITE_CONFIG", "gone.toml")
+    refused(fedddpm("participate", cwd=site), 2, "gone.toml cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"--data": "nowhere"}, 2, "does not exist"),
+        ({"--identity": "x.key"}, 2, "keygen"),
+        ({"--config": "none.toml"}, 2, "cannot be read"),
+        ({"--patience": "0"}, 4, "nothing is lost"),
+        ({"--metrics-port": "70000"}, 2, "metrics.port"),
+    ],
+)
+def test_errors_are_lines_of_json_where_the_log_is(site, change, code, message):
+    options = {"--config": "site.toml", "--log-format": "json", **change}
+    result = fedddpm("participate", *(word for option in options.items() for word in option), cwd=site)
+    assert result.returncode == code
+    last = json.loads(result.stderr.splitlines()[-1])
+    assert (last["level"], last["event"]) == ("error", "error")
+    assert re.search(message, last["message"])
+    assert result.stdout == ""
+
+
 def test_an_unreachable_aggregator_exits_with_4(site):
     refused(fedddpm("participate", "--config", "site.toml", cwd=site), 4, "127.0.0.1:9.*nothing is lost")
     shown = fedddpm("status", "--config", "site.toml", cwd=site)

@@ -33,6 +33,8 @@ def test_defaults_are_the_careful_ones():
     assert not config.policy.allow_two_party
     assert config.policy.max_clip_norm == math.inf
     assert not config.after_restore
+    assert not config.stand_by
+    assert (config.metrics.port, config.metrics.host) == (None, "127.0.0.1")
 
 
 def test_arguments_win_over_the_file_setting_by_setting(tmp_path):
@@ -75,6 +77,10 @@ def test_paths_in_a_file_start_at_the_file(tmp_path):
         ({"network": {"read_timeout_s": 5}}, "network.read_timeout_s"),
         ({"network": {"client_key": "key.pem"}}, "client_certificate"),
         ({"image_size": 4}, "image_size"),
+        ({"metrics": {"port": 70000}}, "metrics.port"),
+        ({"metrics": {"prot": 1}}, "metrics.prot.*unknown"),
+        ({"log_format": "xml"}, "log_format"),
+        ({"stand_by": "perhaps"}, "stand_by"),
     ],
 )
 def test_every_mistake_is_named(change, message):

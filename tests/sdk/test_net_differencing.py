@@ -12,6 +12,7 @@ from fedddpm.participation import Participation
 from fedddpm.progress import Reporter
 from fedddpm.run_history import RunHistory
 from fedddpm.state import RunPosition, StateDir
+from fedddpm.telling import Telling
 from fedddpm_protocol.api import RunState
 from fedddpm_protocol.errors import SpecError, SpentError
 from fedddpm_protocol.messages import SignedDocument, Unmask
@@ -86,7 +87,7 @@ def test_one_session_at_a_time(monkeypatch):
 
     class Recorded:
         def __init__(self, document):
-            self.document = document
+            self.document, self.spec = document, make_spec()
 
         def leave(self, reason):
             events.append(("leave", self.document))
@@ -97,13 +98,13 @@ def test_one_session_at_a_time(monkeypatch):
     participation = Participation.__new__(Participation)
     participation._attempt = participation._sat_out = None
     participation._reporter = Reporter()
+    participation._telling = Telling(participation._reporter, None)
 
     def begin(document):
         events.append(("begin", document))
         return Recorded(document)
 
     monkeypatch.setattr(participation, "_begin", begin)
-    monkeypatch.setattr(participation, "_say_what_we_wait_for", lambda current: None)
     first, second = (SignedDocument(body=bytes([number]), signature=bytes(64)) for number in (1, 2))
     for document in (first, first, second):
         participation._contribute(run_state(document))

@@ -30,17 +30,6 @@ def test_an_existing_key_is_never_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_key_that_everybody_can_read_is_refused(tmp_path):
-    path = tmp_path / "a.key"
-    Identity.generate("hospital-a").save(path)
-    path.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 600"):
-        Identity.load(path)
-    path.chmod(0o640)
-    with pytest.warns(UserWarning, match="group"):
-        Identity.load(path)
-
-
 def test_the_seed_shows_up_in_no_text(tmp_path):
     identity = Identity.generate("hospital-a")
     shown = repr(identity) + str(identity) + repr(identity.key) + repr([identity])

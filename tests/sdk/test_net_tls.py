@@ -54,7 +54,9 @@ class Authority:
         alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = self.builder(subject, key).add_extension(alternative, critical=False)
         pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (self.folder / f"{name}.key").write_bytes(key.private_bytes(*pem))
+        path = self.folder / f"{name}.key"
+        path.touch(mode=0o600)
+        path.write_bytes(key.private_bytes(*pem))
         self.write(f"{name}.pem", builder.sign(self.key, hashes.SHA256()))
 
     def write(self, name, certificate):

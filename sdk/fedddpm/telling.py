@@ -1,0 +1,91 @@
+"""What taking part says about itself: who is waited for, what a training and a round came to, where the model is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fedddpm.local_update import LocalUpdate
+from fedddpm.progress import Reporter
+from fedddpm.state import StateDir
+from fedddpm.summary import RoundSummary
+from fedddpm.vitals import Activity
+from fedddpm_protocol.api import RunState
+from fedddpm_protocol.spec import RoundSpec
+
+
+class Telling:
+    """Words for the reporter, each once."""
+
+    def __init__(self, reporter: Reporter, state: StateDir) -> None:
+        self._reporter, self._state = reporter, state
+        self._stalled = ""  # why, as far as it was said
+        self._run = self._over = ""  # the runs last said to begin, and to be over
+
+    def takes_part(self, spec: RoundSpec) -> None:
+        """A specification was accepted."""
+        self._reporter.at(spec.run, spec.round, spec.attempt)
+        if spec.run != self._run:
+            self._run = spec.run
+            self._reporter.notice(
+                f"run {spec.run} ({spec.method}, {spec.rounds} rounds): taking part from round {spec.round + 1} on",
+                "run-joined",
+                {"method": spec.method, "rounds": spec.rounds},
+            )
+
+    def trained(self, spec: RoundSpec, update: LocalUpdate, *, stored: bool) -> None:
+        """The update is there; ``stored``: from an earlier attempt or start."""
+        how = "the stored update is used" if stored else f"trained in {update.seconds:.0f} s"
+        self._reporter.trained(
+            f"round {spec.round + 1}: {how}, {update.samples} images,"
+            f" own held-out loss {update.loss_before:.4f} -> {update.loss_after:.4f}",
+            update.loss_before,
+            update.loss_after,
+            {
+                "samples": update.samples,
+                "loss_before": update.loss_before,
+                "loss_after": update.loss_after,
+                "seconds": update.seconds,
+                "stored": stored,
+            },
+        )
+
+    def attempt_failed(self, spec: RoundSpec) -> None:
+        """There is a newer specification and no result."""
+        self._reporter.attempt_failed(f"round {spec.round + 1}: attempt {spec.attempt + 1} ended without a result")
+
+    def round_ended(self, summary: RoundSummary) -> None:
+        """A round has a result."""
+        self._reporter.round_ended(str(summary), summary.took_part, asdict(summary))
+
+    def waits(self, current: RunState) -> None:
+        """Nothing to do until others have done their part, or until the coordinator acts."""
+        if current.status == "stalled":
+            reason = current.reason or "no reason given"
+            if reason != self._stalled:
+                self._reporter.warning(f"the federation stands still: {reason}", "stalled")
+            self._stalled = reason
+            return self._reporter.waiting("the federation stands still", Activity.STALLED)
+        phases = ", ".join(sorted({session.phase.value for session in current.sessions.values()}))
+        done = max((session.posted for session in current.sessions.values()), default=0)
+        among = max((session.cohort_size for session in current.sessions.values()), default=0)
+        where = f"round {current.round + 1} of {current.rounds}, attempt {current.attempt + 1}"
+        return self._reporter.waiting(
+            f"{where}: waiting for the others ({phases}, {done}{f' of {among}' if among else ''} done)",
+            key=f"{where} {phases}",
+        )
+
+    def run_over(self, run: str) -> None:
+        """A run has ended, for whatever reason; said once."""
+        if run == self._over:
+            return
+        self._over = run
+        position = self._state.position(run)
+        if position is None:
+            return self._reporter.notice(f"run {run} is finished; this institution took no part in it", "run-over")
+        model = self._state.path / position.model_file
+        return self._reporter.notice(
+            f"run {run} is finished; the model after round {position.next_round} is {model}, pictures of it:"
+            f" fedddpm sample --state-dir {self._state.path} --out samples.png",
+            "run-over",
+            {"rounds": position.next_round, "model": str(model)},
+        )

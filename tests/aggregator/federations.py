@@ -22,14 +22,14 @@ import numpy as np
 import safetensors.numpy
 import uvicorn
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, create_app, open_context
+from fedddpm_aggregator.app import KEY_PURPOSE, create_app, open_context
 from fedddpm_aggregator.keyfile import read_key, write_key
 from fedddpm_aggregator.models import write_safetensors
 from fedddpm_aggregator.server import server_config
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates

@@ -79,8 +79,6 @@ def _server_key(settings: Settings) -> SigningKey:
 def open_context(settings: Settings) -> Context:
     """Open the data directory and its database, schema up to date; OperatorError before ``init``."""
     key = _server_key(settings)
-    database = Database(settings.resolved_database_url)
-    database.migrate()
     limits = Limits(
         max_chunk_bytes=settings.max_chunk_bytes,
         signature_max_age_s=settings.signature_max_age_s,
@@ -91,7 +89,13 @@ def open_context(settings: Settings) -> Context:
         keep_rounds=settings.keep_rounds,
     )
     reducer = ThreadReducer(settings.reduction_threads)
-    return Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
+    with contextlib.ExitStack() as undo:
+        database = Database(settings.resolved_database_url)
+        undo.callback(database.close)
+        database.migrate()
+        ctx = Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
+        undo.pop_all()
+    return ctx
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:

@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from fedddpm_aggregator import healthcheck
 from fedddpm_aggregator.app import KEY_PURPOSE, data_directory, prepare_directory
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.cli_audit import show_audit
@@ -138,6 +139,12 @@ def rounds(
 
 
 app.command("verify")(verify_command)
+
+
+@app.command(healthcheck.NAME, help=healthcheck.HELP)
+def health_check(url: Annotated[str | None, typer.Option(help=healthcheck.URL_HELP)] = None) -> None:
+    """Listed here for --help; the installed command runs it without the imports of this module."""
+    raise typer.Exit(healthcheck.run(url))
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def prepare_directory(data: Path) -> None:
         ) from error
 
 
-def _server_key(settings: Settings) -> SigningKey:
+def server_key(settings: Settings) -> SigningKey:
     """The signing key, in a data directory that is there; OperatorError or KeyFileError before ``init``."""
     data = settings.data
     if settings.server_key is not None:  # what the directory held before may have gone with the machine
@@ -78,7 +78,7 @@ def _server_key(settings: Settings) -> SigningKey:
 
 def open_context(settings: Settings) -> Context:
     """Open the data directory and its database, schema up to date; OperatorError before ``init``."""
-    key = _server_key(settings)
+    key = server_key(settings)
     limits = Limits(
         max_chunk_bytes=settings.max_chunk_bytes,
         signature_max_age_s=settings.signature_max_age_s,
@@ -156,7 +156,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
 @contextlib.contextmanager
 def data_directory(settings: Settings) -> Iterator[Context]:
     """The context of a server: alone on a SQLite database, beside replicas on PostgreSQL."""
-    _server_key(settings)
+    server_key(settings)
     root = read_public_key(settings.root_key) if settings.root_key is not None else None
     with _directory_lock(settings.data) as alone:
         ctx = open_context(settings)

@@ -22,6 +22,7 @@ from fedddpm_aggregator.cli_audit import show_audit
 from fedddpm_aggregator.cli_federation import federation_app
 from fedddpm_aggregator.cli_operator import operator_app
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
+from fedddpm_aggregator.cli_prepare import prepare_command
 from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.cli_verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
@@ -139,6 +140,7 @@ def rounds(
 
 
 app.command("verify")(verify_command)
+app.command("prepare")(prepare_command)
 
 
 @app.command(healthcheck.NAME, help=healthcheck.HELP)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, literal, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
+from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.schema import bring_up_to_date
 from fedddpm_aggregator.tables import Base
 
@@ -140,12 +141,17 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     asked = make_url(url).query
-    return create_engine(
-        url,
-        connect_args={name: value for name, value in PATIENCE.items() if name not in asked},
-        pool_pre_ping=True,
-        pool_size=THREADS,
-        max_overflow=8,
-        pool_recycle=1800,
-        hide_parameters=True,
-    )
+    try:
+        return create_engine(
+            url,
+            connect_args={name: value for name, value in PATIENCE.items() if name not in asked},
+            pool_pre_ping=True,
+            pool_size=THREADS,
+            max_overflow=8,
+            pool_recycle=1800,
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            f"PostgreSQL needs the package {error.name}; install it with: pip install 'fedddpm-aggregator[postgresql]'"
+        ) from error

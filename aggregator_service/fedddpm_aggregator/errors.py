@@ -9,7 +9,8 @@ AggregatorError
 ├── TooManyRequestsError  slower, please
 ├── MisdirectedError    signed for another server
 ├── OperatorError       a mistake of the coordinator or operator
-│   └── OperatorConflictError  it was done before, in another way
+│   ├── OperatorConflictError  it was done before, in another way
+│   └── OlderInForceError  a roster below the one in force
 ├── AuditError          the audit log was changed
 └── AuthenticationError  who is asking cannot be told
     ├── ClockSkewError      the request's time is too far from the aggregator's
@@ -79,6 +80,10 @@ class OperatorConflictError(OperatorError):
     """Something else is there under that name."""
 
     code = "conflict"
+
+
+class OlderInForceError(OperatorError):
+    """A roster of a lower version than the one in force."""
 
 
 class TooManyRequestsError(AggregatorError):

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.database import insert_once
-from fedddpm_aggregator.errors import OperatorError, UnavailableError
+from fedddpm_aggregator.errors import OlderInForceError, OperatorError, UnavailableError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
@@ -102,7 +102,7 @@ def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LO
         try:
             roster = open_roster(document, row.root_public_key, newest)
         except OlderRosterError as error:
-            raise OperatorError(f"{error}; rosters never go back") from error
+            raise OlderInForceError(f"{error}; rosters never go back") from error
         except ProtocolError as error:
             raise OperatorError(f"the roster is not signed by the pinned root key or not valid: {error}") from error
         if roster.server_public_key != ctx.key.public_key:

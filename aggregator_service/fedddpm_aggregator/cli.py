@@ -24,6 +24,7 @@ from fedddpm_aggregator.cli_operator import operator_app
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_prepare import prepare_command
 from fedddpm_aggregator.cli_rounds import console, print_rounds
+from fedddpm_aggregator.cli_selftest import selftest_command
 from fedddpm_aggregator.cli_verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.keyfile import KeyFileError, read_public_key, write_key
@@ -141,6 +142,7 @@ def rounds(
 
 app.command("verify")(verify_command)
 app.command("prepare")(prepare_command)
+app.command("selftest")(selftest_command)
 
 
 @app.command(healthcheck.NAME, help=healthcheck.HELP)

@@ -6,6 +6,7 @@ Commands on a data directory work while the server runs; it notices within a sec
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ from fedddpm_aggregator.server import serve_forever
 from fedddpm_aggregator.service.federation import initialise
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.traffic import round_traffic
+from fedddpm_aggregator.service_links import service_links
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
 
@@ -153,6 +155,8 @@ def health_check(url: Annotated[str | None, typer.Option(help=healthcheck.URL_HE
 
 def main() -> None:
     """Entry point: a user's mistake ends with one line and status 1."""
+    for name in service_links(os.environ):
+        del os.environ[name]
     try:
         app()
     except (AggregatorError, KeyFileError, ProtocolError, *_STORAGE) as error:

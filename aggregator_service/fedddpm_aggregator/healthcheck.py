@@ -1,6 +1,6 @@
 """``fedddpm-aggregator healthcheck``: whether the server of this container lives.
 
-Runs every few seconds, so it imports a little of the standard library and nothing else.
+Runs every few seconds, so it imports a little of the standard library and next to nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
+from fedddpm_aggregator.service_links import service_links
+
 NAME = "healthcheck"
 HELP = "Ask this machine's server whether it lives: status 0, or 1 with a line that says why not."
 URL_HELP = "of the server; by default the one that FEDDDPM_AGGREGATOR_HOST, PORT and TLS_CERT set up on this machine"
@@ -25,6 +27,8 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a ser
 
 def local_url(environment: Mapping[str, str]) -> str:
     """Where the server with these variables listens."""
+    links = service_links(environment)
+    environment = {name: value for name, value in environment.items() if name not in links}
     host = environment.get(_PREFIX + "HOST") or "127.0.0.1"
     host = _ANY_ADDRESS.get(host, host)
     scheme = "https" if environment.get(_PREFIX + "TLS_CERT") else "http"

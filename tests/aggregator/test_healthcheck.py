@@ -76,6 +76,7 @@ def test_where_it_looks() -> None:
     assert local_url({prefix + "HOST": "", prefix + "PORT": "", prefix + "TLS_CERT": ""}) == "http://127.0.0.1:8750"
     assert local_url({prefix + "HOST": "::", prefix + "PORT": "1", prefix + "TLS_CERT": "x"}) == "https://[::1]:1"
     assert local_url({prefix + "HOST": "10.0.0.7"}) == "http://10.0.0.7:8750"
+    assert local_url({prefix + "PORT": "tcp://10.96.0.7:80"}) == "http://127.0.0.1:8750"  # Kubernetes' own variable
 
 
 def test_it_loads_nothing_that_a_server_needs() -> None:

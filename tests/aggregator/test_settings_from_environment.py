@@ -108,6 +108,11 @@ def test_a_missing_or_open_key_and_a_folder_that_cannot_be_made(tmp_path: Path) 
     assert not (tmp_path / "data").exists()
 
 
+def test_variables_that_kubernetes_sets_for_services_are_no_settings(tmp_path: Path) -> None:
+    links = {"port": "tcp://10.96.0.7:8750", "metrics_port": "tcp://10.96.0.8:9090", "port_8750_tcp_port": "8750"}
+    assert "is no data directory" in refused(environment(**links, data=tmp_path / "nowhere"))
+
+
 @pytest.mark.parametrize("variable", ["tls_cert", "tls_key"])
 def test_half_a_certificate_is_refused(tmp_path: Path, variable: str) -> None:
     assert "belong together" in refused(environment(data=tmp_path, **{variable: tmp_path / "x.pem"}))

@@ -16,12 +16,12 @@ import numpy as np
 import psycopg
 from benchmarks.service_load_clients import PART, identity_of
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, open_context
+from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.keyfile import write_key
 from fedddpm_aggregator.models import write_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec

@@ -22,22 +22,23 @@ from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.guard import Guard, sizes_of
 from fedddpm_aggregator.health import Health
-from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key
+from fedddpm_aggregator.keyfile import SERVER_PURPOSE, KeyFileError, read_key, read_public_key
 from fedddpm_aggregator.metrics_sql import DatabaseCollector
 from fedddpm_aggregator.observer import Observer
 from fedddpm_aggregator.reduction import ThreadReducer
 from fedddpm_aggregator.reduction_ray import RayReducer
 from fedddpm_aggregator.service.context import Context, Limits
-from fedddpm_aggregator.service.federation import next_step, require_its_blobs
-from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.service.federation import next_step, require_its_blobs, require_root
+from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.tracing import open_tracer, trace_requests
 from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_aggregator.workers import Workers
-from fedddpm_protocol.keys import fingerprint
+from fedddpm_protocol.keys import SigningKey, fingerprint
 
 log = logging.getLogger(__name__)
-KEY_FILE, KEY_PURPOSE = "server.key", SERVER_PURPOSE
+KEY_PURPOSE = SERVER_PURPOSE
+_LOCK_FILE = "serve.lock"
 
 
 def prepare_directory(data: Path) -> None:
@@ -49,26 +50,35 @@ def prepare_directory(data: Path) -> None:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = data.stat()
-        ours = (data / KEY_FILE).exists() or not any(data.iterdir())
+        ours = any((data / name).exists() for name in (KEY_FILE, _LOCK_FILE)) or not any(data.iterdir())
         if ours and status.st_uid == os.geteuid() and status.st_mode & 0o077:
             data.chmod(stat.S_IMODE(status.st_mode) & ~0o077)
     except OSError as error:
-        raise OperatorError(f"{data} cannot be the data directory: {error.strerror}") from error
+        raise OperatorError(
+            f"{data} cannot be the data directory: {error.strerror}; choose one that this user may write (--data)"
+        ) from error
 
 
-def _require_initialised(data: Path) -> None:
+def server_key(settings: Settings) -> SigningKey:
+    """The signing key, in a data directory that is there; OperatorError or KeyFileError before ``init``."""
+    data = settings.data
+    if settings.server_key is not None:  # what the directory held before may have gone with the machine
+        try:
+            key = read_key(settings.server_key, KEY_PURPOSE)
+        except KeyFileError as error:
+            raise OperatorError(f"FEDDDPM_AGGREGATOR_SERVER_KEY: {error}") from error
+        prepare_directory(data)
+        return key
     if not data.is_dir():
         raise OperatorError(f"{data} is no data directory; run: fedddpm-aggregator init --data {data}")
-    if not (data / KEY_FILE).exists():
+    if not settings.key_path.exists():
         raise OperatorError(f"{data} holds no {KEY_FILE}; run: fedddpm-aggregator init --data {data}")
+    return read_key(settings.key_path, KEY_PURPOSE)
 
 
 def open_context(settings: Settings) -> Context:
     """Open the data directory and its database, schema up to date; OperatorError before ``init``."""
-    _require_initialised(settings.data)
-    key = read_key(settings.data / KEY_FILE, KEY_PURPOSE)
-    database = Database(settings.resolved_database_url)
-    database.migrate()
+    key = server_key(settings)
     limits = Limits(
         max_chunk_bytes=settings.max_chunk_bytes,
         signature_max_age_s=settings.signature_max_age_s,
@@ -79,7 +89,13 @@ def open_context(settings: Settings) -> Context:
         keep_rounds=settings.keep_rounds,
     )
     reducer = ThreadReducer(settings.reduction_threads)
-    return Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
+    with contextlib.ExitStack() as undo:
+        database = Database(settings.resolved_database_url)
+        undo.callback(database.close)
+        database.migrate()
+        ctx = Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
+        undo.pop_all()
+    return ctx
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
@@ -140,12 +156,15 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
 @contextlib.contextmanager
 def data_directory(settings: Settings) -> Iterator[Context]:
     """The context of a server: alone on a SQLite database, beside replicas on PostgreSQL."""
-    _require_initialised(settings.data)
+    server_key(settings)
+    root = read_public_key(settings.root_key) if settings.root_key is not None else None
     with _directory_lock(settings.data) as alone:
         ctx = open_context(settings)
         try:
             if ctx.database.is_sqlite and not alone:
                 raise OperatorError(f"another server uses {settings.data}; stop it, or use PostgreSQL for replicas")
+            if root is not None:
+                require_root(ctx, root)
             _check_blobs(ctx, alone=alone)
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
@@ -187,7 +206,7 @@ def _check_blobs(ctx: Context, *, alone: bool) -> None:
 @contextlib.contextmanager
 def _directory_lock(data: Path) -> Iterator[bool]:
     """Whether this is the first server on the directory; the kernel drops the lock with the process."""
-    descriptor = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(data / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ Commands on a data directory work while the server runs; it notices within a sec
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,21 +16,25 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, data_directory, prepare_directory
+from fedddpm_aggregator import healthcheck
+from fedddpm_aggregator.app import KEY_PURPOSE, data_directory, prepare_directory
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.cli_audit import show_audit
 from fedddpm_aggregator.cli_federation import federation_app
 from fedddpm_aggregator.cli_operator import operator_app
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
+from fedddpm_aggregator.cli_prepare import prepare_command
 from fedddpm_aggregator.cli_rounds import console, print_rounds
+from fedddpm_aggregator.cli_selftest import selftest_command
 from fedddpm_aggregator.cli_verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
-from fedddpm_aggregator.keyfile import KeyFileError, write_key
+from fedddpm_aggregator.keyfile import KeyFileError, read_public_key, write_key
 from fedddpm_aggregator.observability import configure_logging
 from fedddpm_aggregator.server import serve_forever
 from fedddpm_aggregator.service.federation import initialise
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.traffic import round_traffic
+from fedddpm_aggregator.service_links import service_links
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
 
@@ -48,15 +53,19 @@ app.command("audit")(show_audit)
 @app.command()
 def init(
     data: Data,
-    root_key: Annotated[str | None, typer.Option(help="the federation's root public key, hex; pinned for good")] = None,
+    root_key: Annotated[
+        str | None,
+        typer.Option(help="the federation's root public key, 64 hex digits or a file of them; pinned for good"),
+    ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Create the data directory with the server's signing key, and pin the federation's root key."""
-    root = _public_key(root_key) if root_key is not None else None
+    root = read_public_key(root_key) if root_key is not None else None
+    settings = settings_of(data, database_url)
     prepare_directory(data)
-    if not (data / KEY_FILE).exists():
-        write_key(data / KEY_FILE, SigningKey.generate(), KEY_PURPOSE)
-    with opened(settings_of(data, database_url)) as ctx:
+    if not settings.key_path.exists():
+        write_key(settings.key_path, SigningKey.generate(), KEY_PURPOSE)
+    with opened(settings) as ctx:
         pinned = initialise(ctx, root)
         print(f"server public key  {ctx.key.public_key.hex()}")
         print(f"fingerprint        {fingerprint(ctx.key.public_key)}")
@@ -69,8 +78,10 @@ def init(
 @app.command()
 def serve(
     data: Data,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on; 0: any free one")] = 8750,
+    host: Annotated[str, typer.Option(help="address to listen on", envvar="FEDDDPM_AGGREGATOR_HOST")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="port to listen on; 0: any free one", envvar="FEDDDPM_AGGREGATOR_PORT")
+    ] = 8750,
     database_url: DatabaseUrl = None,
     blobs: Blobs = None,
     keep_rounds: Annotated[
@@ -87,8 +98,12 @@ def serve(
             envvar="FEDDDPM_AGGREGATOR_RAY",
         ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="private key of the certificate, PEM")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="certificate chain, PEM", envvar="FEDDDPM_AGGREGATOR_TLS_CERT")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="private key of the certificate, PEM", envvar="FEDDDPM_AGGREGATOR_TLS_KEY")
+    ] = None,
     page: Annotated[
         str, typer.Option(help="the page at /: auto, on or off", envvar="FEDDDPM_AGGREGATOR_PAGE")
     ] = "auto",
@@ -128,10 +143,20 @@ def rounds(
 
 
 app.command("verify")(verify_command)
+app.command("prepare")(prepare_command)
+app.command("selftest")(selftest_command)
+
+
+@app.command(healthcheck.NAME, help=healthcheck.HELP)
+def health_check(url: Annotated[str | None, typer.Option(help=healthcheck.URL_HELP)] = None) -> None:
+    """Listed here for --help; the installed command runs it without the imports of this module."""
+    raise typer.Exit(healthcheck.run(url))
 
 
 def main() -> None:
     """Entry point: a user's mistake ends with one line and status 1."""
+    for name in service_links(os.environ):
+        del os.environ[name]
     try:
         app()
     except (AggregatorError, KeyFileError, ProtocolError, *_STORAGE) as error:
@@ -148,16 +173,6 @@ def main() -> None:
 def _die(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1)
-
-
-def _public_key(text: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise OperatorError(f"{text!r} is no public key; it has 64 hex digits")
-    return key
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli_rounds import console
-from fedddpm_aggregator.errors import HistoryError, OperatorError
+from fedddpm_aggregator.errors import HistoryError
+from fedddpm_aggregator.keyfile import read_public_key
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.verifying import attempts_in, verify_history
 
@@ -22,16 +23,21 @@ from fedddpm_aggregator.service.verifying import attempts_in, verify_history
 def verify_command(
     data: Data,
     root_key: Annotated[
-        str | None, typer.Option(help="the federation's root public key, hex; it must be the pinned one")
+        str | None,
+        typer.Option(
+            help="the federation's root public key, 64 hex digits or a file of them; it must be the pinned one",
+            envvar="FEDDDPM_AGGREGATOR_ROOT_KEY",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     database_url: DatabaseUrl = None,
     blobs: Blobs = None,
 ) -> None:
     """Recompute every hash, signature and model of the history; names the first that does not hold."""
+    root = read_public_key(root_key) if root_key is not None else None
     with opened(settings_of(data, database_url, {"blobs": blobs})) as ctx:
         try:
-            counts = _verify(ctx, _root(root_key), quiet=as_json)
+            counts = _verify(ctx, root, quiet=as_json)
         except HistoryError as error:
             if not as_json:
                 raise
@@ -50,13 +56,6 @@ def _verify(ctx: Context, root: bytes | None, quiet: bool) -> Counter[str]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("rosters", total=attempts_in(ctx))
         return verify_history(ctx, root, lambda place: progress.update(task, description=place, advance=1))
-
-
-def _root(text: str | None) -> bytes | None:
-    try:
-        return bytes.fromhex(text) if text is not None else None
-    except ValueError:
-        raise OperatorError(f"--root-key {text!r} is no public key; it has 64 hex digits") from None
 
 
 def _table(counts: Counter[str]) -> Table:

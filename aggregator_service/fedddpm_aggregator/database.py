@@ -11,16 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, literal, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.schema import bring_up_to_date
 from fedddpm_aggregator.tables import Base
 
 BUSY_TIMEOUT_S = 30.0
@@ -88,31 +85,18 @@ class Database:
         return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
     def migrate(self) -> None:
-        """Bring the schema to this version's; OperatorError if a newer version wrote it."""
+        """Bring the schema to this release's; OperatorError for one of a newer release that this one cannot use."""
         with self.engine.connect() as connection:
             connection.execution_options(fedddpm_write=True)
             with connection.begin():
                 if not self.is_sqlite:  # two replicas that start together migrate one after the other
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-                try:
-                    command.upgrade(alembic_config(connection), "head")
-                except CommandError as error:
-                    message = f"the database does not belong to this version of fedddpm-aggregator: {error}"
-                    raise OperatorError(message) from error
+                bring_up_to_date(connection)
 
     def close(self) -> None:
         """Close all connections."""
         self.relaxed_engine.dispose()
         self.engine.dispose()
-
-
-def alembic_config(connection: Connection) -> Config:
-    """Alembic's settings for the packaged migrations over an open connection."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
 
 
 def insert_many_once(
@@ -159,12 +143,17 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     asked = make_url(url).query
-    return create_engine(
-        url,
-        connect_args={name: value for name, value in CONNECTING.items() if name not in asked},
-        pool_pre_ping=True,
-        pool_size=THREADS,
-        max_overflow=8,
-        pool_recycle=1800,
-        hide_parameters=True,
-    )
+    try:
+        return create_engine(
+            url,
+            connect_args={name: value for name, value in CONNECTING.items() if name not in asked},
+            pool_pre_ping=True,
+            pool_size=THREADS,
+            max_overflow=8,
+            pool_recycle=1800,
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            f"PostgreSQL needs the package {error.name}; install it with: pip install 'fedddpm-aggregator[postgresql]'"
+        ) from error

@@ -9,8 +9,10 @@ AggregatorError
 ├── TooManyRequestsError  slower, please
 ├── MisdirectedError    signed for another server
 ├── OperatorError       a mistake of the coordinator or operator
-│   └── OperatorConflictError  it was done before, in another way
+│   ├── OperatorConflictError  it was done before, in another way
+│   └── OlderInForceError  a roster below the one in force
 ├── AuditError          the audit log was changed
+├── SelftestError       this installation cannot do what it is for
 └── AuthenticationError  who is asking cannot be told
     ├── ClockSkewError      the request's time is too far from the aggregator's
     ├── ReplayedError       the same signed request twice
@@ -81,6 +83,10 @@ class OperatorConflictError(OperatorError):
     code = "conflict"
 
 
+class OlderInForceError(OperatorError):
+    """A roster of a lower version than the one in force."""
+
+
 class TooManyRequestsError(AggregatorError):
     """Somebody asks too often."""
 
@@ -103,6 +109,12 @@ class AuditError(AggregatorError):
     """The audit log is not the one that this aggregator wrote; the message names the first broken entry."""
 
     code = "audit"
+
+
+class SelftestError(AggregatorError):
+    """This installation does not do what it should; the message names the first thing that is wrong."""
+
+    code = "selftest"
 
 
 class HistoryError(AggregatorError):

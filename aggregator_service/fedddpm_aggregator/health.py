@@ -11,15 +11,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from sqlalchemy import text
 
-from fedddpm_aggregator.database import alembic_config
 from fedddpm_aggregator.probing import Probe
+from fedddpm_aggregator.schema import this_release
 from fedddpm_aggregator.service.context import Context
 
 T = TypeVar("T")
@@ -33,8 +31,8 @@ class Health:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._heads: frozenset[str] | None = None
-        self._revision = Probe(self._read_revision, keep_s=0.5)
+        self._release = this_release()
+        self._schema = Probe(self._is_usable, keep_s=0.5)
         self._blobs = Probe(ctx.blobs.check_writable, keep_s=1.0)
         self._exposition = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
@@ -43,7 +41,7 @@ class Health:
         stuck = self._ctx.pulse.stuck()
         if not stuck:
             return JSONResponse({"status": "alive"})
-        answers, _ = await _checked("database", self._revision.answer_soon)
+        answers, _ = await _checked("database", self._schema.answer_soon)
         if answers != OK:  # they wait for the database; a new process would too
             return JSONResponse({"status": "alive", "waiting_for": "database"})
         log.error("stuck", extra={"fields": {"threads": stuck}})
@@ -53,10 +51,10 @@ class Health:
         """503 with the failed check where the process should get no requests."""
         if self._ctx.pulse.draining:
             return JSONResponse({"status": "shutting down"}, 503)
-        (database, revision), (blobs, _) = await asyncio.gather(
-            _checked("database", self._revision.answer_soon), _checked("blobs", self._blobs.answer_soon)
+        (database, usable), (blobs, _) = await asyncio.gather(
+            _checked("database", self._schema.answer_soon), _checked("blobs", self._blobs.answer_soon)
         )
-        schema = OK if revision is None or revision == self._heads else "not this version's"
+        schema = "not this version's" if usable is False else OK
         checks = {"database": database, "schema": schema if database == OK else "unknown", "blobs": blobs}
         if all(state == OK for state in checks.values()):
             return JSONResponse({"status": "ready"})
@@ -72,12 +70,9 @@ class Health:
         """Measure nothing more."""
         self._exposition.shutdown(wait=False, cancel_futures=True)
 
-    def _read_revision(self) -> frozenset[str]:
+    def _is_usable(self) -> bool:
         with self._ctx.tracer.quiet(), self._ctx.database.engine.connect() as connection:
-            if self._heads is None:
-                script = ScriptDirectory.from_config(alembic_config(connection))
-                self._heads = frozenset(script.get_heads())
-            return frozenset(connection.scalars(text("SELECT version_num FROM alembic_version")))
+            return self._release.can_use(connection)
 
 
 async def _checked(name: str, ask: Callable[[float], Awaitable[T]]) -> tuple[str, T | None]:
@@ -109,7 +104,7 @@ async def healthz(request: Request) -> Response:
 
 @public.get("/readyz", responses=_UNHEALTHY)
 async def readyz(request: Request) -> Response:
-    """Whether the database answers with this version's schema, vectors can be stored, and no shutdown has begun."""
+    """Whether the database answers with a usable schema, vectors can be stored, and no shutdown has begun."""
     return await _health(request).ready()
 
 

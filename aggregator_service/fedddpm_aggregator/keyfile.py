@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from fedddpm_aggregator.private_files import PrivateFileError, read_and_judge
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import SigningKey
 
@@ -50,20 +51,19 @@ def read_key(path: Path, purpose: str) -> SigningKey:
     """The key in ``path``; KeyFileError says what is wrong and what to do."""
     wanted = _NAMES[purpose]
     try:
-        mode = path.stat().st_mode & 0o777
-        text = path.read_text()
+        text, objection = read_and_judge(path)
         found = _kind_of(text)
         if found != wanted:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
         key = SigningKey(bytes.fromhex(json.loads(text)["ed25519_seed"]))
-    except FileNotFoundError:
-        raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
-    except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    except PrivateFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
+        raise KeyFileError(str(error)) from error
     except (ValueError, KeyError, TypeError, MalformedError) as error:
         raise KeyFileError(f"{path} is damaged; expected is {wanted}") from error
-    if mode & 0o077:
-        raise KeyFileError(f"{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")
+    if objection is not None:
+        raise KeyFileError(objection)
     return key
 
 
@@ -72,6 +72,22 @@ def read_owner(path: Path, purpose: str) -> str | None:
     read_key(path, purpose)
     owner = json.loads(path.read_text()).get("id")
     return owner if isinstance(owner, str) else None
+
+
+def read_public_key(text: str) -> bytes:
+    """The public key that ``text`` is (64 hex digits), or that stands in the file it names; KeyFileError."""
+    if _PUBLIC_KEY.fullmatch(text.strip()):
+        return bytes.fromhex(text.strip())
+    path = Path(text)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise KeyFileError(f"{path} is no public key; it has 64 hex digits") from None
+    except (OSError, ValueError):  # ValueError: no name of a file can be like that
+        raise KeyFileError(f"{text!r} is no public key, nor a file with one; it has 64 hex digits") from None
+    if not _PUBLIC_KEY.fullmatch(content.strip()):
+        raise KeyFileError(f"{path} is {_kind_of(content)}; expected is a public key (64 hex digits)")
+    return bytes.fromhex(content.strip())
 
 
 def _kind_of(text: str) -> str:

@@ -27,10 +27,21 @@ def read_document(path: Path) -> SignedDocument:
         raise OperatorError(f"{path} is no signed roster") from error
 
 
+def read_signed(path: Path, root_public_key: bytes) -> SignedDocument:
+    """The roster in a file as this root signed it; OperatorError."""
+    document = read_document(path)
+    _opened(path, document, root_public_key)
+    return document
+
+
 def read_roster(path: Path, root: SigningKey) -> Roster:
     """The roster in a file, signed by ``root``; OperatorError."""
+    return _opened(path, read_document(path), root.public_key)
+
+
+def _opened(path: Path, document: SignedDocument, root_public_key: bytes) -> Roster:
     try:
-        return open_roster(read_document(path), root.public_key)
+        return open_roster(document, root_public_key)
     except ProtocolError as error:
         raise OperatorError(f"{path} is not signed by this root key: {error}") from error
 

@@ -8,14 +8,27 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+KEY_FILE = "server.key"
 
 
 class Settings(BaseSettings):
     """Settings of one aggregator process."""
 
-    model_config = SettingsConfigDict(env_prefix="FEDDDPM_AGGREGATOR_", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="FEDDDPM_AGGREGATOR_",
+        env_ignore_empty=True,  # as the options do with their variables
+        extra="forbid",
+        hide_input_in_errors=True,  # a wrong URL holds a password
+    )
 
     data: Path = Field(description="directory of the signing key, the vectors and, by default, the database")
+    server_key: Path | None = Field(default=None, description="file of the signing key; DATA/server.key")
+    root_key: str | None = Field(
+        default=None, description="the root's public key, 64 hex digits or a file of them; serve refuses another one"
+    )
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in the data directory")
     blobs: str | None = Field(default=None, description="directory or s3://bucket/prefix; DATA/blobs")
     keep_rounds: int = Field(default=0, ge=0, description="rounds of a run whose vectors are kept; 0: all")
@@ -68,6 +81,16 @@ class Settings(BaseSettings):
             return self.metrics == "on"
         return self.metrics_port is None and (self.host == "localhost" or _is_loopback(self.host))
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, text: str | None) -> str | None:
+        if text is not None and not _is_database_url(text):
+            raise ValueError(
+                "it is no URL of a SQLite or PostgreSQL database; write postgresql://USER:PASSWORD@HOST:5432/NAME, "
+                "with @ : / and % in a password as %40 %3A %2F %25"
+            )
+        return text
+
     @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, text: str) -> str:
@@ -86,6 +109,11 @@ class Settings(BaseSettings):
         return frozenset(name.lower() for name in _listed(self.authorities))
 
     @property
+    def key_path(self) -> Path:
+        """File of the server's signing key."""
+        return self.server_key or self.data / KEY_FILE
+
+    @property
     def blobs_url(self) -> str:
         """Where vectors are kept: a directory, or ``s3://bucket/prefix``."""
         return self.blobs or str(self.data / "blobs")
@@ -100,6 +128,15 @@ class Settings(BaseSettings):
             if url.startswith(plain):
                 return "postgresql+psycopg://" + url.removeprefix(plain)
         return url
+
+
+def _is_database_url(text: str) -> bool:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: a part of the password was taken for the port
+        return False
+    misread = "@" in (url.host or "")  # a part of the password was taken for the host
+    return url.drivername in ("sqlite", "postgresql", "postgres", "postgresql+psycopg") and not misread
 
 
 def _is_loopback(host: str) -> bool:

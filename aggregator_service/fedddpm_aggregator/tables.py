@@ -221,6 +221,15 @@ class RemovalRow(Base):
     name: Mapped[str] = mapped_column(String(250), primary_key=True, comment="of a blob, or of a folder of blobs")
 
 
+class SchemaFloorRow(Base):
+    """Which releases can use the schema; one row."""
+
+    __tablename__ = "schema_floor"
+
+    revision: Mapped[str] = mapped_column(String(32), primary_key=True, comment="of the schema")
+    usable_from: Mapped[str] = mapped_column(String(32), comment="oldest revision whose release can use the schema")
+
+
 class LeaseRow(Base):
     """Which replica does a job that one of them should do."""
 

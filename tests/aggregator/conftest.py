@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 from tests.aggregator.sites import NewFederation, Site
 from tests.postgresql import new_postgresql_database, own_postgresql
 from tests.s3_server import s3_server, s3_url
+
+from fedddpm_aggregator.selftest.serving import served_here
 
 __all__ = ["new_postgresql_database", "own_postgresql", "s3_server", "s3_url"]
 

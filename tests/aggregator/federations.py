@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import uvicorn
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE, create_app, open_context
+from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.keyfile import read_key, write_key
 from fedddpm_aggregator.models import write_safetensors
-from fedddpm_aggregator.server import server_config
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
@@ -123,28 +119,6 @@ def to_safetensors(architecture: Architecture, manifests: dict[str, Manifest], v
 def theta_0(manifests: dict[str, Manifest] = MANIFESTS) -> np.ndarray:
     size = sum(coordinates(manifest) for manifest in manifests.values())
     return np.linspace(-1, 1, size, dtype=np.float32)
-
-
-@contextlib.contextmanager
-def served_here(settings: Settings) -> Iterator[str]:
-    """The application served by a thread of this process; yields its URL."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = server_config(create_app(settings), settings)
-        config.timeout_graceful_shutdown = 1
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + 60
-        while not server.started and time.monotonic() < deadline and thread.is_alive():
-            time.sleep(0.005)
-        if not server.started:
-            raise RuntimeError("the server did not start")
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
 
 
 class ServerProcess:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import ipaddress
 import json
 import logging
 import os
@@ -20,9 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from tests.aggregator.certificates import self_signed
 from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, identity_of, theta_0, to_safetensors
 from typer.core import TyperGroup
 
@@ -330,20 +326,7 @@ def test_a_used_port_and_a_second_server_are_told(shell: Shell) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now)
-    builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    chain, private = tmp_path / "cert.pem", tmp_path / "key.pem"
-    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return chain, private
+    return self_signed(tmp_path)
 
 
 def test_serves_over_tls(shell: Shell, certificate: tuple[Path, Path]) -> None:

@@ -15,13 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.types import Message, Receive, Scope, Send
 from tests.aggregator.driver import STEPS, Institution, drive, take_seats
-from tests.aggregator.federations import ServerProcess, identity_of, served_here
+from tests.aggregator.federations import ServerProcess, identity_of
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
 from fedddpm_aggregator.errors import TooManyRequestsError, UnavailableError
 from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
 from fedddpm_aggregator.tls import Certificate
 

@@ -19,7 +19,7 @@ from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of
 from tests.postgresql import NewDatabase
 
-from fedddpm_aggregator.app import KEY_FILE, KEY_PURPOSE
+from fedddpm_aggregator.app import KEY_PURPOSE
 from fedddpm_aggregator.keyfile import read_key
 from fedddpm_aggregator.observability import JsonFormatter, note, noting
 
@@ -125,7 +125,7 @@ def _provoke(site: Site, seats: list[Seat], url: str) -> None:
 
 def _secrets(federation: Federation, seats: Iterable[Seat]) -> dict[str, bytes]:
     found = {f"identity of {name}": identity_of(name).seed for name in federation.members}
-    found["server key"] = read_key(federation.settings.data / KEY_FILE, KEY_PURPOSE).seed
+    found["server key"] = read_key(federation.settings.key_path, KEY_PURPOSE).seed
     for seat in seats:
         for number, item in enumerate(seat.shares_message.items if hasattr(seat, "shares_message") else ()):
             found[f"share {number} of {seat.name}"] = item.sealed

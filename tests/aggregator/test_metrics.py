@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.aggregator.driver import Institution, ProblemError, Seat, drive, take_seats
-from tests.aggregator.federations import Federation, identity_of, served_here
+from tests.aggregator.federations import Federation, identity_of
 from tests.aggregator.scrapes import Scrape, scrape
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of
@@ -21,6 +21,7 @@ from tests.aggregator.watching import first_state, result_of
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.metrics_server import metrics_server
 from fedddpm_aggregator.metrics_sql import DatabaseCollector
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.figures import FigureReader
 from fedddpm_aggregator.service.traffic import round_traffic
 from fedddpm_aggregator.settings import Settings

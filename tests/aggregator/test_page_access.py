@@ -9,11 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 
 from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.dashboard.access import MOST_FAILURES
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of a page that lives for one test

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 from tests.aggregator.driver import Institution, ProblemError
-from tests.aggregator.federations import Federation, identity_of, served_here
+from tests.aggregator.federations import Federation, identity_of
 from tests.aggregator.sites import NewFederation
 
 from fedddpm_aggregator.rate_limits import Rate, TokenBuckets, address_key
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 
 one_database = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 from tests.aggregator.driver import drive, take_seats
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, result_of, until
 
 from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.publishing import remember_model
 from fedddpm_aggregator.service.retention import retain

@@ -16,7 +16,7 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, result_of
 from tests.s3_server import S3Server, objects_of
 
-from fedddpm_aggregator.app import KEY_FILE, data_directory
+from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.blobs import BlobSettingsError, open_blobs
 from fedddpm_aggregator.service.verifying import verify_history
 from fedddpm_protocol.phases import Phase
@@ -39,7 +39,7 @@ def replicas(in_bucket: str, new_federation: NewFederation, tmp_path: Path) -> I
     other = copy.copy(federation)
     other.folder = tmp_path / "another-machine"
     other.settings.data.mkdir(parents=True)
-    shutil.copy(federation.settings.data / KEY_FILE, other.settings.data / KEY_FILE)
+    shutil.copy(federation.settings.key_path, other.settings.key_path)
     servers = [ServerProcess(federation), ServerProcess(other)]
     for server in servers:
         server.start()

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.service_load_postgresql import PostgreSQL
 from sqlalchemy import func, select
 from tests.aggregator.driver import Seat, drive, take_seats
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 from tests.aggregator.processes import WatchedProcess, freeze, served_over
 from tests.aggregator.scrapes import Scrape
 from tests.aggregator.sites import Site
@@ -23,6 +23,7 @@ from tests.aggregator.watching import check_part, first_state, until
 from tests.postgresql import postgresql_or_skip
 
 from fedddpm_aggregator.app import data_directory
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import LeaseRow
 from fedddpm_protocol.phases import Phase
 

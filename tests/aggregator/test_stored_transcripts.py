@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 import pytest
 from tests.aggregator.driver import ORDER, Institution
-from tests.aggregator.federations import identity_of, served_here
+from tests.aggregator.federations import identity_of
 
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.phases import Phase
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.aggregator.driver import STEPS, drive, take_seats
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, until
 from typer.testing import CliRunner
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli import app
 from fedddpm_aggregator.errors import HistoryError
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.verifying import attempts_in, verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey

@@ -15,9 +15,10 @@ from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
 from http_message_signatures.algorithms import ED25519
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
-from tests.aggregator.federations import Federation, identity_of, served_here
+from tests.aggregator.federations import Federation, identity_of
 
 from fedddpm_aggregator.app import create_app
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.api import SIGNED_COMPONENTS
 from fedddpm_protocol.roster import Member

@@ -17,11 +17,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from playwright.sync_api import Error as PlaywrightError
 from sqlalchemy import update
 from tests.aggregator.driver import STEPS, ProblemError, drive
-from tests.aggregator.federations import Federation, read_safetensors, served_here
+from tests.aggregator.federations import Federation, read_safetensors
 from tests.aggregator.pages import seats_in
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of, until
 
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import RunRow
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.policy import open_result

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastapi import Request
 
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
+from fedddpm_aggregator.private_files import PrivateFileError, read_private
 from fedddpm_aggregator.rate_limits import address_key
 from fedddpm_aggregator.settings import Settings
 
@@ -98,11 +99,9 @@ class Door:
 def read_password(path: Path) -> str:
     """The password in a file, without the line's end; OperatorError says what is wrong with the file."""
     try:
-        mode, text = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperatorError(f"--page-password-file {path} cannot be read: {error}") from error
-    if mode & 0o077:
-        raise OperatorError(f"{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")
+        text = read_private(path).strip("\r\n")
+    except PrivateFileError as error:
+        raise OperatorError(f"--page-password-file: {error}") from error
     if len(text) < SHORTEST_PASSWORD or not text.isprintable():
         raise OperatorError(f"{path} must hold one line with a password of at least {SHORTEST_PASSWORD} characters")
     return text

@@ -7,7 +7,8 @@ import time
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
-from fedddpm_aggregator.errors import OperatorError, UnavailableError
+from fedddpm_aggregator.database import insert_once
+from fedddpm_aggregator.errors import OlderInForceError, OperatorError, UnavailableError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.context import Context
@@ -27,21 +28,33 @@ _BEFORE_UNMASK = (Phase.SHARES, Phase.MASKED, Phase.CONFIRM)
 def initialise(ctx: Context, root_public_key: bytes | None) -> bytes | None:
     """Create the federation's row; pin the root key. The pinned key; OperatorError when another one is pinned."""
     with ctx.transaction() as db:
-        row = store.federation(db, lock=True)
-        if row is None:
-            row = FederationRow(id=1, root_public_key=root_public_key, version=1)
-            db.add(row)
-            db.flush()
+        # Two processes at once: one creates the row, the other waits for its transaction and finds the row.
+        created = insert_once(db, FederationRow, id=1, root_public_key=root_public_key, version=1)
+        row = db.get_one(FederationRow, 1, with_for_update=True)
+        news = created
+        if root_public_key is not None and row.root_public_key is None:
+            row.root_public_key, news = root_public_key, True
+        if root_public_key is not None and row.root_public_key is not None:
+            _require_pinned(row.root_public_key, root_public_key)
+        if news:
             _record_init(ctx, db, root_public_key)
-        elif root_public_key is not None and row.root_public_key is None:
-            row.root_public_key = root_public_key
-            _record_init(ctx, db, root_public_key)
-        elif root_public_key is not None and row.root_public_key is not None and row.root_public_key != root_public_key:
-            raise OperatorError(
-                f"the root key with the fingerprint {fingerprint(row.root_public_key)} is pinned here, not "
-                f"{fingerprint(root_public_key)}; a federation never changes its root key"
-            )
         return row.root_public_key
+
+
+def require_root(ctx: Context, root_public_key: bytes) -> None:
+    """OperatorError when another root key is pinned; none may be pinned yet."""
+    with ctx.database.read() as db:
+        row = store.federation(db)
+    if row is not None and row.root_public_key is not None:
+        _require_pinned(row.root_public_key, root_public_key)
+
+
+def _require_pinned(pinned: bytes, wanted: bytes) -> None:
+    if pinned != wanted:
+        raise OperatorError(
+            f"the root key with the fingerprint {fingerprint(pinned)} is pinned in this database, not "
+            f"{fingerprint(wanted)}; a federation never changes its root key: check which of the two is yours"
+        )
 
 
 def _record_init(ctx: Context, db: Session, root_public_key: bytes | None) -> None:
@@ -89,7 +102,7 @@ def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LO
         try:
             roster = open_roster(document, row.root_public_key, newest)
         except OlderRosterError as error:
-            raise OperatorError(f"{error}; rosters never go back") from error
+            raise OlderInForceError(f"{error}; rosters never go back") from error
         except ProtocolError as error:
             raise OperatorError(f"the roster is not signed by the pinned root key or not valid: {error}") from error
         if roster.server_public_key != ctx.key.public_key:

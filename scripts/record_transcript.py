@@ -23,7 +23,9 @@ _TESTS.__path__ = [str(Path(__file__).parents[1] / "tests")]
 sys.modules["tests"] = _TESTS
 
 from tests.aggregator.driver import Institution, ProblemError, drive, take_seats  # noqa: E402
-from tests.aggregator.federations import Federation, identity_of, served_here  # noqa: E402
+from tests.aggregator.federations import Federation, identity_of  # noqa: E402
+
+from fedddpm_aggregator.selftest.serving import served_here  # noqa: E402
 
 TALKERS = ("a", "b", "c", "d")
 SETTINGS = {"rounds": 2, "bits": 16, "first_bits": 24, "chunk_coordinates": 128, "masked_s": 3.0}

@@ -77,8 +77,8 @@ def test_the_selftest_asks_the_service() -> None:
     def url(values: str) -> str:
         return str(container_of(pod_of(template("aggregator", values), "Pod", "-test"), "selftest")["args"][2])
 
-    assert url("sqlite") == "http://retina-aggregator:8750"
-    assert url("gateway-tls") == "https://retina-aggregator:8750"
+    assert url("sqlite") == "http://retina-aggregator.fedddpm.svc:8750"
+    assert url("gateway-tls") == "https://retina-aggregator.fedddpm.svc:8750"
     assert url("everything") == "https://aggregator.example.org"
     pod = of_kind(template("aggregator", "gateway-tls"), "Pod", "-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"

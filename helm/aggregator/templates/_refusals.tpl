@@ -5,6 +5,7 @@
 {{- include "aggregator.refuseStorage" . }}
 {{- include "aggregator.refuseReplicas" . }}
 {{- include "aggregator.refuseNetwork" . }}
+{{- include "aggregator.refuseSecrets" . }}
 {{- end }}
 
 {{- define "aggregator.refuseFederation" -}}
@@ -99,4 +100,32 @@
 {{- if and .Values.service.nodePort (ne .Values.service.type "NodePort") }}
 {{- fail "service.nodePort needs service.type=NodePort" }}
 {{- end }}
+{{- end }}
+
+{{/* In a live cluster, which has this account in every namespace: each Secret is there, with its key. Takes (list $ SETTING NAME KEY). */}}
+{{- define "aggregator.refuseMissingSecret" -}}
+{{- $ := index . 0 }}
+{{- $namespace := $.Release.Namespace }}
+{{- if and (index . 2) (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- $secret := lookup "v1" "Secret" $namespace (index . 2) }}
+{{- if not $secret }}
+{{- fail (printf "%s names the Secret %s, which is not in the namespace %s: make it first (docs/cluster.md)" (index . 1) (index . 2) $namespace) }}
+{{- end }}
+{{- if not (hasKey (default dict $secret.data) (index . 3)) }}
+{{- fail (printf "the Secret %s has no key %s, which %s needs: it has %s" (index . 2) (index . 3) (index . 1) (keys (default dict $secret.data) | sortAlpha | join ", ")) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "aggregator.refuseSecrets" -}}
+{{- include "aggregator.refuseMissingSecret" (list . "serverKey.existingSecret" .Values.serverKey.existingSecret .Values.serverKey.key) }}
+{{- include "aggregator.refuseMissingSecret" (list . "database.existingSecret" .Values.database.existingSecret .Values.database.key) }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+{{- include "aggregator.refuseMissingSecret" (list $ "blobs.s3.existingSecret" $.Values.blobs.s3.existingSecret .) }}
+{{- end }}
+{{- range list "tls.crt" "tls.key" }}
+{{- include "aggregator.refuseMissingSecret" (list $ "tls.existingSecret" $.Values.tls.existingSecret .) }}
+{{- end }}
+{{- include "aggregator.refuseMissingSecret" (list . "page.existingSecret" .Values.page.existingSecret .Values.page.key) }}
+{{- include "aggregator.refuseMissingSecret" (list . "postgresql.existingSecret" .Values.postgresql.existingSecret .Values.postgresql.key) }}
 {{- end }}

@@ -23,4 +23,24 @@
 {{- if and .Values.caBundle.secret .Values.caBundle.configMap }}
 {{- fail "caBundle.secret and caBundle.configMap exclude each other: choose one" }}
 {{- end }}
+{{- include "institution.refuseMissingSecret" (list . "identity.existingSecret" .Values.identity.existingSecret .Values.identity.key) }}
+{{- include "institution.refuseMissingSecret" (list . "caBundle.secret" .Values.caBundle.secret .Values.caBundle.key) }}
+{{- range list "tls.crt" "tls.key" }}
+{{- include "institution.refuseMissingSecret" (list $ "clientCertificate.existingSecret" $.Values.clientCertificate.existingSecret .) }}
+{{- end }}
+{{- end }}
+
+{{/* In a live cluster, which has this account in every namespace: each Secret is there, with its key. Takes (list $ SETTING NAME KEY). */}}
+{{- define "institution.refuseMissingSecret" -}}
+{{- $ := index . 0 }}
+{{- $namespace := $.Release.Namespace }}
+{{- if and (index . 2) (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- $secret := lookup "v1" "Secret" $namespace (index . 2) }}
+{{- if not $secret }}
+{{- fail (printf "%s names the Secret %s, which is not in the namespace %s: make it first (docs/cluster.md)" (index . 1) (index . 2) $namespace) }}
+{{- end }}
+{{- if not (hasKey (default dict $secret.data) (index . 3)) }}
+{{- fail (printf "the Secret %s has no key %s, which %s needs: it has %s" (index . 2) (index . 3) (index . 1) (keys (default dict $secret.data) | sortAlpha | join ", ")) }}
+{{- end }}
+{{- end }}
 {{- end }}

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_CONSTRAINTS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt requirements-weights.txt constraints.txt
 
-.PHONY: help demo test check format dist bench lock images e2e-gpu soak clean
+.PHONY: help demo test check format dist bench lock images e2e-gpu soak e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ lock: $(VENV)/.installed  ## requirements/*.lock.txt of the images; LOCK_ARGS=--
 
 images:  ## container images of aggregator and institution; ENGINE=docker|podman, IMAGE_ARGS=institution-cuda12
 	$(PYTHON) scripts/images.py $(if $(ENGINE),--engine $(ENGINE)) $(IMAGE_ARGS)
+
+e2e: $(VENV)/.installed  ## images, and a federation in a kind cluster; ENGINE, KIND_NODE_IMAGE and KIND_CONFIG choose
+	$(BIN)/python -m pytest tests/packaging tests/e2e/test_cluster.py -m "(cluster or docker) and not soak" -n 0 $(TEST_ARGS)
 
 # Has never run: no GPU host with a container engine was at hand (docs/images.md).
 e2e-gpu: $(VENV)/.installed  ## a training and a round with the CUDA image, on a host with NVIDIA's container toolkit

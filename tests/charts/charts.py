@@ -59,10 +59,10 @@ def refusal(chart: str, values: str, *more: str) -> str:
     return done.stderr
 
 
-def notes_of(chart: str, values: str, namespace: str) -> str:
+def notes_of(chart: str, values: str, namespace: str, *more: str) -> str:
     """What ``helm install`` says at its end."""
     place = ("install", RELEASE, str(CHARTS / chart), "-n", namespace)
-    done = run_helm(*place, "--dry-run=client", "-f", values_file(chart, values))
+    done = run_helm(*place, "--dry-run=client", "-f", values_file(chart, values), *more)
     if "cluster unreachable" in done.stderr:
         pytest.skip("Helm 3 shows notes only where there is a cluster")
     assert done.returncode == 0, done.stderr

@@ -55,22 +55,53 @@ def test_probes_ask_whether_it_lives_and_whether_it_can_work(values: str, scheme
 
 
 @pytest.mark.parametrize("values", NAMES)
-def test_prepare_server_and_selftest_see_the_same(values: str) -> None:
-    manifests = template("aggregator", values)
-    pod, test = pod_of(manifests, "Deployment"), pod_of(manifests, "Pod", "-test")
-    prepare, serve, selftest = (
-        container_of(pod, "prepare"),
-        container_of(pod, "server"),
-        container_of(test, "selftest"),
-    )
+def test_prepare_and_server_see_the_same(values: str) -> None:
+    pod = pod_of(template("aggregator", values), "Deployment")
+    prepare, serve = container_of(pod, "prepare"), container_of(pod, "server")
     assert prepare["args"] == ["prepare", "--wait-s", "120"]
     assert serve["args"] == ["serve"]
-    assert selftest["args"][:2] == ["selftest", "--url"]
     assert env_of(prepare) == env_of(serve)
-    assert {k: v for k, v in env_of(selftest).items() if k != "SSL_CERT_FILE"} == env_of(serve)
-    assert prepare["volumeMounts"] == serve["volumeMounts"] == selftest["volumeMounts"]
-    assert pod["volumes"] == test["volumes"]
-    assert prepare["image"] == serve["image"] == selftest["image"]
+    assert prepare["volumeMounts"] == serve["volumeMounts"]
+    assert prepare["image"] == serve["image"]
+
+
+@pytest.mark.parametrize("values", NAMES)
+def test_the_selftest_has_the_servers_storage_and_none_of_its_secrets(values: str) -> None:
+    manifests = template("aggregator", values)
+    serve, test = container_of(pod_of(manifests, "Deployment"), "server"), pod_of(manifests, "Pod", "-test")
+    selftest = container_of(test, "selftest")
+    assert selftest["args"][:2] == ["selftest", "--url"]
+    assert selftest["image"] == serve["image"]
+    theirs, ours = env_of(serve), env_of(selftest)
+    storage = {"FEDDDPM_AGGREGATOR_DATABASE_URL", "PGPASSWORD"}
+    assert {name: ours[name] for name in storage & set(ours)} == {name: theirs[name] for name in storage & set(theirs)}
+    added = {"OTEL_EXPORTER_OTLP_ENDPOINT"}  # by a values file
+    extra = set(ours) - storage - added - {"HOME", "SSL_CERT_FILE", "FEDDDPM_AGGREGATOR_BLOBS"}
+    assert all(name.startswith("AWS_") and ours[name] == theirs[name] for name in extra)
+    mounted = {mount["name"]: mount["mountPath"] for mount in selftest["volumeMounts"]}
+    assert set(mounted) <= {"tmp", "data", "ca", "more"}
+    assert set(mounted) == {volume["name"] for volume in test["volumes"]}
+    secrets = [volume["secret"] for volume in test["volumes"] if "secret" in volume]
+    assert [item for secret in secrets for item in secret["items"]] == (
+        [{"key": "ca.crt", "path": "ca.crt"}] if values == "gateway-tls" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "blobs", "mounts"),
+    [
+        ("production", "s3://fedddpm/retina", []),
+        ("sqlite", "/data/blobs", [{"name": "data", "mountPath": "/data/blobs", "subPath": "blobs"}]),
+        ("volume-shared", "/data/blobs", [{"name": "data", "mountPath": "/data/blobs", "subPath": "blobs"}]),
+        ("trial", "/tmp/blobs", []),  # noqa: S108 - what is in the server's own emptyDir no other pod can see
+    ],
+)
+def test_the_selftest_reaches_blobs_and_no_database_file(values: str, blobs: str, mounts: list[Manifest]) -> None:
+    test = pod_of(template("aggregator", values), "Pod", "-test")
+    selftest = container_of(test, "selftest")
+    assert env_of(selftest)["FEDDDPM_AGGREGATOR_BLOBS"] == blobs
+    assert [mount for mount in selftest["volumeMounts"] if mount["name"] == "data"] == mounts
+    assert ("affinity" in test) == (values == "sqlite")  # its volume is on one node at a time
 
 
 def test_the_selftest_asks_the_service() -> None:
@@ -228,3 +259,5 @@ def test_notes_say_what_comes_next(values: str) -> None:
         assert command in notes
     assert ("Set settings.AUTHORITIES" in notes) == (values in ("gateway-tls", "everything"))
     assert ("will be gone with the pod" in notes) == (values == "trial")
+    assert ("WARNING: the Ingress has no TLS" in notes) == (values == "everything")
+    assert "fedddpm init-model --image-size 28 --channels 1 --seed 1 --out theta0.safetensors" in notes

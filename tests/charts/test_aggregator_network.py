@@ -72,13 +72,13 @@ def test_the_ingress_speaks_tls_to_a_server_that_does() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "16m"
 
 
-def test_the_route_lets_polls_wait_and_events_stream() -> None:
+def test_the_route_cuts_off_no_poll_download_or_stream() -> None:
     route = of_kind(template("aggregator", "gateway-tls"), "HTTPRoute")
     assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
-    events, rest = route["spec"]["rules"]
-    assert events["matches"][0]["path"]["value"] == "/page/events"
-    assert (events["timeouts"]["request"], rest["timeouts"]["request"]) == ("0s", "120s")
-    assert rest["backendRefs"] == [{"name": "retina-aggregator", "port": 8750}]
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    assert rule["timeouts"] == {"request": "0s"}  # no limit, says the Gateway API
+    assert rule["backendRefs"] == [{"name": "retina-aggregator", "port": 8750}]
     bare = of_kind(template("aggregator", "everything"), "HTTPRoute")["spec"]["rules"]
     assert not [rule for rule in bare if "timeouts" in rule]
 
@@ -130,11 +130,35 @@ def test_what_servers_reach() -> None:
     assert selected[0]["values"] == ["server", "prepare", "test"]
 
 
-def test_only_this_release_reaches_the_bundled_database() -> None:
-    rules = policy("everything", "-postgresql")
+@pytest.mark.parametrize("values", ["everything", "trial"])  # with networkPolicy.enabled, and without
+def test_only_this_release_reaches_the_bundled_database(values: str) -> None:
+    rules = policy(values, "-postgresql")
     assert rules["policyTypes"] == ["Ingress", "Egress"]
     assert rules["egress"] == []
-    assert rules["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "retina"
+    database = of_kind(template("aggregator", values), "StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    assert rules["podSelector"]["matchLabels"].items() <= database.items()
+    ((peer,),) = (rule["from"] for rule in rules["ingress"])
+    assert rules["ingress"][0]["ports"] == [{"port": 5432, "protocol": "TCP"}]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "retina"
+    assert peer["podSelector"]["matchExpressions"] == [
+        {"key": "app.kubernetes.io/component", "operator": "In", "values": ["server", "prepare", "test"]}
+    ]
+
+
+@pytest.mark.parametrize(("url", "port"), [("https://a.example.org", 443), ("http://a", 80), ("https://a:8443", 8443)])
+def test_helm_test_reaches_the_address_that_it_asks(url: str, port: int) -> None:
+    manifests = template("aggregator", "production", "--set", f"test.url={url}")
+    rules = of_kind(manifests, "NetworkPolicy", "-test")["spec"]
+    labels = of_kind(manifests, "Pod", "-test")["metadata"]["labels"]
+    assert rules["podSelector"]["matchLabels"].items() <= labels.items()
+    assert rules["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+    assert rules["policyTypes"] == ["Egress"]
+    assert rules["egress"] == [{"ports": [{"port": port, "protocol": "TCP"}]}]
+
+
+def test_helm_test_reaches_nothing_more_where_it_asks_the_service() -> None:
+    names = [m["metadata"]["name"] for m in template("aggregator", "production") if m["kind"] == "NetworkPolicy"]
+    assert sorted(names) == ["retina-aggregator-egress", "retina-aggregator-ingress"]
 
 
 def test_metrics_are_not_on_the_published_service() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from tests.charts.charts import CHARTS, ROOT
 
 from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions
@@ -21,6 +22,7 @@ OURS_AGGREGATOR = {
     *("tls_cert", "tls_key", "page_password_file", "metrics_port", "metrics_host", "drain_delay_s", "shutdown_grace_s"),
 }
 OURS_INSTITUTION = {"identity", "state_dir", "log_format", "metrics", "stand_by"}
+LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "enum"}
 CHART_NAMES = ("aggregator", "institution")
 
 
@@ -46,18 +48,47 @@ def test_the_dashboard_is_a_copy() -> None:
     assert copy.read_bytes() == source.read_bytes(), f"cp {source} {copy}"
 
 
+def rules(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Types and limits of each field of a model, as a chart's schema writes them."""
+    return {name: rule(field) for name, field in model.model_json_schema(by_alias=False)["properties"].items()}
+
+
+def rule(field: dict[str, Any]) -> dict[str, Any]:
+    """Types and limits of one value: ``null`` is left out, which in a chart is a value that is not given."""
+    choices = [choice for choice in field.get("anyOf", [field]) if choice.get("type") != "null"]
+    found = {name: value for choice in choices for name, value in choice.items() if name in LIMITS}
+    kinds = [kind for choice in choices for kind in ([choice["type"]] if "type" in choice else [])]
+    listed = field["type"] if isinstance(field.get("type"), list) else kinds
+    return found | {"types": set(listed)}
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, dict[str, Any]], set_by_the_chart: set[str]) -> None:
+    """The same names but the chart's own, and for each the same types and limits."""
+    assert set(ours) == set(theirs) - set_by_the_chart
+    wrong = {name: (rule(field), theirs[name]) for name, field in ours.items() if rule(field) != theirs[name]}
+    assert not wrong
+
+
 def test_the_aggregators_settings_are_those_of_the_program() -> None:
-    known = {name.upper() for name in set(Settings.model_fields) - OURS_AGGREGATOR}
-    assert set(schema("aggregator")["properties"]["settings"]["properties"]) == known
+    theirs = {name.upper(): found for name, found in rules(Settings).items()}
+    ours = schema("aggregator")["properties"]["settings"]["properties"]
+    compare(ours, theirs, {name.upper() for name in OURS_AGGREGATOR})
 
 
 def test_the_institutions_settings_are_those_of_the_sdk() -> None:
     site = schema("institution")["properties"]["site"]["properties"]
-    assert set(site) == set(ClientConfig.model_fields) - OURS_INSTITUTION
-    assert set(site["policy"]["properties"]) == set(LocalPolicyOptions.model_fields)
-    assert set(site["learning"]["properties"]) == set(LearningOptions.model_fields)
-    ours = {"ca_bundle", "client_certificate", "client_key"}
-    assert set(site["network"]["properties"]) == set(NetworkOptions.model_fields) - ours
+    tables = {"policy", "learning", "network"}
+    values = {name: found for name, found in site.items() if name not in tables}
+    compare(values, rules(ClientConfig), OURS_INSTITUTION | tables)
+    compare(site["policy"]["properties"], rules(LocalPolicyOptions), set())
+    compare(site["learning"]["properties"], rules(LearningOptions), set())
+    compare(site["network"]["properties"], rules(NetworkOptions), {"ca_bundle", "client_certificate", "client_key"})
+
+
+def test_another_limit_is_found() -> None:
+    ours, theirs = {"poll_s": {"type": "number", "maximum": 50}}, {"poll_s": {"types": {"number"}, "maximum": 300}}
+    with pytest.raises(AssertionError, match="poll_s"):
+        compare(ours, theirs, set())
 
 
 @pytest.mark.parametrize("chart", CHART_NAMES)

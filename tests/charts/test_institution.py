@@ -206,6 +206,21 @@ def test_notes_say_what_comes_next(values: str) -> None:
         assert f"kubectl -n lab {command}" in notes
 
 
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://aggregator.example.org", True),
+        ("http://aggregator.svc.example.org:8750", True),
+        ("http://aggregator.fedddpm.svc:8750", False),
+        ("http://aggregator.fedddpm.svc.cluster.local/federation", False),
+        ("https://aggregator.example.org", False),
+    ],
+)
+def test_notes_warn_of_http_that_leaves_the_cluster(url: str, warned: bool) -> None:
+    notes = notes_of("institution", "job-cpu", "lab", "--set", f"site.aggregator_url={url}")
+    assert ("WARNING: site.aggregator_url begins with http://" in notes) == warned
+
+
 def test_the_image_follows_the_gpus() -> None:
     assert container_of(pod("job-cpu"), "institution")["image"] == "fedddpm-institution:0.1.0-cpu"
     assert container_of(pod("deployment-gpu"), "institution")["image"] == "fedddpm-institution:0.1.0-cuda12"

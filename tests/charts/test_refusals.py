@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.charts.charts import refusal
+from tests.charts.charts import refusal, template
 
 KEY_FILE = json.dumps({"purpose": "fedddpm-federation-root", "ed25519_seed": "00" * 32})
 OTHER_JSON = json.dumps({"members": ["hospital-a"]})
@@ -19,6 +19,11 @@ def quoted(text: str) -> str:
 # values file, further values as JSON, what is said
 AGGREGATOR = [
     ("sqlite", ['federation.rootKey=""'], "federation.rootKey is missing: set it to the root's public key"),
+    (
+        "sqlite",
+        ['federation.rootKey="root.pub"'],
+        "federation.rootKey is not 64 hex digits: set it to what stands in root",
+    ),
     ("sqlite", ['federation.roster=""'], "federation.roster is missing: add --set-file federation.roster=roster.json"),
     ("sqlite", [f"federation.roster={quoted(KEY_FILE)}"], "the root's private key never enters a cluster"),
     ("sqlite", [f"federation.roster={quoted(OTHER_JSON)}"], "federation.roster is no signed roster"),
@@ -54,6 +59,17 @@ AGGREGATOR = [
     ("production", ["autoscaling.minReplicas=9"], "autoscaling.minReplicas is above autoscaling.maxReplicas"),
     ("production", ["resources.requests.cpu=null"], "autoscaling needs resources.requests.cpu"),
     ("production", ['ingress.host=""'], "ingress.host is missing"),
+    (
+        "production",
+        ['ingress.host="https://aggregator.example.org"'],
+        "no host name: write it like aggregator.example.org",
+    ),
+    ("production", ['ingress.host="aggregator.example.org:443"'], "no host name: write it like aggregator.example.org"),
+    (
+        "production",
+        ["networkPolicy.metricsFrom=[]"],
+        "lets nobody in: set networkPolicy.metricsFrom to where Prometheus",
+    ),
     ("production", ["metrics.enabled=false"], "metrics.serviceMonitor needs metrics.enabled=true"),
     ("production", ["service.nodePort=30080"], "service.nodePort needs service.type=NodePort"),
     ("gateway-tls", ["gateway.parentRefs=[]"], "gateway.parentRefs is missing"),
@@ -69,6 +85,21 @@ AGGREGATOR = [
 INSTITUTION = [
     ("job-cpu", ['site.aggregator_url=""'], "site.aggregator_url is missing"),
     ("job-cpu", ['site.federation_root=""'], "site.federation_root is missing"),
+    (
+        "job-cpu",
+        ['site.federation_root="root.pub"'],
+        "site.federation_root is not 64 hex digits: set it to what stands",
+    ),
+    ("job-cpu", ['site.aggregator_url="agg.example.org"'], "write it like https://aggregator.example.org"),
+    ("job-cpu", ['site.aggregator_url="https://me:secret@agg.example.org"'], "without user, password, ? and #"),
+    (
+        "job-cpu",
+        ['site.network.proxy="http://me:secret@proxy:3128"'],
+        "without a password, which the ConfigMap would show",
+    ),
+    ("job-cpu", ["site.policy.min_cohort=2"], "set it to 3 or more, or site.policy.allow_two_party=true"),
+    ("job-cpu", ['site.data="retina/train.npz"'], "site.data is retina/train.npz, a path without a beginning"),
+    ("deployment-gpu", ["networkPolicy.metricsFrom=[]"], "lets nobody in: set networkPolicy.metricsFrom to where"),
     ("job-cpu", ['identity.existingSecret=""'], "identity.existingSecret is missing: make a Secret of the key file"),
     ("job-cpu", ['images.existingClaim=""'], "there is no volume with images"),
     ("job-cpu", ['images.hostPath="/srv"'], "images.existingClaim and images.hostPath exclude each other"),
@@ -77,10 +108,9 @@ INSTITUTION = [
 # How Helm 3 and 4 say it.
 NOT_AN_INTEGER, NOT_TEXT = ("Expected: integer", "want integer"), ("Expected: string", "want string")
 PATTERN, TOO_SMALL, UNKNOWN = ("pattern",), ("greater than or equal", "minimum"), ("not allowed",)
-NOT_ONE_OF = ("must be one of",)
+NOT_ONE_OF, TOO_LARGE = ("must be one of",), ("less than or equal", "maximum")
 # chart, further values as JSON, the place and the rule that the schema names
 WRONG = [
-    ("aggregator", ['federation.rootKey="abc"'], "/federation/rootKey", PATTERN),
     ("aggregator", ['replicas="two"'], "/replicas", NOT_AN_INTEGER),
     ("aggregator", ["replicas=-1"], "/replicas", TOO_SMALL),
     ("aggregator", ['database.kind="mysql"'], "/database/kind", NOT_ONE_OF),
@@ -93,12 +123,12 @@ WRONG = [
     ("aggregator", ["metrics.port=80"], "/metrics/port", TOO_SMALL),
     ("aggregator", ['postgresql.user="o\'brien"'], "/postgresql/user", PATTERN),
     ("institution", ['mode="cron"'], "/mode", NOT_ONE_OF),
-    ("institution", ['site.federation_root="abc"'], "/site/federation_root", PATTERN),
-    ("institution", ['site.aggregator_url="agg.example.org"'], "/site/aggregator_url", PATTERN),
+    ("institution", ["site.federation_root=5"], "/site/federation_root", NOT_TEXT),
+    ("institution", ["site.network.poll_s=301"], "/site/network/poll_s", TOO_LARGE),
+    ("institution", ["metrics.silenceSeconds=59"], "/metrics/silenceSeconds", TOO_SMALL),
     ("institution", ["site.policy.min_cohort=1"], "/site/policy/min_cohort", TOO_SMALL),
     ("institution", ["site.policy.min_cohorts=3"], "/site/policy", UNKNOWN),
     ("institution", ['site.state_dir="/tmp"'], "/site", UNKNOWN),
-    ("institution", ['site.network.proxy="http://user:secret@proxy:3128"'], "/site/network/proxy", PATTERN),
     ("institution", ["gpu.count=1.5"], "/gpu/count", NOT_AN_INTEGER),
     ("institution", ["networkPolicy.cidrs=[]"], "/networkPolicy/cidrs", ("at least 1 items", "minItems")),
 ]
@@ -125,7 +155,25 @@ def test_what_cannot_work_is_refused(chart: str, values: str, more: list[str], s
     text = refusal(chart, values, *as_arguments(more, tmp_path))
     assert said in text
     assert "ed25519_seed" not in text
+    assert "secret@" not in text
     assert len([line for line in text.splitlines() if line.strip() and "--debug" not in line]) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("chart", "values", "more"),
+    [
+        ("aggregator", "production", ["metrics.serviceMonitor.enabled=false", "networkPolicy.metricsFrom=[]"]),
+        ("aggregator", "production", ["networkPolicy.enabled=false", "networkPolicy.metricsFrom=[]"]),
+        ("aggregator", "production", ['ingress.host="localhost"']),
+        ("institution", "deployment-gpu", ["networkPolicy.enabled=false", "networkPolicy.metricsFrom=[]"]),
+        ("institution", "job-cpu", ["site.policy.min_cohort=2", "site.policy.allow_two_party=true"]),
+        ("institution", "job-cpu", ['site.data="fashion-mnist"']),
+        ("institution", "job-cpu", ['site.aggregator_url="http://aggregator.fedddpm.svc:8750/under/a/path"']),
+        ("institution", "job-cpu", ["site.network.poll_s=300", "metrics.silenceSeconds=60"]),
+    ],
+)
+def test_what_is_beside_a_refusal_is_taken(chart: str, values: str, more: list[str], tmp_path: Path) -> None:
+    assert template(chart, values, *as_arguments(more, tmp_path))
 
 
 @pytest.mark.parametrize(("chart", "more", "place", "rule"), WRONG)

@@ -1,4 +1,4 @@
-{{/* Parts of the pods that work on the federation: server, prepare, selftest. All three see the same. */}}
+{{/* Parts of the pods that work on the federation: server and prepare, which see the same, and selftest, which sees less. */}}
 
 {{/* A number as people write it: Helm's floats would turn 2097152 into 2.097152e+06. */}}
 {{- define "aggregator.text" -}}
@@ -171,8 +171,8 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* One container of the aggregator's image. Takes (list $ NAME ARGS NAME-of-the-ConfigMap); env is last, so that more can follow. */}}
-{{- define "aggregator.container" -}}
+{{/* What every container of the aggregator's image says. Takes (list $ NAME ARGS). */}}
+{{- define "aggregator.program" -}}
 {{- $ := index . 0 -}}
 name: {{ index . 1 }}
 image: {{ include "aggregator.image" $ | quote }}
@@ -182,12 +182,18 @@ securityContext:
   {{- toYaml $.Values.securityContext | nindent 2 }}
 resources:
   {{- toYaml $.Values.resources | nindent 2 }}
-volumeMounts:
-  {{- include "aggregator.mounts" $ | nindent 2 }}
 {{- with $.Values.extraEnvFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* One container that works on the federation. Takes (list $ NAME ARGS NAME-of-the-ConfigMap); env is last, so that more can follow. */}}
+{{- define "aggregator.container" -}}
+{{- $ := index . 0 -}}
+{{ include "aggregator.program" (list $ (index . 1) (index . 2)) }}
+volumeMounts:
+  {{- include "aggregator.mounts" $ | nindent 2 }}
 env:
   {{- include "aggregator.env" (list $ (index . 3)) | trim | nindent 2 }}
 {{- end }}

@@ -17,6 +17,9 @@
 {{- if not .rootKey }}
 {{- fail "federation.rootKey is missing: set it to the root's public key, the 64 hex digits in root.pub" }}
 {{- end }}
+{{- if not (regexMatch "^[0-9a-fA-F]{64}$" .rootKey) }}
+{{- fail "federation.rootKey is not 64 hex digits: set it to what stands in root.pub, --set federation.rootKey=\"$(cat root.pub)\"" }}
+{{- end }}
 {{- if not .roster }}
 {{- fail "federation.roster is missing: add --set-file federation.roster=roster.json, the file that the root signed" }}
 {{- end }}
@@ -88,6 +91,9 @@
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
 {{- fail "ingress.host is missing: set it to the host name that institutions use" }}
 {{- end }}
+{{- if and .Values.ingress.host (not (regexMatch "^([a-z0-9]([-a-z0-9]*[a-z0-9])?\\.)*[a-z0-9]([-a-z0-9]*[a-z0-9])?$" .Values.ingress.host)) }}
+{{- fail (printf "ingress.host is %s, which is no host name: write it like aggregator.example.org, without https://, port and path" .Values.ingress.host) }}
+{{- end }}
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
 {{- fail "gateway.parentRefs is missing: name the Gateway that the route is attached to" }}
 {{- end }}
@@ -96,6 +102,9 @@
 {{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
 {{- fail "metrics.serviceMonitor needs metrics.enabled=true" }}
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) }}
+{{- fail "metrics.serviceMonitor makes Prometheus ask, but the network policy lets nobody in: set networkPolicy.metricsFrom to where Prometheus runs" }}
 {{- end }}
 {{- if and .Values.service.nodePort (ne .Values.service.type "NodePort") }}
 {{- fail "service.nodePort needs service.type=NodePort" }}
@@ -126,6 +135,20 @@
 {{- range list "tls.crt" "tls.key" }}
 {{- include "aggregator.refuseMissingSecret" (list $ "tls.existingSecret" $.Values.tls.existingSecret .) }}
 {{- end }}
+{{- with .Values.tls.caKey }}
+{{- include "aggregator.refuseMissingSecret" (list $ "tls.caKey" $.Values.tls.existingSecret .) }}
+{{- end }}
 {{- include "aggregator.refuseMissingSecret" (list . "page.existingSecret" .Values.page.existingSecret .Values.page.key) }}
 {{- include "aggregator.refuseMissingSecret" (list . "postgresql.existingSecret" .Values.postgresql.existingSecret .Values.postgresql.key) }}
+{{- include "aggregator.refuseAnotherPassword" . }}
+{{- end }}
+
+{{/* The database was made with the password in the Secret of this release: under another key there would be a new one, which it does not know. */}}
+{{- define "aggregator.refuseAnotherPassword" -}}
+{{- if and (eq .Values.database.kind "bundled") (not .Values.postgresql.existingSecret) }}
+{{- $secret := lookup "v1" "Secret" .Release.Namespace (include "aggregator.postgresql" .) }}
+{{- if and $secret (not (hasKey (default dict $secret.data) .Values.postgresql.key)) }}
+{{- fail (printf "the Secret %s, which holds the password of the database that is there, has no key %s: set postgresql.key to the one it has (%s)" (include "aggregator.postgresql" .) .Values.postgresql.key (keys (default dict $secret.data) | sortAlpha | join ", ")) }}
+{{- end }}
+{{- end }}
 {{- end }}

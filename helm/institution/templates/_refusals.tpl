@@ -4,8 +4,22 @@
 {{- if not .Values.site.aggregator_url }}
 {{- fail "site.aggregator_url is missing: set it to the aggregator's address, https://..." }}
 {{- end }}
+{{- if not (regexMatch "^https?://[^/?#@\\s]+(/[^?#\\s]*)?$" .Values.site.aggregator_url) }}
+{{- fail "site.aggregator_url is no address of an aggregator: write it like https://aggregator.example.org, without user, password, ? and #" }}
+{{- end }}
 {{- if not .Values.site.federation_root }}
 {{- fail "site.federation_root is missing: set it to the root's public key, 64 hex digits, as the coordinator told you" }}
+{{- end }}
+{{- if not (regexMatch "^[0-9a-fA-F]{64}$" .Values.site.federation_root) }}
+{{- fail "site.federation_root is not 64 hex digits: set it to what stands in the coordinator's root.pub, and compare it by telephone" }}
+{{- end }}
+{{- $proxy := dig "proxy" "" (default dict .Values.site.network) }}
+{{- if and $proxy (not (regexMatch "^https?://[^@/\\s]+/?$" $proxy)) }}
+{{- fail "site.network.proxy is no address of a proxy: write it like http://proxy.example.org:3128, without a password, which the ConfigMap would show" }}
+{{- end }}
+{{- $policy := default dict .Values.site.policy }}
+{{- if and (eq (int (dig "min_cohort" 0 $policy)) 2) (not (dig "allow_two_party" false $policy)) }}
+{{- fail "site.policy.min_cohort is 2: two institutions know each other's update from the sum; set it to 3 or more, or site.policy.allow_two_party=true" }}
 {{- end }}
 {{- if not .Values.identity.existingSecret }}
 {{- fail "identity.existingSecret is missing: make a Secret of the key file (`kubectl create secret generic NAME --from-file=identity.key=FILE`) and name it here" }}
@@ -19,6 +33,12 @@
 {{- end }}
 {{- if and (not $sources) (hasPrefix "/images" .Values.site.data) }}
 {{- fail "there is no volume with images: set images.existingClaim, images.volume or images.hostPath, or site.data to another place" }}
+{{- end }}
+{{- if and $sources (contains "/" .Values.site.data) (not (hasPrefix "/" .Values.site.data)) }}
+{{- fail (printf "site.data is %s, a path without a beginning: the volume with images is mounted at /images, so write /images/..." .Values.site.data) }}
+{{- end }}
+{{- if and .Values.metrics.podMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) }}
+{{- fail "metrics.podMonitor makes Prometheus ask, but the network policy lets nobody in: set networkPolicy.metricsFrom to where Prometheus runs" }}
 {{- end }}
 {{- if and .Values.caBundle.secret .Values.caBundle.configMap }}
 {{- fail "caBundle.secret and caBundle.configMap exclude each other: choose one" }}

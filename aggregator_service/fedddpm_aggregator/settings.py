@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     def _check_database_url(cls, text: str | None) -> str | None:
         if text is not None and not _is_database_url(text):
             raise ValueError(
-                "it is no URL of a SQLite or PostgreSQL database; write it as postgresql://USER:PASSWORD@HOST:5432/NAME, "
+                "it is no URL of a SQLite or PostgreSQL database; write postgresql://USER:PASSWORD@HOST:5432/NAME, "
                 "with @ : / and % in a password as %40 %3A %2F %25"
             )
         return text
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     def names(self) -> frozenset[str]:
         """The authorities that requests may be signed for; none: any."""
         return frozenset(name.lower() for name in _listed(self.authorities))
+
+    @property
+    def first_name(self) -> str | None:
+        """The first of the authorities, as it was written; None if there are none."""
+        return next(iter(_listed(self.authorities)), None)
 
     @property
     def key_path(self) -> Path:

@@ -24,7 +24,8 @@ def open_blobs(url: str) -> Blobs:
             from fedddpm_aggregator.blobs.objects import ObjectBlobs
         except ModuleNotFoundError as error:
             raise BlobSettingsError(
-                f"{shown_url(url)} needs the package {error.name}; install it with: pip install 'fedddpm-aggregator[s3]'"
+                f"{shown_url(url)} needs the package {error.name}; "
+                "install it with: pip install 'fedddpm-aggregator[s3]'"
             ) from error
         return ObjectBlobs(url)
     if "://" in url:

@@ -68,7 +68,7 @@ def init(
     prepare_directory(data)
     if not settings.key_path.exists():
         write_key(settings.key_path, SigningKey.generate(), KEY_PURPOSE)
-    with opened(settings) as ctx:
+    with opened(settings, root) as ctx:
         pinned = initialise(ctx, root)
         print(f"server public key  {ctx.key.public_key.hex()}")
         print(f"fingerprint        {fingerprint(ctx.key.public_key)}")

@@ -20,9 +20,8 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
-from fedddpm_aggregator.errors import TooManyRequestsError, UnavailableError
+from fedddpm_aggregator.errors import OperatorError, TooManyRequestsError, UnavailableError
 from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
-from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
 from fedddpm_aggregator.tls import Certificate

@@ -192,10 +192,10 @@ def test_other_secrets_in_the_place_of_their_files_are_not_shown(tmp_path: Path)
     data = tmp_path / "data"
     write_key(tmp_path / "own.json", SigningKey.generate(), SERVER_PURPOSE)
     pod: dict[str, object] = {"data": data, "server_key": tmp_path / "own.json"}
-    line = refused(environment(**pod, page_password_file="correct-horse-battery"))  # noqa: S106
+    line = refused(environment(**pod, page_password_file="correct-horse-battery"))
     assert "--page-password-file: there is no such file here" in line
     assert "horse" not in line
-    assert "/nowhere/password cannot be read" in refused(environment(**pod, page_password_file="/nowhere/password"))  # noqa: S106
+    assert "/nowhere/password cannot be read" in refused(environment(**pod, page_password_file="/nowhere/password"))
     chain, private = self_signed(tmp_path)
     line = refused(environment(**pod, tls_cert=chain, tls_key=private.read_text()))
     assert "--tls-key the given value (it may be a secret, so it is not shown) cannot be read" in line

@@ -19,7 +19,7 @@ from fedddpm_aggregator.rosterfile import (
     read_roster,
     write_roster,
 )
-from fedddpm_aggregator.shown import is_showable, shown
+from fedddpm_aggregator.shown import is_showable, quoted
 from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import fingerprint
@@ -205,11 +205,11 @@ def _merged(old: tuple[Member, ...], new: list[Member]) -> tuple[Member, ...]:
 def _member(text: str, where: str = "--member") -> Member:
     name, equals, key = text.partition("=")
     if not equals:
-        raise OperatorError(f"{where} {shown(text)} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
+        raise OperatorError(f"{where} {quoted(text)} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
     try:
         return Member(name, _hex(key, 32))
     except (ValueError, OperatorError) as error:
-        raise OperatorError(f"{where} {shown(name)} must be ID=PUBHEX: {error}") from error
+        raise OperatorError(f"{where} {quoted(name)} must be ID=PUBHEX: {error}") from error
 
 
 def _sorted(members: list[Member]) -> tuple[Member, ...]:

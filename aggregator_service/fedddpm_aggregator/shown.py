@@ -21,6 +21,11 @@ def shown(value: str | Path) -> str:
     return str(value) if is_showable(value) else "the given value (it may be a secret, so it is not shown)"
 
 
+def quoted(value: str) -> str:
+    """As :func:`shown`, a value itself in quotes."""
+    return repr(value) if is_showable(value) else shown(value)
+
+
 def shown_url(url: str) -> str:
     """A URL without the user and the password in it."""
     before, at, place = url.rpartition("@")

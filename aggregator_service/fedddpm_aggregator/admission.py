@@ -51,7 +51,9 @@ class Admission:
         if not scope["path"].startswith(SIGNED):
             return ""
         self._check_authority(scope)
-        signer: Signer = await run_in_threadpool(self._admit, scope["app"].state.context, scope)
+        ctx: Context = scope["app"].state.context
+        ctx.schema.require_open()
+        signer: Signer = await run_in_threadpool(self._admit, ctx, scope)
         scope[SIGNER] = signer
         return signer.name
 

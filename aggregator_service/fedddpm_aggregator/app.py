@@ -76,8 +76,11 @@ def server_key(settings: Settings) -> SigningKey:
     return read_key(settings.key_path, KEY_PURPOSE)
 
 
-def open_context(settings: Settings) -> Context:
-    """Open the data directory and its database, schema up to date; OperatorError before ``init``."""
+def open_context(settings: Settings, root: bytes | None = None) -> Context:
+    """Open the data directory and its database, schema up to date; OperatorError before ``init``.
+
+    OperatorError as well where another root key than ``root`` is pinned; then the database stays as it is.
+    """
     key = server_key(settings)
     limits = Limits(
         max_chunk_bytes=settings.max_chunk_bytes,
@@ -92,7 +95,7 @@ def open_context(settings: Settings) -> Context:
     with contextlib.ExitStack() as undo:
         database = Database(settings.resolved_database_url)
         undo.callback(database.close)
-        database.migrate()
+        database.migrate(None if root is None else lambda connection: require_root(connection, root))
         ctx = Context(database, open_blobs(settings.blobs_url), key, limits, reducer=reducer)
         undo.pop_all()
     return ctx
@@ -108,7 +111,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             app.state.context, app.state.health = ctx, Health(ctx)
             collector = DatabaseCollector(ctx)
             ctx.metrics.registry.register(collector)
-            app.state.watch = VersionWatch(lambda: _version(ctx))
+            app.state.watch = VersionWatch(lambda: _version(ctx, app.state.watch.version))
             app.state.newest = Newest(lambda: routes.state_json(ctx))
             app.state.page = dashboard.Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
@@ -159,12 +162,10 @@ def data_directory(settings: Settings) -> Iterator[Context]:
     server_key(settings)
     root = read_public_key(settings.root_key) if settings.root_key is not None else None
     with _directory_lock(settings.data) as alone:
-        ctx = open_context(settings)
+        ctx = open_context(settings, root)
         try:
             if ctx.database.is_sqlite and not alone:
                 raise OperatorError(f"another server uses {settings.data}; stop it, or use PostgreSQL for replicas")
-            if root is not None:
-                require_root(ctx, root)
             _check_blobs(ctx, alone=alone)
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
@@ -218,6 +219,9 @@ def _directory_lock(data: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _version(ctx: Context) -> int:
+def _version(ctx: Context, last: int) -> int:
+    """The version in the database; the last one that was seen while the schema cannot be used."""
+    if not ctx.schema.is_open:
+        return last
     with ctx.tracer.quiet(), ctx.database.read() as db:
         return store.state_version(db)

@@ -35,6 +35,9 @@ from fedddpm_aggregator.service.federation import initialise
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.traffic import round_traffic
 from fedddpm_aggregator.service_links import service_links
+from fedddpm_aggregator.settings import PREFIX, Settings
+from fedddpm_aggregator.settings_errors import first_error
+from fedddpm_aggregator.shown import shown
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
 
@@ -65,7 +68,7 @@ def init(
     prepare_directory(data)
     if not settings.key_path.exists():
         write_key(settings.key_path, SigningKey.generate(), KEY_PURPOSE)
-    with opened(settings) as ctx:
+    with opened(settings, root) as ctx:
         pinned = initialise(ctx, root)
         print(f"server public key  {ctx.key.public_key.hex()}")
         print(f"fingerprint        {fingerprint(ctx.key.public_key)}")
@@ -162,12 +165,11 @@ def main() -> None:
     except (AggregatorError, KeyFileError, ProtocolError, *_STORAGE) as error:
         _die(str(error))
     except ValidationError as error:
-        first = error.errors()[0]
-        _die(f"{'.'.join(str(place) for place in first['loc'])}: {first['msg']}")
+        _die(first_error(error, Settings.__name__, PREFIX))
     except SQLAlchemyError as error:
         _die(f"the database cannot be used: {str(getattr(error, 'orig', error)).splitlines()[0]}")
     except OSError as error:
-        _die(f"{error.filename or 'the system'}: {error.strerror or error}")
+        _die(f"{shown(str(error.filename)) if error.filename else 'the system'}: {error.strerror or error}")
 
 
 def _die(message: str) -> None:

@@ -38,9 +38,9 @@ def settings_of(data: Path, database_url: str | None, changes: Mapping[str, obje
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Context]:
-    """The data directory for one command; works beside a running server."""
-    ctx = open_context(settings)
+def opened(settings: Settings, root: bytes | None = None) -> Iterator[Context]:
+    """The data directory for one command; works beside a running server. OperatorError for another root's database."""
+    ctx = open_context(settings, root)
     try:
         yield ctx
     finally:

@@ -47,7 +47,7 @@ def prepare_command(
     settings = settings_of(data, database_url)
     server_key(settings)  # what is wrong without a database is told without waiting for one
     wait_for_database(settings.resolved_database_url, wait_s, lambda line: print(line, file=sys.stderr, flush=True))
-    with opened(settings) as ctx:
+    with opened(settings, root) as ctx:
         _prepare(ctx, root, document)
 
 

@@ -19,6 +19,7 @@ from fedddpm_aggregator.rosterfile import (
     read_roster,
     write_roster,
 )
+from fedddpm_aggregator.shown import is_showable, quoted
 from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import fingerprint
@@ -204,11 +205,11 @@ def _merged(old: tuple[Member, ...], new: list[Member]) -> tuple[Member, ...]:
 def _member(text: str, where: str = "--member") -> Member:
     name, equals, key = text.partition("=")
     if not equals:
-        raise OperatorError(f"{where} {text!r} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
+        raise OperatorError(f"{where} {quoted(text)} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
     try:
         return Member(name, _hex(key, 32))
     except (ValueError, OperatorError) as error:
-        raise OperatorError(f"{where} {name!r} must be ID=PUBHEX: {error}") from error
+        raise OperatorError(f"{where} {quoted(name)} must be ID=PUBHEX: {error}") from error
 
 
 def _sorted(members: list[Member]) -> tuple[Member, ...]:
@@ -225,5 +226,6 @@ def _hex(text: str, size: int) -> bytes:
     except ValueError:
         raw = b""
     if len(raw) != size:
-        raise OperatorError(f"{text!r} is not {2 * size} hex digits")
+        found = repr(text) if is_showable(text) else f"a value of {len(text)} characters"
+        raise OperatorError(f"{found} is not {2 * size} hex digits")
     return raw

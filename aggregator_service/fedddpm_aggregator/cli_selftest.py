@@ -44,7 +44,7 @@ def selftest_command(
     try:
         if url is not None:
             with steps.step("deployed server") as step:
-                step.result = check_deployed(url)
+                step.result = check_deployed(url, settings.first_name)
         run_selftest(settings.resolved_database_url if database_url else None, here, steps)
     except SQLAlchemyError as error:
         said = str(getattr(error, "orig", error)).splitlines()[0]

@@ -84,13 +84,18 @@ class Database:
             return time.time()
         return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
-    def migrate(self) -> None:
-        """Bring the schema to this release's; OperatorError for one of a newer release that this one cannot use."""
+    def migrate(self, check: Callable[[Connection], None] | None = None) -> None:
+        """Bring the schema to this release's; OperatorError for one of a newer release that this one cannot use.
+
+        ``check`` looks at the database before anything is changed, and keeps it as it is by raising.
+        """
         with self.engine.connect() as connection:
             connection.execution_options(fedddpm_write=True)
             with connection.begin():
                 if not self.is_sqlite:  # two replicas that start together migrate one after the other
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                if check is not None:
+                    check(connection)
                 bring_up_to_date(connection)
 
     def close(self) -> None:

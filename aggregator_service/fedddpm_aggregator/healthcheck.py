@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from fedddpm_aggregator.service_links import service_links
+from fedddpm_aggregator.shown import shown_url
 
 NAME = "healthcheck"
 HELP = "Ask this machine's server whether it lives: status 0, or 1 with a line that says why not."
@@ -48,7 +49,7 @@ def failure_of(url: str) -> str | None:
         host, port = None, None
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not host:
-        return f"{url!r} is no URL of a server; write http://HOST:PORT or https://HOST:PORT"
+        return f"{shown_url(url)!r} is no URL of a server; write http://HOST:PORT or https://HOST:PORT"
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     if parts.scheme == "https":
         context = ssl._create_unverified_context()  # noqa: S323 - a certificate is no part of the question
@@ -59,9 +60,11 @@ def failure_of(url: str) -> str | None:
             response = connection.getresponse()
             body = response.read(_MOST_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            return f"{url} does not answer: {error or type(error).__name__}"
+            return f"{shown_url(url)} does not answer: {error or type(error).__name__}"
     if response.status != http.client.OK:
-        return f"{url}/healthz answers with status {response.status}: {body.decode('utf-8', 'replace')[:500]}"
+        return (
+            f"{shown_url(url)}/healthz answers with status {response.status}: {body.decode('utf-8', 'replace')[:500]}"
+        )
     return None
 
 

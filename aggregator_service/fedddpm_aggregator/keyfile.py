@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from fedddpm_aggregator.private_files import PrivateFileError, read_and_judge
+from fedddpm_aggregator.shown import is_showable
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import SigningKey
 
@@ -18,6 +19,7 @@ _NAMES = {
     ROOT_PURPOSE: "the federation's private root key (made by federation root-keygen)",
     OPERATOR_PURPOSE: "an operator's private key (made by operator keygen)",
 }
+_PUBLIC, _NO_KEY = "a public key (64 hex digits)", "not a key file"
 _PUBLIC_KEY = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -57,6 +59,8 @@ def read_key(path: Path, purpose: str) -> SigningKey:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
         key = SigningKey(bytes.fromhex(json.loads(text)["ed25519_seed"]))
     except PrivateFileError as error:
+        if not is_showable(path):
+            raise KeyFileError(_not_a_file(str(path), f"the file of {wanted}")) from None
         if isinstance(error.__cause__, FileNotFoundError):
             raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
         raise KeyFileError(str(error)) from error
@@ -84,22 +88,33 @@ def read_public_key(text: str) -> bytes:
     except UnicodeDecodeError:
         raise KeyFileError(f"{path} is no public key; it has 64 hex digits") from None
     except (OSError, ValueError):  # ValueError: no name of a file can be like that
+        if not is_showable(text):
+            raise KeyFileError(_not_a_file(text, "a public key (64 hex digits, as in root.pub)")) from None
         raise KeyFileError(f"{text!r} is no public key, nor a file with one; it has 64 hex digits") from None
     if not _PUBLIC_KEY.fullmatch(content.strip()):
         raise KeyFileError(f"{path} is {_kind_of(content)}; expected is a public key (64 hex digits)")
     return bytes.fromhex(content.strip())
 
 
+def _not_a_file(text: str, wanted: str) -> str:
+    """What is wrong with a value that is no file's name and may be a key itself, without repeating it."""
+    kind = _kind_of(text)
+    if kind == _NO_KEY:
+        return f"the value is no key, nor the name of a file that is there (it is not shown); expected is {wanted}"
+    advice = "" if kind == _PUBLIC else "; treat this key as known to whoever reads this machine's environment"
+    return f"the value itself is {kind}; give {wanted}{advice}"
+
+
 def _kind_of(text: str) -> str:
     """What a file that is used as a key is, in words."""
     if _PUBLIC_KEY.fullmatch(text.strip()):
-        return "a public key (64 hex digits)"
+        return _PUBLIC
     try:
         fields = json.loads(text)
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        return "not a key file"
+        return _NO_KEY
     if str(fields.get("format", "")).startswith("fedddpm-identity"):
         return "an institution's identity (made by fedddpm keygen)"
     return _NAMES.get(str(fields.get("purpose")), "not a key file of this program")

@@ -15,6 +15,7 @@ from http_message_signatures.algorithms import ED25519
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.runs import RunSettings
+from fedddpm_aggregator.shown import shown_url
 from fedddpm_protocol.api import SIGNED_COMPONENTS
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import SignedDocument
@@ -27,7 +28,10 @@ class OperatorClient:
 
     def __init__(self, url: str, operator: str, key: SigningKey) -> None:
         self._operator = operator
-        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S)
+        try:
+            self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S)
+        except httpx.InvalidURL:  # its words repeat a part of the URL
+            raise OperatorError(f"{shown_url(url)!r} is no URL of a server; write https://HOST[:PORT]") from None
         private = Ed25519PrivateKey.from_private_bytes(key.seed)
         keys = MappingKeyResolver(public_keys={}, private_keys={operator: private})
         self._signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
@@ -99,7 +103,9 @@ class OperatorClient:
         try:
             response = self._http.send(request)
         except httpx.TransportError as error:
-            raise OperatorError(f"the aggregator at {self._http.base_url} does not answer: {error}") from error
+            raise OperatorError(
+                f"the aggregator at {shown_url(str(self._http.base_url))} does not answer: {error}"
+            ) from error
         if response.is_success:
             return response.json() if response.content else None
         raise OperatorError(_reason(response))

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.shown import shown
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import SignedDocument
@@ -22,7 +23,7 @@ def read_document(path: Path) -> SignedDocument:
     try:
         return SignedDocument.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise OperatorError(f"{path} cannot be read: {error.strerror}") from error
+        raise OperatorError(f"{shown(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise OperatorError(f"{path} is no signed roster") from error
 

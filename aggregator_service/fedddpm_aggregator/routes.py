@@ -94,6 +94,7 @@ async def get_state(
 
 def state_json(ctx: Context) -> tuple[int, bytes]:
     """The state's version, and the state as JSON."""
+    ctx.schema.require_open()  # who waited may have waited for long
     state = reading.run_state(ctx)
     return state.version, state.model_dump_json().encode()
 

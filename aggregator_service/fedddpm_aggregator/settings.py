@@ -11,14 +11,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from fedddpm_aggregator.shown import shown
+
 KEY_FILE = "server.key"
+PREFIX = "FEDDDPM_AGGREGATOR_"  # of the variables
 
 
 class Settings(BaseSettings):
     """Settings of one aggregator process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FEDDDPM_AGGREGATOR_",
+        env_prefix=PREFIX,
         env_ignore_empty=True,  # as the options do with their variables
         extra="forbid",
         hide_input_in_errors=True,  # a wrong URL holds a password
@@ -95,7 +98,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_proxies(cls, text: str) -> str:
         for item in _listed(text):
-            ip_network(item)  # ValueError
+            _require_network(item)
         return text
 
     @property
@@ -107,6 +110,11 @@ class Settings(BaseSettings):
     def names(self) -> frozenset[str]:
         """The authorities that requests may be signed for; none: any."""
         return frozenset(name.lower() for name in _listed(self.authorities))
+
+    @property
+    def first_name(self) -> str | None:
+        """The first of the authorities, as it was written; None if there are none."""
+        return next(iter(_listed(self.authorities)), None)
 
     @property
     def key_path(self) -> Path:
@@ -135,8 +143,22 @@ def _is_database_url(text: str) -> bool:
         url = make_url(text)
     except (ArgumentError, ValueError):  # ValueError: a part of the password was taken for the port
         return False
-    misread = "@" in (url.host or "")  # a part of the password was taken for the host
-    return url.drivername in ("sqlite", "postgresql", "postgres", "postgresql+psycopg") and not misread
+    if url.drivername == "sqlite":
+        return True
+    misread = "@" in f"{url.host}{url.database}{''.join(url.query)}"  # where a part of the password came to stand
+    return url.drivername in ("postgresql", "postgres", "postgresql+psycopg") and not misread
+
+
+def _require_network(text: str) -> None:
+    """ValueError with what to write instead, unless ``text`` is an address or a network."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)} is no address; write addresses or networks such as 10.0.0.0/8, separated by commas"
+        ) from None
+    if "/" in text and ip_address(text.partition("/")[0]) != network.network_address:
+        raise ValueError(f"{text} is an address inside a network; write {network} for the whole network")
 
 
 def _is_loopback(host: str) -> bool:

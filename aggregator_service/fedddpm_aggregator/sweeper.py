@@ -66,7 +66,14 @@ class Sweeper:
             last = now
 
     def tick(self, elapsed_s: float) -> None:
-        """Count ``elapsed_s`` of uptime and do what is due; nothing while another replica sweeps."""
+        """Count ``elapsed_s`` of uptime and do what is due; nothing while another replica sweeps.
+
+        Nothing either while the schema is one that this release cannot use.
+        """
+        if not self._ctx.schema.look():
+            self._renewed_at = -math.inf
+            self._ctx.metrics.sweeper_lease.set(0)
+            return
         self._workers.renew()
         if not self._holds_lease():
             return

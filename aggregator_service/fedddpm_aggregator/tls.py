@@ -8,6 +8,8 @@ import ssl
 from pathlib import Path
 
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.private_files import PrivateFileError, read_private
+from fedddpm_aggregator.shown import shown
 
 log = logging.getLogger(__name__)
 LOOK_S = 10.0
@@ -21,19 +23,23 @@ class Certificate:
         self._seen = self._times()
 
     def check(self) -> None:
-        """OperatorError unless the files are a chain and its key: the error of the ssl module names no file."""
+        """OperatorError unless the files are a chain and its key, which nobody else can read."""
         for option, path in (("--tls-cert", self._chain), ("--tls-key", self._key)):
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise OperatorError(f"{option} {path} cannot be read: {error.strerror}") from error
-        try:
+                raise OperatorError(f"{option} {shown(path)} cannot be read: {error.strerror}") from error
+        try:  # the ssl module's own error names no file
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._chain, self._key)
         except ssl.SSLError as error:
             raise OperatorError(
                 f"{self._chain} and {self._key} are no certificate chain and its private key in PEM "
                 f"({error.reason or error})"
             ) from error
+        try:
+            read_private(self._key)
+        except PrivateFileError as error:
+            raise OperatorError(f"--tls-key: {error}") from error
 
     def renew(self, context: ssl.SSLContext) -> bool:
         """Let ``context`` use the files if they were changed; whether it does. Broken ones are told and left out."""
@@ -58,6 +64,7 @@ class Certificate:
 
     def _times(self) -> tuple[int, ...]:
         try:
-            return tuple(path.stat().st_mtime_ns for path in (self._chain, self._key))
+            found = [path.stat() for path in (self._chain, self._key)]
+            return tuple(time for status in found for time in (status.st_mtime_ns, status.st_ctime_ns))  # rights too
         except OSError:  # between the old file and the new one
             return ()

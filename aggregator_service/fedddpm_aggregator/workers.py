@@ -66,7 +66,7 @@ class Workers:
         while True:
             try:
                 self._ctx.pulse.beat(OPENING)
-                if self._lease(attempt_id):
+                if self._ctx.schema.look(kept_s=0) and self._lease(attempt_id):
                     conclude(self._ctx, attempt_id)
                     self._release(attempt_id)
             except ShuttingDownError as error:

@@ -23,6 +23,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
     chain, private = folder / "cert.pem", folder / "key.pem"
     chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    private.touch(mode=0o600)
     private.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )

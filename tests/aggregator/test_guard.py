@@ -20,7 +20,7 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
-from fedddpm_aggregator.errors import TooManyRequestsError, UnavailableError
+from fedddpm_aggregator.errors import OperatorError, TooManyRequestsError, UnavailableError
 from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
@@ -245,6 +245,7 @@ def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     chain, private = folder / "chain.pem", folder / "key.pem"
     chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     form = serialization.PrivateFormat.PKCS8
+    private.touch(mode=0o600)
     private.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     return chain, private
 
@@ -277,5 +278,24 @@ def test_a_renewed_certificate_is_used_without_a_restart(new_federation: NewFede
     assert not certificate.renew(context)  # told in the log
     assert shown_by(context) == "old.example"
     write_certificate(tmp_path, "new.example")
+    assert certificate.renew(context)
+    assert shown_by(context) == "new.example"
+
+
+def test_a_certificates_key_that_others_can_read_is_not_used(
+    new_federation: NewFederation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain, private = write_certificate(tmp_path, "old.example")
+    certificate = Certificate(chain, private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, private)
+    write_certificate(tmp_path, "new.example")
+    private.chmod(0o644)
+    with pytest.raises(OperatorError, match=r"--tls-key: .*key.pem can be read by others \(mode 644\); run: chmod 600"):
+        certificate.check()
+    assert not certificate.renew(context)
+    assert "the certificate was not renewed" in caplog.text
+    assert shown_by(context) == "old.example"
+    private.chmod(0o600)  # its content stays, and it is looked at again
     assert certificate.renew(context)
     assert shown_by(context) == "new.example"

@@ -63,6 +63,12 @@ def test_what_is_no_url(url: str) -> None:
     assert (status, "is no URL of a server" in line) == (1, True)
 
 
+@pytest.mark.parametrize("url", ["ftp://ops:s3cr3t@127.0.0.1", "http://ops:s3cr3t@127.0.0.1:1"])
+def test_a_password_in_a_url_is_not_shown(url: str) -> None:
+    status, line = check("--url", url)
+    assert (status, "127.0.0.1" in line, "s3cr3t" in line) == (1, True, False)
+
+
 def test_a_server_that_is_none_of_ours(server: WatchedProcess) -> None:
     server.start()
     status, line = check("--url", f"{server.url}/elsewhere")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, select, text
 from tests.aggregator.driver import drive, take_seats
 from tests.aggregator.federations import Federation
 from tests.aggregator.future_release import ADDS, RENAMES, FutureRelease
@@ -15,8 +16,12 @@ from tests.aggregator.processes import WatchedProcess
 from tests.aggregator.sites import NewFederation, Site
 from tests.aggregator.watching import check_part, first_state, result_of
 
-from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator import workers
+from fedddpm_aggregator.errors import OperatorError, UnavailableError
 from fedddpm_aggregator.schema import floor_of, revision_of, this_release
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.sweeper import Sweeper
+from fedddpm_aggregator.tables import AttemptRow, LeaseRow
 
 Start = Callable[[Federation], WatchedProcess]
 
@@ -86,10 +91,65 @@ def test_a_schema_that_this_release_cannot_use(
         upgrade(federation, future)
     assert server.until("/readyz", 503).json()["checks"]["schema"] == "not this version's"
     assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+    refusal = server.until("/v1/state", 503).json()
+    assert (refusal["code"], "replace this server by the newer release" in refusal["detail"]) == ("unavailable", True)
     server.kill()
+    lines = [json.loads(line) for line in (federation.folder / "server.log").read_text().splitlines()]
+    told = [line for line in lines if "cannot use the schema" in line["message"]]
+    assert [(line["level"], line["revision"]) for line in told] == [("error", broken)]
+    assert [line for line in lines if "traceback" in line] == []
     with pytest.raises(AssertionError, match="Start the newer release again, or restore the backup"):
         start(federation)
     assert (federation.folder / "server.log").read_text().splitlines()[-1].startswith("error: ")
+
+
+def set_revision(ctx: Context, revision: str) -> None:
+    with ctx.database.write() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_nothing_is_done_on_it(
+    new_federation: NewFederation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    concluded: list[int] = []
+    monkeypatch.setattr(workers, "conclude", lambda _ctx, attempt: concluded.append(attempt))
+    federation = new_federation()
+    federation.start_run()
+    with federation.context() as ctx:
+        at_work = workers.Workers(ctx)
+        sweeper = Sweeper(ctx, at_work, 0.1)
+        set_revision(ctx, "9999")
+        for _ in range(3):
+            sweeper.tick(0.1)
+        at_work.submit(1)
+        at_work.close(10)
+        with ctx.database.read() as db:
+            assert db.scalars(select(AttemptRow)).all() == []
+            assert db.scalars(select(LeaseRow)).all() == []
+        assert concluded == []
+        with pytest.raises(UnavailableError, match="too old"):
+            ctx.schema.require_open()
+        set_revision(ctx, this_release().head)
+        assert ctx.schema.look(kept_s=0)
+        ctx.schema.require_open()
+        at_work = workers.Workers(ctx)
+        Sweeper(ctx, at_work, 0.1).tick(0.1)
+        at_work.submit(1)
+        at_work.close(10)
+        with ctx.database.read() as db:
+            assert len(db.scalars(select(AttemptRow)).all()) == 1
+        assert concluded == [1]
+    said = [record.levelname for record in caplog.records if "schema" in record.getMessage()]
+    assert said == ["ERROR", "WARNING"]
+
+
+def test_looks_are_rare(new_federation: NewFederation) -> None:
+    with new_federation().context() as ctx:
+        looks = []
+        event.listen(ctx.database.engine, "before_cursor_execute", lambda *args: looks.append(args[2]))
+        for _ in range(10):
+            assert ctx.schema.look(kept_s=3600)
+        assert looks.count("SELECT version_num FROM alembic_version") == 1
 
 
 def test_a_revision_that_nobody_wrote_a_floor_for(new_federation: NewFederation) -> None:

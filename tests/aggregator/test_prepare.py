@@ -13,12 +13,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from benchmarks.service_load_postgresql import PostgreSQL
 from tests.aggregator.federations import identity_of
 from tests.postgresql import NewDatabase
 
 from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key, write_key
+from fedddpm_aggregator.schema import alembic_config, revision_of, this_release
 from fedddpm_aggregator.service.audit import all_entries
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey, fingerprint
@@ -135,6 +138,33 @@ def test_what_does_not_fit_together_is_refused(deployment: Deployment) -> None:
     assert "institutions would refuse its rounds" in deployment.fails(
         roster="", server_key=deployment.folder / "new.json"
     )
+
+
+def test_a_database_of_another_root_keeps_its_schema(deployment: Deployment) -> None:
+    deployment.prepare()
+    settings = Settings(data=deployment.folder / "data", database_url=deployment.database_url)
+    database = Database(settings.resolved_database_url)
+
+    def revision() -> str | None:
+        with database.engine.connect() as connection:
+            return revision_of(connection)
+
+    with database.engine.connect() as connection:
+        connection.execution_options(fedddpm_write=True)
+        with connection.begin():
+            command.downgrade(alembic_config(connection), "-1")
+    before, other = revision(), SigningKey.generate().public_key.hex()
+    assert before != this_release().head
+    assert "a federation never changes its root key" in deployment.fails(root_key=other, roster="")
+    assert revision() == before
+    serve = [*PREPARE[:-1], "serve"]
+    env = deployment.environment(root_key=other, roster="")
+    done = subprocess.run(serve, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "a federation never changes its root key" in done.stderr) == (1, True)
+    assert revision() == before
+    deployment.prepare()
+    assert revision() == this_release().head
+    database.close()
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ NOBODY, GROUP = 65534, 4711
         (0o600, ROOT, ROOT, False),
         (0o440, ROOT, ROOT, True),
         (0o640, ANOTHER, ME, True),
-        (0o600, ANOTHER, ROOT, False),
+        (0o600, ANOTHER, ROOT, True),  # its owner could change it
+        (0o400, ANOTHER, ME, True),
     ],
 )
 def test_the_rule(mode: int, owner: int, user: int, refused: bool) -> None:
@@ -131,6 +132,15 @@ def test_a_secret_as_kubernetes_mounts_it() -> None:
             read_private(secret)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a file to somebody else")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "server.key"
+    write_key(path, SigningKey.generate(), SERVER_PURPOSE)
+    os.chown(path, ANOTHER, GROUP)
+    with pytest.raises(KeyFileError, match=r"belongs to another user \(id 1001\), .* Run as root: chown 0 "):
+        read_key(path, SERVER_PURPOSE)
 
 
 def test_a_public_key_is_given_as_digits_or_as_a_file(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import psycopg
 import pytest
 from tests.aggregator.federations import Federation
 from tests.aggregator.processes import WatchedProcess
+from tests.aggregator.selftests import SELFTEST, fails, passes, schemas, variables
 from tests.aggregator.sites import NewFederation, Site
 from tests.aggregator.watching import first_state
 from tests.postgresql import NewDatabase
@@ -26,42 +26,7 @@ from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.selftest import Steps, run_selftest, running
 from fedddpm_aggregator.settings import Settings
 
-SELFTEST = [sys.executable, "-m", "fedddpm_aggregator", "selftest"]
-STEPS = ["storage", "schema,", "server", "join", "share", "drop", "upload", "confirm", "unmask", "sum", "verify"]
-SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'fedddpm_selftest_%'"
-
-
-@pytest.fixture
-def variables(tmp_path: Path) -> dict[str, str]:
-    """Of a process whose temporary files can be looked at."""
-    (tmp_path / "temporary").mkdir()
-    return os.environ | {"TMPDIR": str(tmp_path / "temporary"), "COLUMNS": "400"}
-
-
-def selftest(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*SELFTEST, *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert list(Path(variables["TMPDIR"]).iterdir()) == []
-    return done
-
-
-def passes(variables: dict[str, str], *arguments: str) -> str:
-    done = selftest(variables, *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\nselftest passed\n")
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines if line and line[0] in STEPS] == STEPS
-    return done.stdout
-
-
-def fails(variables: dict[str, str], *arguments: str) -> str:
-    done = selftest(variables, *arguments)
-    assert done.returncode == 1
-    assert "selftest passed" not in done.stdout
-    assert done.stderr.startswith("error: selftest failed: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+__all__ = ["variables"]
 
 
 def test_without_anything(variables: dict[str, str], tmp_path: Path) -> None:
@@ -119,11 +84,6 @@ def contents(federation: Federation) -> dict[str, str]:
     return found
 
 
-def schemas(url: str) -> list[str]:
-    with psycopg.connect(url) as connection:
-        return [name for (name,) in connection.execute(SCHEMAS)]
-
-
 def test_in_an_object_store(s3_url: str, variables: dict[str, str]) -> None:
     passes(variables, "--blobs", s3_url)
     store = importlib.import_module("fedddpm_aggregator.blobs.s3").open_store(s3_url)
@@ -153,6 +113,20 @@ def test_a_test_that_is_ended(
         passes(variables, *arguments)
     assert schemas(url) == []
     assert list(blobs.iterdir()) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_deployed_server_that_knows_its_names(
+    new_federation: NewFederation, variables: dict[str, str], told: bool
+) -> None:
+    federation = new_federation()
+    server = WatchedProcess(federation, authorities="aggregator.example.org, other.example.org")
+    server.start()
+    try:
+        names = {"FEDDDPM_AGGREGATOR_AUTHORITIES": "aggregator.example.org, other.example.org"} if told else {}
+        assert "it asks for signatures" in passes(variables | names, "--url", server.url)
+    finally:
+        server.kill()
 
 
 def test_two_at_once(new_postgresql_database: NewDatabase, variables: dict[str, str], tmp_path: Path) -> None:
@@ -230,7 +204,11 @@ def test_a_deployed_server_that_is_none(variables: dict[str, str], tmp_path: Pat
         (folder / "v1").mkdir()
         (folder / "v1" / "state").touch()
         assert "/v1/state answers with status 200 instead of 401" in fails(variables, "--url", url)
+        line = fails(variables, "--url", url.replace("//", "//ops:s3cr3t@"))
+        assert "s3cr3t" not in line
         other.terminate()
+    line = fails(variables, "--url", "http://ops:p@s3cr3t:word@host")
+    assert "s3cr3t" not in line
 
 
 def test_storage_that_cannot_be_used(variables: dict[str, str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.aggregator.certificates import self_signed
 from tests.aggregator.federations import Federation
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator.keyfile import SERVER_PURPOSE, write_key
+from fedddpm_aggregator.keyfile import ROOT_PURPOSE, SERVER_PURPOSE, write_key
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.keys import SigningKey, fingerprint
 
@@ -124,15 +126,82 @@ def test_half_a_certificate_is_refused(tmp_path: Path, variable: str) -> None:
         "postgresql://fedddpm:s3cr3t/word@db:x/name",
         "postgresql://fedddpm:s3cr3t@word@db/name",
         "postgresql://fedddpm:s3cr3t:word/name@",
+        "postgresql://fedddpm:p@s3cr3t/word@db/name",
+        "postgresql://fedddpm:p@s3cr3t?word@db/name=1",
         "mysql://fedddpm:s3cr3t@db/name",
         "s3cr3t",
     ],
 )
 def test_a_wrong_database_url_is_told_without_its_password(tmp_path: Path, url: str) -> None:
     line = refused(environment(data=tmp_path, database_url=url))
-    assert "database_url" in line
+    assert "FEDDDPM_AGGREGATOR_DATABASE_URL: it is no URL" in line
+    assert "%40" in line
     assert "s3cr3t" not in line
     assert "word@" not in line
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////srv/a@b/x.sqlite", "postgresql://u:p%40ss%2Fword@db/name?options=-ca%3Db@c"]
+)
+def test_a_right_database_url_may_hold_signs(tmp_path: Path, url: str) -> None:
+    assert Settings(data=tmp_path, database_url=url).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("10.0.0.0/8, proxy", "proxy is no address; write addresses or networks such as 10.0.0.0/8, separated by"),
+        ("10.0.0.7/8", "10.0.0.7/8 is an address inside a network; write 10.0.0.0/8 for"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_variable(tmp_path: Path, value: str, advice: str) -> None:
+    line = refused(environment(data=tmp_path, trusted_proxies=value))
+    assert line.startswith(f"error: FEDDDPM_AGGREGATOR_TRUSTED_PROXIES: {advice}")
+    assert "FEDDDPM_AGGREGATOR_TICK_S: Input should be greater than 0" in refused(environment(data=tmp_path, tick_s=0))
+
+
+@pytest.mark.parametrize("value", ["10.0.0.0/8, 10.1.2.3, fd00::/8", "::1"])
+def test_right_proxies(tmp_path: Path, value: str) -> None:
+    assert Settings(data=tmp_path, trusted_proxies=value).proxies == [item.strip() for item in value.split(",")]
+
+
+def key_as_a_value(tmp_path: Path, purpose: str) -> tuple[str, str]:
+    """A key file's content, and the secret in it."""
+    path = tmp_path / f"{purpose}.json"
+    write_key(path, key := SigningKey.generate(), purpose)
+    return path.read_text(), key.seed.hex()
+
+
+@pytest.mark.parametrize("purpose", [ROOT_PURPOSE, SERVER_PURPOSE])
+@pytest.mark.parametrize("variable", ["root_key", "server_key"])
+def test_a_key_in_the_place_of_its_file_is_not_shown(tmp_path: Path, purpose: str, variable: str) -> None:
+    content, seed = key_as_a_value(tmp_path, purpose)
+    write_key(tmp_path / "own.json", SigningKey.generate(), SERVER_PURPOSE)
+    pod: dict[str, object] = {"data": tmp_path / "data", "server_key": tmp_path / "own.json", variable: content}
+    line = refused(environment(**pod))
+    assert "private" in line
+    assert "treat this key as known to whoever reads this machine's environment" in line
+    assert seed not in line
+    encoded = base64.b64encode(content.encode()).decode()  # as it stands in a Secret
+    line = refused(environment(**pod | {variable: encoded}))
+    assert "(it is not shown)" in line
+    assert encoded[:20] not in line
+
+
+def test_other_secrets_in_the_place_of_their_files_are_not_shown(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_key(tmp_path / "own.json", SigningKey.generate(), SERVER_PURPOSE)
+    pod: dict[str, object] = {"data": data, "server_key": tmp_path / "own.json"}
+    line = refused(environment(**pod, page_password_file="correct-horse-battery"))
+    assert "--page-password-file: there is no such file here" in line
+    assert "horse" not in line
+    assert "/nowhere/password cannot be read" in refused(environment(**pod, page_password_file="/nowhere/password"))
+    chain, private = self_signed(tmp_path)
+    line = refused(environment(**pod, tls_cert=chain, tls_key=private.read_text()))
+    assert "--tls-key the given value (it may be a secret, so it is not shown) cannot be read" in line
+    line = refused(environment(**pod, blobs="s3://bucket:s3cr3t/word@host/prefix"))
+    assert "AWS_SECRET_ACCESS_KEY" in line
+    assert "word" not in line
 
 
 def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,9 +127,19 @@ class DirectoryBlobs:
             shutil.rmtree(path, onerror=_unless_gone)
 
     def folders(self, name: str) -> list[str]:
-        """Names of the folders directly below ``name``."""
-        path = self.path(name)
+        """Names of the folders directly below ``name``; those of the whole store for an empty name."""
+        path = self.path(name) if name else self.root
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.exists() else []
+
+    def changed_at(self, name: str) -> float | None:
+        """Unix seconds of the newest change below the folder ``name``; None if there is none."""
+        path, newest = self.path(name), None
+        with contextlib.suppress(FileNotFoundError):
+            newest = path.stat().st_mtime
+            for entry in path.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    newest = max(newest, entry.stat().st_mtime)
+        return newest
 
     def remove_leftovers(self, *, alone: bool = False) -> None:
         """Delete temporary files that are older than any write takes, or all of them while nobody else writes."""

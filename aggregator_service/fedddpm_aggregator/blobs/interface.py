@@ -86,7 +86,10 @@ class Blobs(Protocol):
         """Delete every blob below ``name``."""
 
     def folders(self, name: str) -> list[str]:
-        """Names of the folders directly below ``name``, sorted."""
+        """Names of the folders directly below ``name``, sorted; those of the whole store for an empty name."""
+
+    def changed_at(self, name: str) -> float | None:
+        """Unix seconds of the newest change below the folder ``name``; None if there is none."""
 
     def remove_leftovers(self, *, alone: bool = False) -> None:
         """Delete what killed writers left, as far as it is older than any write takes.

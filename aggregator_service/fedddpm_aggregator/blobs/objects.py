@@ -146,10 +146,17 @@ class ObjectBlobs:
                 self._delete([entry["path"] for entry in found])
 
     def folders(self, name: str) -> list[str]:
-        """Names of the folders directly below ``name``."""
+        """Names of the folders directly below ``name``; those of the whole store for an empty name."""
         with errors_of(self._url):
-            found = obstore.list_with_delimiter(self._store, require_name(name))["common_prefixes"]
+            found = obstore.list_with_delimiter(self._store, require_name(name) if name else None)["common_prefixes"]
         return sorted(path.rsplit("/", 1)[-1] for path in found)
+
+    def changed_at(self, name: str) -> float | None:
+        """Unix seconds of the newest change below the folder ``name``; None if there is none."""
+        with errors_of(self._url):
+            found = obstore.list(self._store, require_name(name), chunk_size=1000)
+            times = [entry["last_modified"].timestamp() for page in found for entry in page]
+        return max(times, default=None)
 
     def remove_leftovers(self, *, alone: bool = False) -> None:
         """Delete temporary objects that are older than any upload takes: their writers were killed."""

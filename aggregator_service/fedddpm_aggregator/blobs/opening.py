@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedddpm_aggregator.blobs.directory import DirectoryBlobs
 from fedddpm_aggregator.blobs.interface import Blobs, BlobSettingsError
+from fedddpm_aggregator.shown import shown_url
 
 _S3 = "s3://"
 
@@ -23,7 +24,8 @@ def open_blobs(url: str) -> Blobs:
             from fedddpm_aggregator.blobs.objects import ObjectBlobs
         except ModuleNotFoundError as error:
             raise BlobSettingsError(
-                f"{url} needs the package {error.name}; install it with: pip install 'fedddpm-aggregator[s3]'"
+                f"{shown_url(url)} needs the package {error.name}; "
+                "install it with: pip install 'fedddpm-aggregator[s3]'"
             ) from error
         return ObjectBlobs(url)
     if "://" in url:

@@ -48,6 +48,11 @@ class BeyondTheEndError(Exception):
 def open_store(url: str) -> S3Store:
     """The store of ``s3://bucket/prefix``, set up by the AWS_* variables; BlobSettingsError. Nothing is sent yet."""
     place = urlsplit(url)
+    if "@" in url:
+        raise BlobSettingsError(
+            "the blobs' URL must be s3://bucket/prefix, without an @; credentials come by AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
     if not place.hostname or place.username or place.password or place.query or place.fragment:
         raise BlobSettingsError(
             f"the blobs' URL must be s3://bucket/prefix and nothing else; bucket {place.hostname!r}"

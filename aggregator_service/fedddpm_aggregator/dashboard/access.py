@@ -101,6 +101,11 @@ def read_password(path: Path) -> str:
     try:
         text = read_private(path).strip("\r\n")
     except PrivateFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError) and "/" not in str(path):
+            raise OperatorError(
+                "--page-password-file: there is no such file here (its name is not shown: it may be the password). "
+                "Give the whole path of a file that holds the password"
+            ) from None
         raise OperatorError(f"--page-password-file: {error}") from error
     if len(text) < SHORTEST_PASSWORD or not text.isprintable():
         raise OperatorError(f"{path} must hold one line with a password of at least {SHORTEST_PASSWORD} characters")

@@ -73,7 +73,7 @@ def run_selftest(database_url: str | None, blobs_url: str | None, steps: Steps) 
         folder = Path(name)
         with contextlib.ExitStack() as stack:
             with steps.step("storage") as step:
-                storage = stack.enter_context(own_storage(database_url, blobs_url, folder))
+                storage = stack.enter_context(own_storage(database_url, blobs_url, folder, steps.warn))
                 step.result = storage.words
             _run_over(storage, folder, steps)
             with steps.step("tidying up"):

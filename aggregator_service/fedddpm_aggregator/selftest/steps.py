@@ -23,6 +23,10 @@ class Steps:
 
     done: list[Step] = field(default_factory=list)
 
+    def warn(self, words: str) -> None:
+        """Something that an operator should look at, though the test goes on."""
+        self.done.append(Step("warning", words))
+
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[Step]:
         """A step that lasts as long as the block, which sets its result; it failed if the block raises."""

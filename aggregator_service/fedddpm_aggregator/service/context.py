@@ -18,6 +18,7 @@ from fedddpm_aggregator.metrics import Metrics
 from fedddpm_aggregator.nonces import NonceBook
 from fedddpm_aggregator.pulse import Pulse
 from fedddpm_aggregator.reduction import Reducer, ThreadReducer
+from fedddpm_aggregator.schema_gate import SchemaGate
 from fedddpm_aggregator.spans import NoTracer, Tracer
 from fedddpm_aggregator.tables import AttemptRow, RosterRow
 from fedddpm_protocol import canonical
@@ -64,6 +65,7 @@ class Context:
     pulse: Pulse = field(default_factory=Pulse)
     tracer: Tracer = field(default_factory=NoTracer)
     nonces: NonceBook = field(init=False)
+    schema: SchemaGate = field(init=False)
     _newest: Roster | None = None  # the newest roster that was seen; who relies on it asks for its version again
     _rosters: dict[int, Roster] = field(default_factory=dict)  # a version in force never changes
     _plans: dict[tuple[str, str], SessionPlan] = field(default_factory=dict)  # nor does the plan of a session
@@ -71,6 +73,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.nonces = NonceBook(self.database)
+        self.schema = SchemaGate(self.database.engine)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import Connection, inspect, select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
@@ -15,13 +16,15 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import fail
 from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import cohort_of, live_of
-from fedddpm_aggregator.tables import AttemptRow, FederationRow, RosterRow, RunRow
+from fedddpm_aggregator.tables import AttemptRow, Base, FederationRow, RosterRow, RunRow
 from fedddpm_protocol.errors import OlderRosterError, ProtocolError
 from fedddpm_protocol.keys import fingerprint
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.roster import Roster, open_roster
 
+_FEDERATION = Base.metadata.tables[FederationRow.__tablename__]
+_ROOT = _FEDERATION.c.root_public_key
 _BEFORE_UNMASK = (Phase.SHARES, Phase.MASKED, Phase.CONFIRM)
 
 
@@ -41,12 +44,16 @@ def initialise(ctx: Context, root_public_key: bytes | None) -> bytes | None:
         return row.root_public_key
 
 
-def require_root(ctx: Context, root_public_key: bytes) -> None:
-    """OperatorError when another root key is pinned; none may be pinned yet."""
-    with ctx.database.read() as db:
-        row = store.federation(db)
-    if row is not None and row.root_public_key is not None:
-        _require_pinned(row.root_public_key, root_public_key)
+def require_root(connection: Connection, root_public_key: bytes) -> None:
+    """OperatorError when another root key is pinned in a database of any release; none may be pinned yet."""
+    tables = inspect(connection)
+    if not tables.has_table(_FEDERATION.name):
+        return
+    if _ROOT.name not in [column["name"] for column in tables.get_columns(_FEDERATION.name)]:
+        return  # a release to come keeps it elsewhere
+    pinned = connection.scalar(select(_ROOT))
+    if pinned is not None:
+        _require_pinned(pinned, root_public_key)
 
 
 def _require_pinned(pinned: bytes, wanted: bytes) -> None:

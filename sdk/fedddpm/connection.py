@@ -272,8 +272,15 @@ def _http_client(base_url: str, options: NetworkOptions, signer: RequestSigner) 
         return httpx.Client(
             base_url=base_url, auth=signer, verify=tls_context(options), proxy=options.proxy, timeout=timeout
         )
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ConfigError(f"the proxy {options.proxy!r} cannot be used ({error})", "Use http://host:port") from error
+    except (ValueError, ImportError, httpx.InvalidURL):  # their text may hold a piece of the password
+        raise ConfigError(f"{_proxy_shown(options.proxy)} cannot be used", "Use http://host:port") from None
+
+
+def _proxy_shown(proxy: str | None) -> str:
+    """The proxy without its credentials."""
+    if proxy is None:
+        return "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
+    return f"the proxy {proxy.rpartition('@')[2]!r}{' (user and password not shown)' if '@' in proxy else ''}"
 
 
 def _header_bytes(headers: httpx.Headers) -> int:

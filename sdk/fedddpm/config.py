@@ -209,7 +209,10 @@ def _anchor(settings: dict[str, Setting], names: tuple[str, ...], folder: Path, 
     """Make relative paths start at ``folder``; values that need not be paths only where such a file exists."""
     for name in names:
         value = settings.get(name)
-        if isinstance(value, str) and len(value) < 4096 and (not only_existing or os.path.exists(folder / value)):
+        if not isinstance(value, str) or len(value) >= 4096:
+            continue
+        there = os.path.exists(folder / value)  # noqa: PTH110 - Path.exists raises, with the text, on too long a name
+        if there or not only_existing:
             settings[name] = str(folder / value)
 
 

@@ -6,7 +6,6 @@ is waited for with exponential backoff and jitter; anything it says on purpose b
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from fedddpm.config import NetworkOptions
 from fedddpm.errors import CheckpointError, ConfigError, TransportError
 from fedddpm.identity import Identity
 from fedddpm.no_answer import why_no_answer
+from fedddpm.poll_length import PollLength
 from fedddpm.problems import CLOCK_ADVICE, ProblemError, UnreachableError, problem_error, read_problem
 from fedddpm.signing import RequestSigner
 from fedddpm.tls import tls_context
@@ -74,7 +74,7 @@ class Connection:
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
         self._answered = False  # whether anything ever came from there
-        self._longest_wait_s = math.inf  # of a poll
+        self._polls = PollLength(options.longest_silence_s)
         self._http = _http_client(base_url, options, self._signer)
 
     def __enter__(self) -> Self:
@@ -93,17 +93,24 @@ class Connection:
     def poll(self, reply: type[_REPLY], path: str, params: Mapping[str, str | float], wait_s: float) -> _REPLY:
         """GET a JSON reply that waits up to ``wait_s`` seconds for news; the aggregator sends signs of life meanwhile.
 
-        Where something on the way keeps those back, polls are shorter from then on.
+        Where something on the way keeps those back, or ends long answers, polls are shorter from then on. The first
+        that is cut like this is no outage; if the shorter one fails too, it is.
         """
+        cut = False
 
         def attempt() -> httpx.Response:
-            wait = min(wait_s, self._longest_wait_s)
-            try:
-                return self._send("GET", path, params={**params, "wait": wait})
-            except httpx.ReadTimeout:
-                if wait > self._options.longest_silence_s:
-                    self._longest_wait_s = self._options.longest_silence_s
-                raise
+            nonlocal cut
+            while True:
+                wait = self._polls.begin(wait_s)
+                try:
+                    response = self._send("GET", path, params={**params, "wait": wait})
+                except (httpx.TransportError, ProblemError) as error:
+                    if not self._polls.cut(error) or cut:
+                        raise
+                    cut = True
+                else:
+                    self._polls.passed()
+                    return response
 
         return _parse(reply, self._patiently(attempt))
 

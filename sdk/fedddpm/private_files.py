@@ -42,8 +42,8 @@ def private_name(path: Path, what: str, make: str) -> Iterator[str]:
         ConfigError: as of :func:`read_private`.
     """
     with _opened(path, what, make) as file:
-        same = f"/dev/fd/{file.fileno()}"
-        yield same if os.path.exists(same) else str(path)
+        same = Path(f"/dev/fd/{file.fileno()}")
+        yield str(same if same.exists() else path)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_a_private_key_in_place_of_a_public_one_is_not_shown(tmp_path):
         assert json.loads(private)["seed"] not in shown
         assert "MC4CAQ" not in shown
     seed = json.loads(private)["seed"]
-    for text in (seed[:-1], base64.b64encode(bytes.fromhex(seed) + b"x").decode()):
+    for text in (seed[:-1], *(base64.b64encode(bytes([n]) + bytes.fromhex(seed)).decode() for n in (0, 252, 255))):
         shown = told(lambda text=text: load_public_key(text))
         assert text not in shown
         assert "the digits of a key (not shown)" in shown

@@ -226,6 +226,7 @@ class Client:
                 on_outage=reporter.outage,
                 on_warning=reporter.warning,
                 on_traffic=reporter.moved,
+                on_piece=reporter.heard,
             ) as connection,
         ):
             _introduce(us, reporter)

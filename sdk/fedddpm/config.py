@@ -24,6 +24,7 @@ Paths in a TOML file are relative to the file.
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedddpm.errors import ConfigError
+from fedddpm.shown import named
 
 Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
 Seconds = Annotated[float, Field(gt=0)]
@@ -40,7 +42,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # a proxy's URL has a password
 
 
 class LocalPolicyOptions(_Options):
@@ -84,7 +86,7 @@ class LearningOptions(_Options):
 class NetworkOptions(_Options):
     """The way to the aggregator."""
 
-    proxy: str | None = None
+    proxy: Annotated[str | None, Field(repr=False)] = None
     ca_bundle: Path | None = None  # PEM, instead of the system's authorities
     client_certificate: Path | None = None  # PEM, for mutual TLS
     client_key: Path | None = None
@@ -190,7 +192,9 @@ def _read_toml(path: Path) -> dict[str, Setting]:
     try:
         settings: dict[str, Setting] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"the settings {path} cannot be read ({error.strerror})", "Check the path") from error
+        raise ConfigError(
+            f"{named('the settings', path)} cannot be read ({error.strerror})", "Check the path"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
     _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
@@ -205,7 +209,10 @@ def _anchor(settings: dict[str, Setting], names: tuple[str, ...], folder: Path, 
     """Make relative paths start at ``folder``; values that need not be paths only where such a file exists."""
     for name in names:
         value = settings.get(name)
-        if isinstance(value, str) and len(value) < 4096 and (not only_existing or (folder / value).exists()):
+        if not isinstance(value, str) or len(value) >= 4096:
+            continue
+        there = os.path.exists(folder / value)  # noqa: PTH110 - Path.exists raises, with the text, on too long a name
+        if there or not only_existing:
             settings[name] = str(folder / value)
 
 

@@ -6,36 +6,31 @@ is waited for with exponential backoff and jitter; anything it says on purpose b
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import httpx
-from pydantic import ValidationError
 
 from fedddpm.config import NetworkOptions
-from fedddpm.errors import CheckpointError, ConfigError, TransportError
+from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity
 from fedddpm.no_answer import why_no_answer
+from fedddpm.poll_length import PollLength
 from fedddpm.problems import CLOCK_ADVICE, ProblemError, UnreachableError, problem_error, read_problem
+from fedddpm.replies import REPLY, WORTH_WAITING, BytesSoFar, parse, read_reply, served, write_stream
 from fedddpm.signing import RequestSigner
 from fedddpm.tls import tls_context
 from fedddpm.traffic import Meter, Traffic
-from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0  # well within a phase, so that whoever waits out an outage is not late for the session
-MOST_REPLY_BYTES = 32 * 2**20  # a page of results of 128 institutions has 8
-_WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504, 507})
 _END_OF_TIME = 2.0**33  # Unix seconds, in the year 2242
-_REPLY = TypeVar("_REPLY", bound=Message)
-BytesSoFar = Callable[[int, int], None]  # bytes so far, bytes in all
 _RANDOM = secrets.SystemRandom()
 
 
@@ -52,7 +47,8 @@ class Connection:
     """Sends signed requests; a context manager.
 
     ``on_outage`` is told before each wait and with None when the aggregator answers again; ``on_warning`` gets one
-    sentence for the user; ``on_traffic`` the bytes of each answered request, and whether it was served.
+    sentence for the user; ``on_traffic`` the bytes of each answered request, and whether it was served; ``on_piece`` is
+    called for every piece of an answer, also for the signs of life in a poll, unless it says that it cannot be served.
     """
 
     def __init__(
@@ -65,16 +61,18 @@ class Connection:
         on_outage: Callable[[Outage | None], None] = lambda outage: None,
         on_warning: Callable[[str], None] = lambda text: None,
         on_traffic: Callable[[Traffic, bool], None] = lambda traffic, served: None,
+        on_piece: Callable[[], None] = lambda: None,
     ) -> None:
         self.meter = Meter()
         self.member_id = member_id
         self._who = f"{member_id!r} with the key {identity.fingerprint}"
         self._options = options
         self._on_outage, self._on_warning, self._on_traffic = on_outage, on_warning, on_traffic
+        self._on_piece = on_piece
         self._signer = RequestSigner(identity, member_id)
         self._base_url = base_url
         self._answered = False  # whether anything ever came from there
-        self._longest_wait_s = math.inf  # of a poll
+        self._polls = PollLength(options.longest_silence_s)
         self._http = _http_client(base_url, options, self._signer)
 
     def __enter__(self) -> Self:
@@ -85,27 +83,34 @@ class Connection:
     ) -> None:
         self._http.close()
 
-    def get(self, reply: type[_REPLY], path: str, params: Mapping[str, str | float] | None = None) -> _REPLY:
+    def get(self, reply: type[REPLY], path: str, params: Mapping[str, str | float] | None = None) -> REPLY:
         """GET a JSON reply; TransportError if it is not what the interface promises."""
         response = self._patiently(lambda: self._send("GET", path, params=params))
-        return _parse(reply, response)
+        return parse(reply, response)
 
-    def poll(self, reply: type[_REPLY], path: str, params: Mapping[str, str | float], wait_s: float) -> _REPLY:
+    def poll(self, reply: type[REPLY], path: str, params: Mapping[str, str | float], wait_s: float) -> REPLY:
         """GET a JSON reply that waits up to ``wait_s`` seconds for news; the aggregator sends signs of life meanwhile.
 
-        Where something on the way keeps those back, polls are shorter from then on.
+        Where something on the way keeps those back, or ends long answers, polls are shorter from then on. The first
+        that is cut like this is no outage; if the shorter one fails too, it is.
         """
+        cut = False
 
         def attempt() -> httpx.Response:
-            wait = min(wait_s, self._longest_wait_s)
-            try:
-                return self._send("GET", path, params={**params, "wait": wait})
-            except httpx.ReadTimeout:
-                if wait > self._options.longest_silence_s:
-                    self._longest_wait_s = self._options.longest_silence_s
-                raise
+            nonlocal cut
+            while True:
+                wait = self._polls.begin(wait_s)
+                try:
+                    response = self._send("GET", path, params={**params, "wait": wait})
+                except (httpx.TransportError, ProblemError) as error:
+                    if not self._polls.cut(error) or cut:
+                        raise
+                    cut = True
+                else:
+                    self._polls.passed()
+                    return response
 
-        return _parse(reply, self._patiently(attempt))
+        return parse(reply, self._patiently(attempt))
 
     def post(self, path: str, message: Message) -> httpx.Response:
         """POST a message."""
@@ -140,7 +145,7 @@ class Connection:
         everything = {"Accept-Encoding": "identity", **(headers or {})}
         with self._http.stream(method, path, params=params, content=content, headers=everything) as stream:
             try:
-                response = _read_reply(stream)
+                response = read_reply(stream, self._pieces(stream))
             finally:
                 self._count(stream)
         if response.is_error or response.is_redirect:
@@ -153,15 +158,22 @@ class Connection:
         with self._http.stream("GET", path, headers=headers) as response:
             try:
                 if response.is_error or response.is_redirect:
-                    refusal = _read_reply(response)
+                    refusal = read_reply(response, self._pieces(response))
                     if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                         target.unlink(missing_ok=True)
                     raise self._problem(refusal)
                 have = have if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
-                _write_stream(response, target, have, most_bytes, on_bytes)
+                write_stream(response, self._pieces(response), target, have, most_bytes, on_bytes)
             finally:
                 self._count(response)
         return response
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """What comes, as it comes."""
+        for piece in response.iter_raw():
+            if served(response):
+                self._on_piece()
+            yield piece
 
     def _count(self, response: httpx.Response) -> None:
         request = response.request
@@ -169,7 +181,7 @@ class Connection:
         received = response.num_bytes_downloaded + _header_bytes(response.headers)
         moved = Traffic(bytes_up=sent, bytes_down=received)
         self.meter.add(moved)
-        self._on_traffic(moved, response.status_code not in _WORTH_WAITING)
+        self._on_traffic(moved, served(response))
 
     # --- patience ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +198,7 @@ class Connection:
                 if problem.code in ("clock-skew", "replayed") and not corrected:
                     corrected = True
                     continue
-                if problem.status not in _WORTH_WAITING:
+                if problem.status not in WORTH_WAITING:
                     raise
                 reason, advised = problem.happened, problem.retry_after_s
             else:
@@ -219,61 +231,21 @@ class Connection:
         return error
 
 
-def _parse(reply: type[_REPLY], response: httpx.Response) -> _REPLY:
-    try:
-        return reply.model_validate_json(response.content)
-    except (ValidationError, MalformedError) as error:
-        raise TransportError(
-            f"{response.request.url.copy_with(query=None)} did not answer with a {reply.__name__}",
-            "Check that aggregator_url is the address of a fedddpm aggregator of the same version",
-        ) from error
-
-
-def _read_reply(stream: httpx.Response) -> httpx.Response:
-    """The whole reply as it came: never unpacked, and not more than memory can take."""
-    content, packed = bytearray(), stream.headers.get("Content-Encoding", "identity") != "identity"
-    for piece in stream.iter_raw():
-        content += piece
-        if packed or len(content) > MOST_REPLY_BYTES:
-            if stream.is_error:  # a proxy's page perhaps; its status says enough
-                content.clear()
-                break
-            raise TransportError(
-                f"{stream.request.url.path} sends a packed reply, or more than {MOST_REPLY_BYTES} bytes",
-                "Check that aggregator_url is the address of a fedddpm aggregator, and what proxies do on the way",
-            )
-    headers = [(name, value) for name, value in stream.headers.multi_items() if name != "content-encoding"]
-    return httpx.Response(stream.status_code, headers=headers, content=bytes(content), request=stream.request)
-
-
-def _write_stream(response: httpx.Response, target: Path, have: int, most_bytes: int, on_bytes: BytesSoFar) -> None:
-    total = have + int(response.headers.get("Content-Length", "0"))
-    try:
-        with target.open("r+b" if have else "wb") as file:
-            file.seek(have)
-            for piece in response.iter_raw():
-                file.write(piece)
-                have += len(piece)
-                if have > most_bytes:
-                    raise TransportError(
-                        f"{response.request.url} sends more than the {most_bytes} bytes it can have",
-                        "Stop, and call the federation's coordinator before you go on",
-                    )
-                on_bytes(have, total)
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} cannot be written ({error.strerror})", "Free some space and start again; nothing is lost"
-        ) from error
-
-
 def _http_client(base_url: str, options: NetworkOptions, signer: RequestSigner) -> httpx.Client:
     timeout = httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s)
     try:
         return httpx.Client(
             base_url=base_url, auth=signer, verify=tls_context(options), proxy=options.proxy, timeout=timeout
         )
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ConfigError(f"the proxy {options.proxy!r} cannot be used ({error})", "Use http://host:port") from error
+    except (ValueError, ImportError, httpx.InvalidURL):  # their text may hold a piece of the password
+        raise ConfigError(f"{_proxy_shown(options.proxy)} cannot be used", "Use http://host:port") from None
+
+
+def _proxy_shown(proxy: str | None) -> str:
+    """The proxy without its credentials."""
+    if proxy is None:
+        return "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
+    return f"the proxy {proxy.rpartition('@')[2]!r}{' (user and password not shown)' if '@' in proxy else ''}"
 
 
 def _header_bytes(headers: httpx.Headers) -> int:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedddpm.errors import ConfigError
 from fedddpm.private_files import read_private
+from fedddpm.shown import holds_private_key, named, shown
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.keys import KEY_BYTES, SigningKey, fingerprint
 from fedddpm_protocol.spec import require_name
@@ -93,7 +94,9 @@ class Identity:
                 f"{path} exists and is not overwritten", "Choose another --out, or move the old key away first"
             ) from None
         except OSError as error:
-            raise ConfigError(f"{path} cannot be written ({error.strerror})", "Choose a writable folder") from None
+            raise ConfigError(
+                f"{named('the key file', path)} cannot be written ({error.strerror})", "Choose a writable folder"
+            ) from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -114,7 +117,7 @@ def load_public_key(source: str | Path | bytes) -> bytes:
     """A 32-byte Ed25519 public key from 64 hex digits, base64, or a file that holds either (or JSON ``public_key``).
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of these; the text is repeated only where it looks like a path.
     """
     if isinstance(source, bytes) and len(source) == KEY_BYTES:
         return source
@@ -129,10 +132,16 @@ def load_public_key(source: str | Path | bytes) -> bytes:
     key = _parse_key(content) or _parse_key(_json_public_key(content))
     if key is None:
         raise ConfigError(
-            f"{text!r} is neither a public key (64 hex digits or base64) nor a file that holds one",
-            "Ask the coordinator for the federation's root public key and compare its fingerprint by telephone",
+            f"{shown(text)} is neither a public key (64 hex digits or base64) nor a file with one", _ask(text)
         )
     return key
+
+
+def _ask(text: str) -> str:
+    how = "Ask the coordinator for the federation's root public key and compare its fingerprint by telephone"
+    if holds_private_key(text):
+        return f"Give the public key instead (root.pub, or its 64 hex digits), and keep this one to yourself. {how}"
+    return how
 
 
 def _json_public_key(content: str) -> str:

@@ -1,16 +1,21 @@
 """``/metrics`` for Prometheus and ``/healthz`` for whoever restarts what hangs, over plain HTTP.
 
-Nobody is asked who he is: it listens on the loopback address unless told otherwise.
+Nobody is asked who he is: it listens on the loopback address unless told otherwise. Who asks slowly, or many times at
+once, is hung up on: this process has other work.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import socketserver
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from fedddpm.config import MetricsOptions
@@ -19,12 +24,50 @@ from fedddpm.vitals import Activity, LiveVitals
 
 _LOG = logging.getLogger("fedddpm")
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
-_SLOW_S = 10.0  # a client that says nothing for so long is given up
+MOST_AT_ONCE = 16
+SLOW_S = 10.0  # for the whole of a request and its answer
 App = Callable[..., Iterable[bytes]]  # WSGI, PEP 3333
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread for each request, of which there are few and none for long."""
+
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self._until: dict[socket.socket, float] = {}  # requests at work, and when each is given up
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, or hang up where there are too many."""
+        with self._lock:
+            full = len(self._until) >= MOST_AT_ONCE
+            if not full:
+                self._until[request] = time.monotonic() + SLOW_S
+        if full:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """A request is over, however it ended."""
+        with self._lock:  # nobody else hangs up on a socket that is being closed
+            self._until.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Several times a second: hang up on who is too slow, which wakes the thread that waits for him."""
+        now = time.monotonic()
+        with self._lock:
+            for request, until in self._until.items():
+                if now >= until:
+                    with suppress(OSError):
+                        request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or was hung up on; a trace on stderr would be no line of the log."""
+        _LOG.debug(f"a client of the metrics got no answer ({type(sys.exception()).__name__})")
 
     def server_bind(self) -> None:
         """Without the look-up of the host's name, which hangs where there is no name server."""
@@ -34,7 +77,9 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _SLOW_S
+    def get_stderr(self) -> io.StringIO:
+        """Where wsgiref writes traces of answers that could not be sent: nowhere. Defects are logged by the app."""
+        return io.StringIO()
 
     def log_message(self, format: str, *args: object) -> None:
         """A line for each scrape helps nobody."""
@@ -92,7 +137,11 @@ def _app(vitals: LiveVitals, silence_s: float) -> App:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             status, text = "405 Method Not Allowed", "read only\n"
         elif environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, start_response)
+            try:
+                return metrics(environ, start_response)
+            except Exception:  # noqa: BLE001 - logged with its trace; wsgiref would print it to stderr
+                _LOG.exception("a defect of fedddpm: the metrics cannot be read", extra={"event": "defect"})
+                status, text = "500 Internal Server Error", "see the log\n"
         elif environ["PATH_INFO"] == "/healthz":
             status, text = health(vitals, silence_s)
         else:

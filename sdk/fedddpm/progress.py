@@ -94,6 +94,10 @@ class Reporter:
             self.vitals.away()
             self.countdown(f"aggregator away for {outage.since_s:.0f} s, next try in {outage.retry_in_s:.0f} s")
 
+    def heard(self) -> None:
+        """A piece of an answer came: a quiet poll is no silence."""
+        self.vitals.heard()
+
     def moved(self, traffic: Traffic, served: bool) -> None:
         """A request was answered; ``served``: by more than that it cannot be served."""
         self.vitals.moved(traffic.bytes_up, traffic.bytes_down, served=served)

@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from fedddpm.connection import BytesSoFar, Connection
+from fedddpm.connection import Connection
 from fedddpm.errors import TransportError
+from fedddpm.replies import BytesSoFar
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
 from fedddpm_protocol.messages import (

@@ -65,7 +65,7 @@ class Vitals:
     attempts_failed: int = 0  # that this institution was in
     bytes_up: int = 0
     bytes_down: int = 0
-    served_at: float | None = None  # when the aggregator last answered with something else than a failure
+    served_at: float | None = None  # when a piece of an answer last came that is no failure
     away: bool = False  # whether it is being waited for
     seconds: Mapping[Work, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(Work, 0.0)))
     silent_s: float = 0.0  # since the last sign of life of the work
@@ -127,6 +127,10 @@ class LiveVitals:
         now = self._now
         moved = {"bytes_up": now.bytes_up + bytes_up, "bytes_down": now.bytes_down + bytes_down}
         self._set(**moved, **({"served_at": time.time(), "away": False} if served else {}))
+
+    def heard(self) -> None:
+        """A piece of an answer came, or a sign of life while one is waited for."""
+        self._set(served_at=time.time(), away=False)
 
     def away(self) -> None:
         """The aggregator does not serve and is being waited for."""

@@ -1,109 +1,26 @@
 """Patience, problem documents, resumed downloads and counted bytes, against a real server that misbehaves by script."""
 
-import contextlib
 import gzip
 import hashlib
-import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from tests.sdk.scripted import CONTENT, ROSTER, Script, connect, problem, roster_reply, serve
 
 from fedddpm import connection as connection_module
+from fedddpm import replies
 from fedddpm.config import NetworkOptions
 from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError, TransportError
 from fedddpm.identity import Identity
 from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
 from fedddpm.transport import Transport
-from fedddpm_protocol.api import PROBLEM_TYPE, RunState
-from fedddpm_protocol.messages import SignedDocument
-
-ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
-CONTENT = bytes(range(256)) * 4000
-
-
-def problem(status, code, **more):
-    body = {"type": PROBLEM_TYPE + code, "title": code, "status": status, "detail": f"because of {code}", "code": code}
-    return status, {"Content-Type": "application/problem+json"}, json.dumps({**body, **more}).encode()
-
-
-def roster_reply():
-    return 200, {"Content-Type": "application/json"}, ROSTER.model_dump_json().encode()
-
-
-class Script:
-    """Answers in order; the last one is repeated. An answer is (status, headers, body), "hang up", "stall" or "cut"."""
-
-    def __init__(self, *answers):
-        self.answers, self.requests = list(answers), []
-
-    def next(self):
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-
-
-@contextlib.contextmanager
-def serve(script):
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self):
-            length = int(self.headers.get("Content-Length", 0))
-            script.requests.append((self.command, self.path, dict(self.headers.items()), self.rfile.read(length)))
-            reply = script.next()
-            if reply == "hang up":
-                self.close_connection = True
-                return
-            if reply in ("cut", "whole"):
-                self.content(cut=reply == "cut")
-                return
-            if reply == "stall":  # a head, a sign of life, and nothing more while the client listens
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b" ")
-                self.connection.recv(1)
-                self.close_connection = True
-                return
-            status, headers, body = reply
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": len(body)}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def content(self, cut):
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-            rest = CONTENT[start:]
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(rest)))
-            self.end_headers()
-            self.wfile.write(rest[: len(rest) // 2] if cut else rest)
-            self.close_connection = True
-
-        do_GET = do_POST = do_PUT = answer  # noqa: N815 - names of the standard library
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr(connection_module, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(connection_module, "LONGEST_DELAY_S", 0.05)
-
-
-def connect(url, patience_s=5.0, **callbacks):
-    identity = Identity.generate("hospital-a")
-    return Connection(url, identity, "hospital-a", NetworkOptions(patience_s=patience_s), **callbacks)
 
 
 def test_a_proxy_is_asked_instead():
@@ -139,25 +56,6 @@ def test_an_aggregator_that_is_away_is_waited_for(trouble):
     assert [outage is None for outage in outages] == [False, False, False, True]
     nonces = {headers["Signature-Input"] for _, _, headers, _ in script.requests}
     assert len(nonces) == 4  # a repetition is no replay
-
-
-def test_polls_are_shorter_where_signs_of_life_do_not_come_through():
-    fields = dict.fromkeys(("run", "method", "spec", "last_result"))
-    fields |= dict.fromkeys(("round", "rounds", "attempt", "results", "server_time"), 0)
-    fields |= {"version": 3, "roster_version": 1, "status": "waiting", "sessions": {}}
-    state = RunState.model_validate(fields).model_dump_json().encode()
-    script = Script("stall", (200, {"Content-Type": "application/json"}, b"   " + state))
-    identity, options = Identity.generate("hospital-a"), NetworkOptions(patience_s=5)
-    options = options.model_copy(update={"read_timeout_s": 0.4})
-    outages = []
-    with serve(script) as url, Connection(url, identity, "hospital-a", options, on_outage=outages.append) as connection:
-        transport = Transport(connection)
-        assert transport.state(2, 240.0).version == 3
-        assert transport.state(3, 240.0).version == 3
-        assert transport.state(3, 0.1).version == 3
-    waits = [float(path.rpartition("wait=")[2]) for _, path, _, _ in script.requests]
-    assert waits == pytest.approx([240.0, 0.3, 0.3, 0.1])
-    assert "time" in outages[0].reason
 
 
 def test_patience_ends_and_says_so():
@@ -250,7 +148,7 @@ def test_a_way_that_cannot_be_taken_is_refused_at_once(options):
     ("headers", "body"), [({"Content-Encoding": "gzip"}, gzip.compress(bytes(10**6))), ({}, b" " * 2000)]
 )
 def test_a_reply_that_would_fill_the_memory_is_refused(monkeypatch, headers, body):
-    monkeypatch.setattr(connection_module, "MOST_REPLY_BYTES", 1000)
+    monkeypatch.setattr(replies, "MOST_REPLY_BYTES", 1000)
     script = Script((200, headers, body))
     with serve(script) as url, connect(url) as connection, pytest.raises(TransportError, match="more than 1000 bytes"):
         Transport(connection).roster()

@@ -1,12 +1,18 @@
 """Identity files: private, never overwritten, never shown."""
 
 import base64
+import json
 import stat
+import traceback
+from pathlib import Path
 
 import pytest
 
+from fedddpm.config import NetworkOptions, load_config
+from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity, load_public_key
+from fedddpm.tls import tls_context
 from fedddpm_protocol.keys import fingerprint, verify
 
 
@@ -74,3 +80,74 @@ def test_public_keys_are_read_in_every_form_people_use(tmp_path):
 def test_anything_else_is_no_public_key(text):
     with pytest.raises(ConfigError, match="coordinator"):
         load_public_key(text)
+
+
+def saved(tmp_path):
+    path = tmp_path / "a.key"
+    Identity.generate("hospital-a").save(path)
+    return path.read_text()
+
+
+def told(call):
+    """The whole trace of the refusal, with all that it was caused by."""
+    with pytest.raises(ConfigError) as refusal:
+        call()
+    return "".join(traceback.format_exception(refusal.value))
+
+
+def test_a_private_key_in_place_of_a_public_one_is_not_shown(tmp_path):
+    private = saved(tmp_path)
+    pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA\n-----END PRIVATE KEY-----\n"
+    for text in (private, private.encode(), json.dumps(json.loads(private)), pem):
+        shown = told(lambda text=text: load_public_key(text))
+        assert "the content of a private key file (not shown)" in shown
+        assert "root.pub" in shown
+        assert json.loads(private)["seed"] not in shown
+        assert "MC4CAQ" not in shown
+    seed = json.loads(private)["seed"]
+    for text in (seed[:-1], *(base64.b64encode(bytes([n]) + bytes.fromhex(seed)).decode() for n in (0, 252, 255))):
+        shown = told(lambda text=text: load_public_key(text))
+        assert text not in shown
+        assert "the digits of a key (not shown)" in shown
+    assert "'keys/root.pub' is neither" in told(lambda: load_public_key("keys/root.pub"))
+
+
+def test_the_text_of_a_key_in_place_of_its_path_is_not_shown(tmp_path):
+    private = saved(tmp_path)
+    seed = json.loads(private)["seed"]
+    texts = [private, json.dumps({**json.loads(private), "note": "x" * 300})]
+    for text in texts:
+        settings = tmp_path / "site.toml"
+        settings.write_text(
+            f"aggregator_url = 'https://a.example'\nidentity = '''{text}'''\nfederation_root = '''{text}'''\n"
+            "data = 'cifar10'\nstate_dir = 'state'\n"
+        )
+        config = load_config(settings)
+        for call in (
+            lambda config=config: Identity.load(config.identity),
+            lambda config=config: load_public_key(config.federation_root),
+            lambda text=text: tls_context(NetworkOptions(client_certificate=Path(text))),
+            lambda text=text: tls_context(NetworkOptions(ca_bundle=Path(text))),
+            lambda text=text: load_config(Path(text)),
+        ):
+            shown = told(call)
+            assert seed not in shown
+            assert "private key file (not shown)" in shown
+
+
+@pytest.mark.parametrize("proxy", ["socks9://us:hush-hush@p:1", "http://us:hush-hush@p:port", "us:hush-hush@p"])
+def test_the_password_of_a_proxy_is_not_shown(proxy):
+    options = NetworkOptions(proxy=proxy)
+    assert "hush-hush" not in repr(options)
+    shown = told(lambda: Connection("https://a.example", Identity.generate("a"), "a", options))
+    assert "password not shown" in shown
+    assert "hush-hush" not in shown
+    shown = told(lambda: load_config(None, {"network": {"proxy": proxy, "client_key": "k"}}))
+    assert "hush-hush" not in shown
+
+
+def test_a_proxy_of_the_environment_is_named_without_its_password(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://us:hush-hush@p:port")
+    shown = told(lambda: Connection("https://a.example", Identity.generate("a"), "a", NetworkOptions()))
+    assert "the proxy of the environment (HTTPS_PROXY" in shown
+    assert "hush-hush" not in shown

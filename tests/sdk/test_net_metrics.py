@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import threading
 import httpx
 import pytest
 
+from fedddpm import metrics_server
 from fedddpm.config import MetricsOptions
 from fedddpm.errors import ConfigError
 from fedddpm.metrics_server import health, serving_metrics
@@ -178,3 +180,69 @@ def test_the_missing_extra_is_named():
     assert "(prometheus_client). Run: pip install 'fedddpm-sdk[metrics]'" in done.stderr
     without = code.replace("port=0", "")
     assert subprocess.run([sys.executable, "-c", without]).returncode == 0
+
+
+@contextlib.contextmanager
+def silent_clients(port, number):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(number)]
+
+
+def hung_up(client):
+    """Whether the server closes the connection before the test gives up."""
+    try:
+        return client.recv(100) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_many_connections_at_once_are_hung_up_on(monkeypatch):
+    monkeypatch.setattr(metrics_server, "MOST_AT_ONCE", 3)
+    with serving_metrics(MetricsOptions(port=0), LiveVitals()) as port:
+        before = threading.active_count()
+        with silent_clients(port, 3) as clients:
+            with silent_clients(port, 4) as more:
+                assert all(hung_up(client) for client in more)
+            assert threading.active_count() - before <= 3
+            clients[0].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b"starting" in b"".join(iter(lambda: clients[0].recv(1000), b"")), "who was first is served"
+        for _ in range(100):  # those who went away make room again
+            with contextlib.suppress(httpx.TransportError):
+                assert fetch(port, "/healthz").status_code == 200
+                break
+        else:
+            pytest.fail("nobody is served any more")
+
+
+@pytest.mark.parametrize("dribble", [b"", b"GET /healthz HTTP/1.0\r\nX: "])
+def test_one_deadline_for_a_whole_request_and_no_trace_of_it(monkeypatch, capfd, dribble):
+    monkeypatch.setattr(metrics_server, "SLOW_S", 0.5)
+    with serving_metrics(MetricsOptions(port=0), LiveVitals()) as port, silent_clients(port, 1) as (client,):
+        client.sendall(dribble)
+        client.settimeout(0.05)
+        for _ in range(100):
+            try:
+                assert client.recv(1) == b"", "no answer to half a request"
+                break
+            except TimeoutError:
+                with contextlib.suppress(OSError):
+                    client.sendall(b"x" if dribble else b"")
+            except ConnectionResetError:
+                break
+        else:
+            pytest.fail("it may dribble for ever")
+        with socket.create_connection(("127.0.0.1", port)) as rude:  # resets in the middle of a request
+            rude.sendall(b"GET /metrics")
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert fetch(port, "/healthz").status_code == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_defect_of_the_metrics_is_a_line_of_the_log(monkeypatch, caplog, capfd):
+    vitals = LiveVitals()
+    with serving_metrics(MetricsOptions(port=0), vitals) as port:
+        monkeypatch.setattr(vitals, "read", lambda: 1 / 0)
+        assert fetch(port, "/metrics").status_code == 500
+    (record,) = [record for record in caplog.records if getattr(record, "event", "") == "defect"]
+    assert record.exc_info
+    assert "Traceback" not in capfd.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity
-from fedddpm.private_files import refuse_open
+from fedddpm.private_files import private_name, refuse_open
 from fedddpm.tls import tls_context
 
 ROOT, US, OTHER, GROUP = 0, 10001, 10002, 10003
@@ -57,7 +57,6 @@ def another_user(user, group):
         (0o600, ROOT, ROOT),
         (0o640, ROOT, US),
         (0o440, ROOT, US),  # a secret with fsGroup
-        (0o600, OTHER, ROOT),
     ],
 )
 def test_what_others_cannot_open_is_accepted(mode, owner, user):
@@ -71,7 +70,6 @@ def test_what_others_cannot_open_is_accepted(mode, owner, user):
         (0o440, ROOT, ROOT, "its group", "not as root"),
         (0o660, ROOT, US, "its group", "chmod 640"),
         (0o650, ROOT, US, "its group", "chmod 640"),
-        (0o440, OTHER, US, "its group", "chmod 600"),
         (0o644, US, US, "everybody", "chmod 600"),
         (0o444, ROOT, US, "everybody", "defaultMode 0440"),
         (0o604, ROOT, US, "everybody", "chmod 640"),
@@ -80,6 +78,12 @@ def test_what_others_cannot_open_is_accepted(mode, owner, user):
 def test_what_others_can_open_is_refused(mode, owner, user, who, cure):
     with pytest.raises(ConfigError, match=f"{who}.*mode {mode:04o}.*{cure}"):
         refuse_open(mode, owner, user, Path("a.key"), "the identity")
+
+
+@pytest.mark.parametrize(("mode", "user"), [(0o600, US), (0o440, US), (0o400, ROOT)])
+def test_the_key_of_a_third_user_is_refused(mode, user):
+    with pytest.raises(ConfigError, match=rf"belongs to user {OTHER}.*this is user {user}\. Run: chown {user} a.key"):
+        refuse_open(mode, OTHER, user, Path("a.key"), "the identity")
 
 
 def test_the_links_of_a_mounted_secret_are_followed(tmp_path, key):
@@ -105,7 +109,7 @@ def test_a_service_reads_the_key_that_root_gave_to_its_group(open_key):
         Identity.load(open_key)
     assert "keygen" not in str(refusal.value)  # there is a key
     os.chown(open_key, OTHER, GROUP)
-    with another_user(US, GROUP), pytest.raises(ConfigError, match="its group may open"):
+    with another_user(US, GROUP), pytest.raises(ConfigError, match=f"belongs to user {OTHER}"):
         Identity.load(open_key)
 
 
@@ -129,3 +133,27 @@ def test_the_key_of_the_client_certificate_is_kept_by_the_same_rule(tmp_path):
     key.chmod(0o600)
     with pytest.raises(ConfigError, match="cannot be used"):
         tls_context(NetworkOptions(client_certificate=certificate, client_key=key))
+    key.unlink()
+    with pytest.raises(ConfigError, match=rf"the client's key {key} cannot be read \(No such file.*Give the paths"):
+        tls_context(NetworkOptions(client_certificate=certificate, client_key=key))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_client_key_that_this_user_cannot_read_is_said(open_key):
+    os.chown(open_key, ROOT, GROUP)
+    open_key.chmod(0o440)
+    options = NetworkOptions(client_certificate=open_key)
+    with another_user(US, OTHER), pytest.raises(ConfigError, match=r"client's key .*Permission denied.*user 10001"):
+        tls_context(options)
+
+
+def test_the_judged_file_is_the_one_that_is_read(key, tmp_path):
+    """A file put in its place meanwhile is not read."""
+    judged, other = key.read_bytes(), tmp_path / "other"
+    other.write_text("of somebody else")
+    with private_name(key, "the client's key", "") as name:
+        other.replace(key)
+        if not name.startswith("/dev/fd/"):
+            pytest.skip("this system has no names for open files")
+        assert Path(name).read_bytes() == judged
+    assert not Path(name).exists()

@@ -1,0 +1,58 @@
+"""How to show a value that somebody gave, where it may be a key or a password by mistake.
+
+    >>> shown("keys/root.pub")
+    "'keys/root.pub'"
+    >>> shown('{"format": "fedddpm-identity-1", "seed": "00"}')
+    'what was given, the content of a private key file (not shown),'
+
+Only what looks like a path is repeated: errors go to logs, and logs go to people who should hold no key.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_LONGEST_PATH = 200
+_DIGITS = re.compile(r"[0-9A-Za-z]{32,}|[0-9A-Za-z+/_-]{32,}={1,2}")  # hex or base64, perhaps with one too few
+_MIXED = re.compile(r"(?=.*[0-9])(?=.*[A-Z])(?=.*[a-z])[0-9A-Za-z+/_-]{40,}")  # base64 may look like a long path, too
+_PRIVATE = re.compile(r'"(seed|private_?key|secret_?key)"|PRIVATE KEY', re.IGNORECASE)
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether ``text`` may be repeated: one short line, and neither JSON, nor PEM, nor the digits of a key."""
+    one_line = text.isprintable() and len(text) < _LONGEST_PATH
+    return one_line and "{" not in text and "-----" not in text and not _digits_of_a_key(text)
+
+
+def holds_private_key(text: str) -> bool:
+    """Whether ``text`` is the content of a private key file, JSON or PEM."""
+    return _PRIVATE.search(text) is not None
+
+
+def shown(given: str | Path) -> str:
+    """``given`` in quotes where it looks like a path, else what kind of thing it is."""
+    text = str(given)
+    if looks_like_path(text):
+        return repr(text)
+    return f"what was given, {_kind(text)} (not shown),"
+
+
+def named(what: str, path: Path) -> str:
+    """``what`` (as in "the identity") with its path, if it is one."""
+    text = str(path)
+    return f"{what} {text}" if looks_like_path(text) else f"{what}, given as {_kind(text)} (not shown)"
+
+
+def _kind(text: str) -> str:
+    if holds_private_key(text):
+        return "the content of a private key file"
+    if text.lstrip().startswith("{"):
+        return "the content of a JSON file"
+    if "-----" in text:
+        return "the content of a PEM file"
+    return "perhaps the digits of a key" if _digits_of_a_key(text) else f"a text of {len(text)} characters"
+
+
+def _digits_of_a_key(text: str) -> bool:
+    return any(kind.fullmatch(text.strip()) for kind in (_DIGITS, _MIXED))

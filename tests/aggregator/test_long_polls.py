@@ -12,10 +12,11 @@ import httpx
 import pytest
 from fastapi.responses import StreamingResponse
 from prometheus_client import Gauge
-from tests.aggregator.federations import Federation, served_here
+from tests.aggregator.federations import Federation
 from tests.aggregator.sites import Site
 
 from fedddpm_aggregator import long_poll
+from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_protocol.api import RunState

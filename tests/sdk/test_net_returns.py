@@ -67,13 +67,13 @@ def test_a_killed_process_goes_on_with_its_stored_update(federation):
     written = update.stat().st_mtime_ns
     others = in_background(fed.together, members=[B, C])
     seen = []
-    again = subprocess.Popen(command, cwd=fed.folder, env=environment, stdout=subprocess.PIPE, text=True)
+    again = subprocess.Popen(command, cwd=fed.folder, env=environment, stderr=subprocess.PIPE, text=True)
     while again.poll() is None:
         if update.exists():
             seen.append(update.stat().st_mtime_ns)
         time.sleep(0.05)
     with again:
-        shown = again.stdout.read()
+        shown = again.stderr.read()
     others.join(30)
     assert again.returncode == 0
     assert set(seen) == {written}  # not trained again

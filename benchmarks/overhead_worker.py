@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fedddpm import participation
 from fedddpm.config import load_config
 from fedddpm.connection import Connection
 from fedddpm.identity import Identity
 from fedddpm.image_set import ImageSet
 from fedddpm.institution import Institution
 from fedddpm.local_update import LocalUpdate, local_parts
-from fedddpm.participation import Participation
+from fedddpm.own_update import OwnUpdate
 from fedddpm.partition import flatten
 from fedddpm.progress import make_reporter
 from fedddpm.state import StateDir
@@ -25,10 +26,11 @@ from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import RoundSpec
 
 
-class ReadyUpdates(Participation):
+class ReadyUpdate(OwnUpdate):
     """Says "ready" when it has an update, and goes on when it is told to."""
 
-    def _update_for(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
+    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
+        """Random numbers of the right shape, in place of a training."""
         position = self._history.arrive(spec, roster)
         model = self._history.network(position, spec)
         size = sum(part.parameters for part in spec.parts)
@@ -36,10 +38,14 @@ class ReadyUpdates(Participation):
         delta = (random.standard_normal(size) * 1e-4).astype(np.float32)
         local = flatten(model, local_parts(Method(spec.method)))
         update = LocalUpdate(spec.run, spec.round, spec.base_model_hash, delta, local, 1000, 0.1, 0.1, 0.0)
-        self._updates.save(update)
+        self._store.save(update)
         print("ready", flush=True)
         sys.stdin.readline()
         return update
+
+
+# Everything else is the real participation.
+participation.OwnUpdate = ReadyUpdate  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -68,9 +74,9 @@ def main() -> None:
         make_reporter(False) as reporter,
         Connection(config.aggregator_url, identity, identity.member_id, config.network) as connection,
     ):
-        participation = ReadyUpdates(us, state, Transport(connection), reporter, lambda summary: None)
+        taking_part = participation.Participation(us, state, Transport(connection), reporter, lambda summary: None)
         for _ in range(options.rounds):
-            participation.run(1)
+            taking_part.run(1)
             print("done", flush=True)
 
 

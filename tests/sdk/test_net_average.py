@@ -70,7 +70,7 @@ def test_the_label_embedding_is_shared_and_the_average_is_one_s_own(federation):
 
 def test_the_average_follows_the_base_and_begins_again_where_it_was_lost(federation, caplog):
     fed = federation("abcd", c_max=1)
-    fed.start_run(Method.UDEC, 3, join_s=1.5)
+    fed.start_run(Method.UDEC, 3, join_s=4)
     fed.together(1)
     before, average = average_of(fed, D)
     fed.together(1, members=[A, B, C], learning=LearningOptions(ema_decay=0))

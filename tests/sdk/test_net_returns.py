@@ -153,7 +153,7 @@ def test_a_lost_network_is_fetched_again(federation):
 
 def test_a_network_lost_while_rounds_went_by_is_fetched_again(federation):
     fed = federation("abcd", c_max=1)
-    fed.start_run(Method.ULATDEC, 3, join_s=1.5)
+    fed.start_run(Method.ULATDEC, 3, join_s=4)
     fed.together(1)
     network_file(fed, D).unlink()
     fed.together(1, members=[A, B, C])
@@ -177,7 +177,7 @@ def test_local_parts_stay_and_grow(federation):
 
 def test_after_a_restore_the_first_base_is_sat_out(federation):
     fed = federation("abcd", c_max=1)
-    fed.start_run(Method.UDEC, 4, join_s=2)
+    fed.start_run(Method.UDEC, 4, join_s=4)
     fed.together(1)
     backup = fed.folder / "backup"
     shutil.copytree(fed.folder / f"state-{D}", backup)

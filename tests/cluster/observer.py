@@ -85,14 +85,14 @@ class Observer(threading.Thread):
             )
             time.sleep(0.02)
 
-    def until_phase(self, run: str, round_: int, *phases: Phase) -> RunState:
-        """The first state in which a session of this round is in one of ``phases``."""
+    def until_phase(self, run: str, rounds: range, *phases: Phase) -> RunState:
+        """A state in which a session of one of these rounds is in one of ``phases``; quick ones may pass unseen."""
 
         def reached(state: RunState) -> bool:
-            mine = (state.run, state.round) == (run, round_)
+            mine = state.run == run and state.round in rounds
             return mine and any(session.phase in phases for session in state.sessions.values())
 
-        return self.until(reached, f"round {round_} of {run} in {[str(phase) for phase in phases]}")
+        return self.until(reached, f"rounds {rounds} of {run} in {[str(phase) for phase in phases]}")
 
     def until_finished(self, run: str, timeout_s: float = 600) -> None:
         """Wait for the end of a run."""

@@ -114,23 +114,24 @@ def test_a_round_inside_the_cluster_by_helm_test(site: Installation) -> None:
 
 
 def test_pods_die_in_the_middle_of_a_round(site: Installation, observer: Observer) -> None:
-    site.start_run("killed", rounds=3, epochs=40, shares_s=30, masked_s=30, confirm_s=30)
+    rounds = 6
+    site.start_run("killed", rounds, epochs=40, shares_s=30, masked_s=30, confirm_s=30)
     victim = MEMBERS[3]
-    observer.until_phase("killed", 0, Phase.JOIN)
+    observer.until_phase("killed", range(1), Phase.JOIN)
     first_pod = site.site_pod(victim)
     site.cluster.kill(victim, first_pod)  # while it trains, perhaps; it comes back and joins
-    observer.until_phase("killed", 1, Phase.SHARES, Phase.MASKED, Phase.CONFIRM)
+    observer.until_phase("killed", range(1, 4), Phase.SHARES, Phase.MASKED, Phase.CONFIRM, Phase.UNMASK)
     servers = {pod["metadata"]["name"] for pod in site.servers()}
     second_pod = site.site_pod(victim)
     dying = sorted(servers)[0]
     site.cluster.kill(AGGREGATOR, dying)
     site.cluster.kill(victim, second_pod)
     observer.until_finished("killed")
-    _check_models(observer, "killed", rounds=3)
+    _check_models(observer, "killed", rounds)
     assert len({first_pod, second_pod, site.site_pod(victim)}) == 3
     assert dying not in {pod["metadata"]["name"] for pod in site.servers()}
     done = [line for line in site.lines("killed") if line["phase"] == "done"]
-    assert [line["round"] for line in done] == [0, 1, 2]
+    assert [line["round"] for line in done] == list(range(rounds))
     assert victim in done[-1]["survivors"]
     _check_lost_attempts(site, "killed")
     _check_sums(site, "killed", lost=victim)
@@ -139,7 +140,7 @@ def test_pods_die_in_the_middle_of_a_round(site: Installation, observer: Observe
 def test_an_upgrade_while_a_round_runs(site: Installation, observer: Observer) -> None:
     before = {pod["metadata"]["name"] for pod in site.servers()}
     site.start_run("upgraded", rounds=3, epochs=40)
-    observer.until_phase("upgraded", 0, Phase.JOIN)
+    observer.until_phase("upgraded", range(1), Phase.JOIN)
     failures: list[BaseException] = []
     upgrade = threading.Thread(target=_caught(site.install_aggregator, failures, settings={"KEEP_ROUNDS": 40}))
     upgrade.start()
@@ -156,7 +157,7 @@ def test_a_failed_upgrade_is_rolled_back(site: Installation, observer: Observer)
     settings = {"KEEP_ROUNDS": 40}
     before = sorted(pod["metadata"]["name"] for pod in site.servers())
     site.start_run("rolled-back", rounds=2, epochs=40)
-    observer.until_phase("rolled-back", 0, Phase.JOIN)
+    observer.until_phase("rolled-back", range(1), Phase.JOIN)
     image = {"repository": site.aggregator_values()["image"]["repository"], "tag": "never-built"}
     hook = {"hook": False}  # else the hook's pod, which has the same image, is what fails
     with pytest.raises(ClusterError):

@@ -105,7 +105,13 @@ def test_the_real_process_ends_with_the_code_and_no_trace(site):
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_process_says_that_it_can_go_on(site, stop):
     arguments = [*PROGRAM, "participate", "--config", "site.toml", "--patience", "60"]
-    with subprocess.Popen(arguments, cwd=site, stderr=subprocess.PIPE, text=True) as process:
+
+    def as_in_a_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs in the background inherits that it is ignored
+
+    with subprocess.Popen(
+        arguments, cwd=site, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    ) as process:
         assert re.match(r"[-0-9]{10} [:0-9]{8} fedddpm .* on cpu, hospital-a \(key ", process.stderr.readline())
         assert re.match(r"[-0-9]{10} [:0-9]{8} hospital-a .* images to train on", process.stderr.readline())
         assert "does not serve" in process.stderr.readline()

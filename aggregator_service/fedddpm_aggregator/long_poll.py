@@ -6,7 +6,7 @@ whoever waits longer gets a space now and then, which JSON allows in front of th
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from fastapi.responses import Response, StreamingResponse
@@ -24,24 +24,21 @@ async def long_poll(watch: VersionWatch, newest: Newest, waiting: Gauge, after: 
 
     ``waiting`` counts those who wait.
     """
-    ends_at = _now() + wait_s
+    asked_at = time.monotonic()
     with waiting.track_inprogress():
         over = await watch.beyond(after, min(wait_s, BEAT_S))
     if over or wait_s <= BEAT_S:
-        return Response(await newest.at(watch.version), media_type=_KIND)
-    return StreamingResponse(_beating(watch, newest, waiting, after, ends_at), media_type=_KIND, headers=_UNBUFFERED)
+        return Response(await newest.at(watch.version, asked_at), media_type=_KIND)
+    beating = _beating(watch, newest, waiting, after, asked_at, asked_at + wait_s)
+    return StreamingResponse(beating, media_type=_KIND, headers=_UNBUFFERED)
 
 
 async def _beating(
-    watch: VersionWatch, newest: Newest, waiting: Gauge, after: int, ends_at: float
+    watch: VersionWatch, newest: Newest, waiting: Gauge, after: int, asked_at: float, ends_at: float
 ) -> AsyncIterator[bytes]:
     with waiting.track_inprogress():
-        while (left_s := ends_at - _now()) > 0:
+        while (left_s := ends_at - time.monotonic()) > 0:
             yield b" "
             if await watch.beyond(after, min(left_s, BEAT_S)):
                 break
-    yield await newest.at(watch.version)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+    yield await newest.at(watch.version, asked_at)

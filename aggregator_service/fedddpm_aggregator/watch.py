@@ -25,7 +25,8 @@ _DRAINING_S = 1.0  # for who asks again before the socket closes
 class Newest:
     """What waiting requests are answered with, made once for all of them: the state as JSON.
 
-    It may be ``FRESH_S`` old where nothing has happened but counts that grew, never older than the version asked for.
+    It may be ``FRESH_S`` old where nothing has happened but counts that grew, never older than the version asked for,
+    nor than the request: who asks may have seen more of the run at another replica.
     """
 
     def __init__(self, make: Callable[[], tuple[int, bytes]]) -> None:
@@ -33,10 +34,11 @@ class Newest:
         self._making = asyncio.Lock()
         self._version, self._body, self._made_at = -1, b"", -math.inf
 
-    async def at(self, version: int) -> bytes:
-        """The answer at ``version`` or later."""
+    async def at(self, version: int, asked_at: float) -> bytes:
+        """The answer at ``version`` or later to who asked at ``asked_at`` (monotonic clock)."""
         async with self._making:
-            if self._version < version or time.monotonic() - self._made_at > FRESH_S:
+            oldest = max(asked_at, time.monotonic() - FRESH_S)
+            if self._version < version or self._made_at < oldest:
                 made_at = time.monotonic()
                 self._version, self._body = await run_in_threadpool(self._make)
                 self._made_at = made_at

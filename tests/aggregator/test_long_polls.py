@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 from tests.aggregator.federations import Federation
 from tests.aggregator.sites import Site
 
-from fedddpm_aggregator import long_poll
+from fedddpm_aggregator import long_poll, watch
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.watch import Newest, VersionWatch
@@ -92,17 +92,31 @@ def test_a_poll_that_beats_ends_when_its_server_leaves(monkeypatch: pytest.Monke
     monkeypatch.setattr(long_poll, "BEAT_S", BEAT_S)
 
     async def poll() -> list[bytes]:
-        watch, newest = VersionWatch(lambda: 7), Newest(lambda: (7, b"{}"))
-        answer = await long_poll.long_poll(watch, newest, Gauge("polls", "Polls", registry=None), 7, 300.0)
+        watching, newest = VersionWatch(lambda: 7), Newest(lambda: (7, b"{}"))
+        answer = await long_poll.long_poll(watching, newest, Gauge("polls", "Polls", registry=None), 7, 300.0)
         assert isinstance(answer, StreamingResponse)
         pieces = []
         async for piece in answer.body_iterator:
             pieces.append(piece)
             if len(pieces) == 2:
-                watch.release()
+                watching.release()
         return [bytes(piece) for piece in pieces]
 
     assert asyncio.run(poll()) == [b" ", b" ", b"{}"]
+
+
+def test_who_saw_more_at_another_replica_gets_nothing_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "FALLBACK_S", 1000.0)  # this replica does not notice what others change
+    federation = Federation(tmp_path)
+    federation.start_run(rounds=1, join_s=300.0)
+    with served_here(federation.settings) as url, closing(Site(federation, url)) as site:
+        _until(lambda: site["a"].state().spec is not None)
+        before = site["a"].state(site["a"].state().version, 0.05)
+        with federation.context() as other:
+            pause_run(other)
+        after = site["a"].state(before.version, 0.05)  # well within the time that answers are kept
+    assert (before.status, after.status) == ("running", "stalled")
+    assert after.version > before.version
 
 
 def _until(true: Callable[[], bool]) -> None:

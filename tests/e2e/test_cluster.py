@@ -134,6 +134,7 @@ def test_pods_die_in_the_middle_of_a_round(site: Installation, observer: Observe
     assert [line["round"] for line in done] == list(range(rounds))
     assert victim in done[-1]["survivors"]
     _check_lost_attempts(site, "killed")
+    _check_nobody_gave_up(site)
     _check_sums(site, "killed", lost=victim)
 
 
@@ -150,6 +151,7 @@ def test_an_upgrade_while_a_round_runs(site: Installation, observer: Observer) -
     assert before.isdisjoint(pod["metadata"]["name"] for pod in site.servers())
     _check_models(observer, "upgraded", rounds=3)
     assert {(line["phase"], line["attempt"]) for line in site.lines("upgraded")} == {("done", 0)}
+    _check_nobody_gave_up(site)
     _check_sums(site, "upgraded")
 
 
@@ -167,6 +169,7 @@ def test_a_failed_upgrade_is_rolled_back(site: Installation, observer: Observer)
     assert status["info"]["status"] == "deployed"
     observer.until_finished("rolled-back")
     _check_models(observer, "rolled-back", rounds=2)
+    _check_nobody_gave_up(site)
     assert {(line["phase"], line["attempt"]) for line in site.lines("rolled-back")} == {("done", 0)}
 
 
@@ -210,6 +213,7 @@ def test_dump_wipe_restore_verify(site: Installation, observer: Observer) -> Non
     site.start_run("restored", rounds=1)
     observer.until_finished("restored")
     _check_models(observer, "restored", rounds=1)
+    _check_nobody_gave_up(site)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,13 @@ def _check_models(observer: Observer, name: str, rounds: int) -> None:
     assert [result.round for result in results] == list(range(rounds))
     for result in results:
         assert observer.recompute(result) == result.model_hash
+
+
+def _check_nobody_gave_up(site: Installation) -> None:
+    """No institution's program ended by itself: what befell the aggregator was waited for."""
+    for member in MEMBERS:
+        for pod in site.cluster.pods(member):
+            assert [status["restartCount"] for status in pod["status"].get("containerStatuses", [])] == [0], member
 
 
 def _check_sums(site: Installation, name: str, lost: str = "") -> None:

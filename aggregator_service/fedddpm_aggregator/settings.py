@@ -145,7 +145,8 @@ def _is_database_url(text: str) -> bool:
         return False
     if url.drivername == "sqlite":
         return True
-    misread = "@" in f"{url.host}{url.database}{''.join(url.query)}"  # where a part of the password came to stand
+    where = f"{url.host or ''}{url.database or ''}{''.join(url.query)}"
+    misread = "@" in where or not where  # a part of the password came to stand there, or all of it stands before the @
     return url.drivername in ("postgresql", "postgres", "postgresql+psycopg") and not misread
 
 

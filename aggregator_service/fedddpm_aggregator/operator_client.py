@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import secrets
 from pathlib import Path
 from typing import Any
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
-from http_message_signatures.algorithms import ED25519
 
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.request_signing import message_signer, sign_request
 from fedddpm_aggregator.service.runs import RunSettings
 from fedddpm_aggregator.shown import shown_url
-from fedddpm_protocol.api import SIGNED_COMPONENTS
 from fedddpm_protocol.keys import SigningKey
 from fedddpm_protocol.messages import SignedDocument
 
@@ -32,9 +28,7 @@ class OperatorClient:
             self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S)
         except httpx.InvalidURL:  # its words repeat a part of the URL
             raise OperatorError(f"{shown_url(url)!r} is no URL of a server; write https://HOST[:PORT]") from None
-        private = Ed25519PrivateKey.from_private_bytes(key.seed)
-        keys = MappingKeyResolver(public_keys={}, private_keys={operator: private})
-        self._signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
+        self._signer = message_signer(operator, key)
 
     def __enter__(self) -> OperatorClient:
         return self
@@ -92,14 +86,7 @@ class OperatorClient:
 
     def _send(self, method: str, path: str, **fields: Any) -> Any:
         request = self._http.build_request(method, path, **fields)
-        self._signer.sign(
-            request,
-            key_id=self._operator,
-            label="sig1",
-            nonce=secrets.token_urlsafe(18),
-            covered_component_ids=SIGNED_COMPONENTS,
-            body=request.content,
-        )
+        sign_request(self._signer, self._operator, request)
         try:
             response = self._http.send(request)
         except httpx.TransportError as error:

@@ -6,20 +6,17 @@ drive whole cohorts of these as well.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 
 import httpx
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
-from http_message_signatures.algorithms import ED25519
 from pydantic import BaseModel
 
 from fedddpm_aggregator.errors import SelftestError
+from fedddpm_aggregator.request_signing import message_signer, sign_request
 from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
+from fedddpm_protocol.api import CohortReply, RunState, ShareInbox
 from fedddpm_protocol.chunks import chunk_count
 from fedddpm_protocol.cohort import session_plan
 from fedddpm_protocol.encoding import Place, ValuesEncoder, sums_words, weight_units
@@ -55,23 +52,14 @@ class Institution:
     def __init__(self, url: str, name: str, key: SigningKey, patience_s: float = 60.0) -> None:
         self.name, self.key, self._patience_s = name, key, patience_s
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
-        private = Ed25519PrivateKey.from_private_bytes(key.seed)
-        keys = MappingKeyResolver(public_keys={}, private_keys={name: private})
-        self.signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
+        self.signer = message_signer(name, key)
 
     def signed(
         self, method: str, path: str, content: bytes = b"", headers: dict[str, str] | None = None
     ) -> httpx.Request:
         """A request with this member's signature."""
         request = self.http.build_request(method, path, content=content, headers=headers)
-        self.signer.sign(
-            request,
-            key_id=self.name,
-            label="sig1",
-            nonce=secrets.token_urlsafe(18),
-            covered_component_ids=SIGNED_COMPONENTS,
-            body=content,
-        )
+        sign_request(self.signer, self.name, request)
         return request
 
     def send(self, method: str, path: str, message: BaseModel | bytes | None = None) -> httpx.Response:

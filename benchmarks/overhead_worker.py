@@ -32,12 +32,15 @@ class ReadyUpdate(OwnUpdate):
     def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
         """Random numbers of the right shape, in place of a training."""
         position = self._history.arrive(spec, roster)
+        self._ledger.agree(spec.base_model_hash, spec.terms.hash)
         model = self._history.network(position, spec)
         size = sum(part.parameters for part in spec.parts)
         random = np.random.default_rng(spec.round)
         delta = (random.standard_normal(size) * 1e-4).astype(np.float32)
         local = flatten(model, local_parts(Method(spec.method)))
-        update = LocalUpdate(spec.run, spec.round, spec.base_model_hash, delta, local, 1000, 0.1, 0.1, 0.0)
+        update = LocalUpdate(
+            spec.run, spec.round, spec.base_model_hash, spec.terms.hash, delta, local, 1000, 0.1, 0.1, 0.0
+        )
         self._store.save(update)
         print("ready", flush=True)
         sys.stdin.readline()

@@ -52,4 +52,4 @@ def sum_spec(
         confirm_s=1.0,
         unmask_s=1.0,
         previous_result=b"",
-    )
+    ).with_terms_hash()

@@ -37,7 +37,7 @@ Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together
 _ABSURD = 1e6  # times the clip norm: no update of a training that works
-_COARSE = 1.25  # steps: own root mean square, times the root of the cohort, below which rounding must be private
+_COARSE = 1.25  # steps: own root mean square, times the root of those it hides among, below which rounding is private
 _HALF_WORD = _ROUNDING_BITS // 2
 _FLOAT32_BITS = 16  # float32 carries the rotated values of rings up to here
 _FLOAT32_ROOM = 2.0**19  # as long as their root mean square is within this: five bits are left for the largest
@@ -121,13 +121,19 @@ class Place:
 
     position: int
     cohort: int  # members of U1
+    conspirators: int = 0  # how many of them may tell the aggregator what they added: c_max
 
     @classmethod
-    def of(cls, member: str, cohort: Sequence[str]) -> Place:
+    def of(cls, member: str, cohort: Sequence[str], conspirators: int = 0) -> Place:
         """The place of ``member`` in the sorted ids of a cohort; EncodingError if it has none."""
         if member not in cohort:
             raise EncodingError(f"{member!r} is not in the cohort and has nothing to add to its sum")
-        return cls(list(cohort).index(member), len(cohort))
+        return cls(list(cohort).index(member), len(cohort), conspirators)
+
+    @property
+    def hiding(self) -> int:
+        """Members behind whose roundings a single one hides: conspirators take theirs out of the sum."""
+        return max(1, self.cohort - self.conspirators)
 
 
 class ValuesEncoder:
@@ -176,7 +182,7 @@ class ValuesEncoder:
         self._rounding = MaskStream(seed, "rounding", _ROUNDING_BITS)
         # Where a step is as large as what is rounded, public dither would tell whose rounding a word of the sum is.
         own = reach / math.sqrt(part.values.coordinates)
-        self._coarse = own * math.sqrt(place.cohort) < _COARSE
+        self._coarse = own * math.sqrt(place.hiding) < _COARSE
 
     def chunk(self, index: int) -> ring.Words:
         """Words of chunk ``index``; the same ones at every call, in memory of their own."""

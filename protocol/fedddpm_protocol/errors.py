@@ -5,6 +5,7 @@
     │   ├── PhaseError              a message at the wrong time
     │   ├── PolicyError             the local policy does not allow it
     │   ├── SpentError              this base model and part already took part in another sum
+    │   ├── TermsError              this base model was already trained on under other terms
     │   ├── EncodingError           values that do not fit the ring
     │   │   ├── NonFiniteError          NaN or infinity in an update
     │   │   └── RingOverflowError       a value outside the agreed range
@@ -62,6 +63,12 @@ class SpentError(LocalProtocolError):
     """This base model and part already contributed to a sum over other survivors."""
 
     code = "base-spent"
+
+
+class TermsError(LocalProtocolError):
+    """This base model was already trained on under other terms."""
+
+    code = "other-terms"
 
 
 class EncodingError(LocalProtocolError):

@@ -64,15 +64,17 @@ _SESSIONS: dict[Method, tuple[tuple[str, tuple[str, ...]], ...]] = {
     Method.ULATDEC: (("bottleneck-decoder", (BOTTLENECK, DECODER)),),
     Method.UDEC: ((DECODER, (DECODER,)),),
 }
+_WITH_DECODER = frozenset(name for sums in _SESSIONS.values() for name, parts in sums if DECODER in parts)
 
 
 def reports_losses(session: str) -> bool:
-    """Whether losses are summed in this session: in all but USPLIT's bottleneck.
+    """Whether losses are summed in this session: in the one that carries the decoder, which every method has.
 
-    With USPLIT every institution stands in exactly one of encoder and decoder; a third sum that overlaps with one of
-    these by all but one member would reveal one institution's loss.
+    In one part only, also over several attempts: with USPLIT an institution reports the decoder in one draw and the
+    encoder in the next, and two sums of the same losses that differ by one member reveal that member's. SPENT lets the
+    decoder be summed over one set of survivors.
     """
-    return part_of(session) != BOTTLENECK
+    return part_of(session) in _WITH_DECODER
 
 
 def assign_parts(spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -49,7 +49,7 @@ from fedddpm_protocol.roster import Release, Roster
 from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
 from fedddpm_protocol.shamir import RandomBytes, split
 from fedddpm_protocol.spec import ROTATED
-from fedddpm_protocol.spent import SpentRecord
+from fedddpm_protocol.spent import SpentRecord, check_answers
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Participant:
     """One institution in one session.
 
     ``recorded_u3`` are the survivors this base model and part were already spent on (empty: unspent); with a
-    ``release`` the root's new survivors take their place.
+    ``release`` the root's new survivors take their place. ``answers``: how many sums over them were answered for.
     """
 
     def __init__(
@@ -86,12 +86,13 @@ class Participant:
         policy: LocalPolicy,
         recorded_u3: tuple[str, ...] = (),
         release: Release | None = None,
+        answers: int = 0,
         random_bytes: RandomBytes = secrets.token_bytes,
     ) -> None:
         self.state = ClientState.TRAINED
         self._identity, self.member_id, self._roster, self.plan = identity, member_id, roster, plan
         self._floor = policy.floor(roster)
-        self._release = release
+        self._release, self._answers = release, answers
         self._allowed_u3 = release.new_u3 if release else recorded_u3
         self._random = random_bytes
         self._secrets: _Secrets | None = None
@@ -120,6 +121,8 @@ class Participant:
                     f"part {self.plan.part!r} of this base model was summed before: it is summed again only in a ring "
                     "of 32 bits, because several roundings with public dither tell more than one"
                 )
+            if self._release is None:
+                check_answers(self.plan.part, self._answers)
             channel, mask, self_mask, nonce = (bytearray(self._random(32)) for _ in range(4))
             self._secrets = _Secrets(channel, mask, self_mask)
             body = canonical.encode(

@@ -96,6 +96,8 @@ def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> R
             f"the round was made for roster version {spec.roster_version}, you hold version {roster.version}",
             "aggregator",
         )
+    if not spec.terms_hash:
+        raise SpecError("the round specification does not name its terms; the aggregator is of an older release")
     policy.check_roster(roster)
     policy.check_spec(spec)
     return spec

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import PROTOCOL, tagged_hash
+from fedddpm_protocol.canonical import PROTOCOL, added_later, tagged_hash
 from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT
 from fedddpm_protocol.methods import Method, part_of
 from fedddpm_protocol.ring import MAX_BITS, MIN_BITS
+from fedddpm_protocol.terms import TrainingTerms
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRESETS = ("paper", "fast", "tiny")
@@ -270,6 +272,7 @@ class RoundSpec:
     confirm_s: float
     unmask_s: float
     previous_result: bytes  # hash of the result this round builds on; empty in round 0
+    terms_hash: bytes = added_later(b"")  # that of ``terms``; empty in specifications from before there was one
 
     def __post_init__(self) -> None:
         _require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
@@ -301,6 +304,29 @@ class RoundSpec:
             _require(len(digest) == HASH_BYTES, "a hash or seed field must have 32 bytes")
         _require(len(self.initial_seed) in (0, HASH_BYTES), "the seed of theta_0 must have 32 bytes, or none")
         _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
+        _require(
+            self.terms_hash in (b"", self.terms.hash), "the terms of training do not have the hash beside them"
+        )
+
+    @property
+    def terms(self) -> TrainingTerms:
+        """All that decides an update on this base model."""
+        return TrainingTerms(
+            method=self.method,
+            architecture_hash=self.architecture.hash,
+            initial_model_hash=self.initial_model_hash,
+            weighting=self.weighting,
+            weight_cap=self.weight_cap,
+            clip_norm=self.clip_norm,
+            epochs=self.epochs,
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
+
+    def with_terms_hash(self) -> Self:
+        """The same specification with the hash of its terms, as institutions want it."""
+        return replace(self, terms_hash=self.terms.hash)
 
     def _check_ring(self, part: PartSpec) -> None:
         values, chunks = part.values, -(-part.values.coordinates // self.chunk_coordinates)

@@ -1,18 +1,27 @@
-"""The SPENT rule: one base model and part is summed over one set of survivors, ever.
+"""What an institution may do once only on a base model: train, put an update under masks, be in a sum.
 
-An aggregator that retries a "failed" session without one member and differences the two sums isolates that member;
-with this rule it never can. The record is written durably before the UNMASK is sent, together with the message, so
-that a restart resends the same bytes. Only the root can lift it, once, by a Release in a newer roster.
+SPENT: one base model and part is summed over one set of survivors, ever. An aggregator that retries a "failed" session
+without one member and differences the two sums isolates that member; with this rule it never can. The record is written
+durably before the UNMASK is sent, together with the message, so that a restart resends the same bytes. Only the root
+can lift it, once, by a Release in a newer roster.
+
+ONE TRAINING: that rule counts on an update being the same in every sum over one base. So an institution trains on a
+base model under one set of terms, which is durable before the first step, and nothing but one update of it ever goes
+under a mask. An aggregator that lets one member train in earnest and all others at a learning rate of nothing, or one
+member twice, would otherwise read that member's update out of a sum, or of the difference of two.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from fedddpm_protocol.errors import ReleaseError, SpentError
+from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
 from fedddpm_protocol.messages import Unmask
 from fedddpm_protocol.roster import Release, Roster
+
+MOST_ANSWERS = 3  # sums over one base model and part, over the same survivors; the root's release allows one more
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,38 @@ def usable_release(
     return None
 
 
-def check_spent(recorded: tuple[str, ...], used: Collection[Release], record: SpentRecord) -> None:
-    """Raise unless ``record`` may be written over the ``recorded`` survivors (empty: unspent).
+def check_terms(recorded: bytes, terms_hash: bytes) -> None:
+    """TermsError unless a base model may be trained on under ``terms_hash``; ``recorded``: its own, or empty."""
+    if recorded and recorded != terms_hash:
+        raise TermsError(
+            "this base model was trained on under other terms (method, epochs, steps, batch size, learning rate, clip "
+            "norm, weighting or first model); a second training on it could give a single update away. The coordinator "
+            "must start the run from another first model"
+        )
 
-    Raises ReleaseError (consumed before, or for another step) or SpentError (other survivors).
+
+def check_given(recorded: bytes, update_digest: bytes) -> None:
+    """SpentError unless an update may go under masks; ``recorded``: what did so on this base, or empty."""
+    if recorded and recorded != update_digest:
+        raise SpentError(
+            "another update was masked on this base model before; sums of both could give their difference away, so "
+            "this institution sits out until the base model changes"
+        )
+
+
+def check_answers(part: str, answers: int) -> None:
+    """SpentError when a base model and part was answered for as often as may be."""
+    if answers >= MOST_ANSWERS:
+        raise SpentError(
+            f"part {part!r} of this base model was answered for {answers} times, and {MOST_ANSWERS} times at most is "
+            "allowed; the federation's root can release it, or the coordinator starts a run from another first model"
+        )
+
+
+def check_spent(recorded: tuple[str, ...], used: Collection[Release], record: SpentRecord, answers: int = 0) -> None:
+    """Raise unless ``record`` may be written over the ``recorded`` survivors (empty: unspent), after ``answers`` of it.
+
+    Raises ReleaseError (consumed before, or for another step) or SpentError (other survivors, or too many answers).
     """
     release = record.release
     if release is not None:
@@ -54,20 +91,37 @@ def check_spent(recorded: tuple[str, ...], used: Collection[Release], record: Sp
             f"part {record.part!r} of this base model already took part in the sum of {', '.join(recorded)}; "
             f"a second sum over {', '.join(record.u3)} could reveal a single update"
         )
+    else:
+        check_answers(record.part, answers)
 
 
 class SpentLog:
-    """The rule over records held in memory; a durable log applies :func:`check_spent` inside its transaction."""
+    """The rules over records held in memory; a durable log applies the checks above inside its transactions."""
 
     def __init__(self, records: Iterable[SpentRecord] = ()) -> None:
         self._survivors: dict[tuple[bytes, str], tuple[str, ...]] = {}
+        self._answers: Counter[tuple[bytes, str]] = Counter()
         self._used: set[Release] = set()
+        self._terms: dict[bytes, bytes] = {}
+        self._given: dict[bytes, bytes] = {}
         for record in records:
             self._keep(record)
+
+    def agree(self, base: bytes, terms_hash: bytes) -> None:
+        """Bind a base model to the terms of its one training; TermsError if it is bound to others."""
+        check_terms(self._terms.setdefault(base, terms_hash), terms_hash)
+
+    def give(self, base: bytes, update_digest: bytes) -> None:
+        """Bind a base model to the one update of it that goes under masks; SpentError if it is bound to another."""
+        check_given(self._given.setdefault(base, update_digest), update_digest)
 
     def recorded(self, base: bytes, part: str) -> tuple[str, ...]:
         """Survivors this base model and part were spent on; empty if unspent."""
         return self._survivors.get((base, part), ())
+
+    def answers(self, base: bytes, part: str) -> int:
+        """How many sums over this base model and part were answered for."""
+        return self._answers[base, part]
 
     def release(self, roster: Roster, base: bytes, part: str) -> Release | None:
         """The release that applies now, or None."""
@@ -75,10 +129,12 @@ class SpentLog:
 
     def commit(self, record: SpentRecord) -> None:
         """Check and keep ``record``; raises as :func:`check_spent`."""
-        check_spent(self.recorded(record.base_model_hash, record.part), self._used, record)
+        base, part = record.base_model_hash, record.part
+        check_spent(self.recorded(base, part), self._used, record, self.answers(base, part))
         self._keep(record)
 
     def _keep(self, record: SpentRecord) -> None:
         self._survivors[record.base_model_hash, record.part] = record.u3
+        self._answers[record.base_model_hash, record.part] += 1
         if record.release is not None:
             self._used.add(record.release)

@@ -51,8 +51,8 @@ def scaled_pieces(spec: RoundSpec, delta: Vector) -> Pieces:
 class Contribution:
     """The words of one institution in one part's session.
 
-    ``pieces`` is the update; ``rounding_seed`` (32 bytes) makes stochastic rounding repeatable, without it that
-    rounding is fresh. Words exist once the cohort is known, see :meth:`take_place`.
+    ``pieces`` is the update; ``rounding_seed`` (32 bytes) makes private rounding repeatable, without it that rounding
+    is fresh. Words exist once the cohort is known, see :meth:`take_place`.
 
     Raises:
         NonFiniteError, RingOverflowError, EncodingError: an update that cannot be summed.
@@ -69,14 +69,14 @@ class Contribution:
         self._sums = sums_words(self._part, self._weight, *losses)
         self.disclosed_samples = update.samples if spec.weighting == "disclosed" else None
 
-    def take_place(self, member: str, cohort: Sequence[str]) -> None:
-        """Take the member's place in the cohort (U1, sorted): scale and dither follow from it."""
+    def take_place(self, member: str, cohort: Sequence[str], conspirators: int = 0) -> None:
+        """Take the member's place in the cohort (U1, sorted), of whom so many may conspire: scale and dither follow."""
         self._encoder = ValuesEncoder(
             self._spec,
             self._part,
             self._pieces.by_part[self._part.name],
             self._weight,
-            Place.of(member, cohort),
+            Place.of(member, cohort, conspirators),
             factor=self._pieces.factor,
             rounding_seed=self._rounding_seed,
         )

@@ -34,10 +34,11 @@ _FILE, _KEY, _PRIVATE = "residual.safetensors", "fedddpm.residual", 0o600
 
 @dataclass(frozen=True)
 class Summed:
-    """One opened sum: who was in its cohort, and whose updates it holds."""
+    """One opened sum: who was in its cohort, whose updates it holds, and how many of them may conspire."""
 
     cohort: Sequence[str]
     survivors: Sequence[str]
+    conspirators: int = 0
 
 
 class ErrorFeedback:
@@ -97,6 +98,7 @@ class ErrorFeedback:
         results: Sequence[RoundResult],
         known: Mapping[bytes, RoundSpec],
         update: LocalUpdate | None,
+        conspirators: int = 0,
     ) -> None:
         """As :meth:`after`, for ``results`` from ``round_`` on: the update was for the first of them.
 
@@ -104,12 +106,12 @@ class ErrorFeedback:
         """
         first = results[0]
         own = [part for part in first.parts if part.opened and self._member in part.survivors]  # of its shard
-        opened = {part_of(part.part): Summed(part.cohort, part.survivors) for part in own}
+        opened = {part_of(part.part): Summed(part.cohort, part.survivors, conspirators) for part in own}
         self.after(run, round_, results[-1].round + 1, update, known.get(first.spec_hash), opened)
 
     def _measure(self, spec: RoundSpec, part: str, update: LocalUpdate, summed: Summed, into: Vector) -> None:
         contribution = Contribution(spec, part, update, scaled_pieces(spec, update.sent))
-        contribution.take_place(self._member, summed.cohort)
+        contribution.take_place(self._member, summed.cohort, summed.conspirators)
         contribution.residual(into)
 
     def _load(self, run: str, round_: int, sizes: Sizes) -> Vector | None:

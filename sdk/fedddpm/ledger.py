@@ -1,7 +1,8 @@
-"""Durable SPENT records: which base model and part was summed over whom, and the UNMASK message that said so.
+"""Durable records of what may be done once only: a training on a base model, an update of it under masks, a sum.
 
-The record and its message become durable in one transaction before the message is sent. After a restart the same
-bytes are sent again until the aggregator acknowledges them; a different message for the same sum cannot be written.
+Each is on the disk before what it stands for happens. A SPENT record says over whom a base model and part was summed;
+it and the UNMASK message become durable in one transaction before the message is sent. After a restart the same bytes
+are sent again until the aggregator acknowledges them; a different message for the same sum cannot be written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fedddpm_protocol.errors import ConflictError, SpentError
 from fedddpm_protocol.messages import Unmask
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Release, Roster
-from fedddpm_protocol.spent import SpentRecord, check_spent, usable_release
+from fedddpm_protocol.spent import SpentRecord, check_given, check_spent, check_terms, usable_release
 
 _KEY = "root = ? AND base_model_hash = ? AND part = ?"
 _CARRIES = {session: frozenset(parts) for method in Method for session, parts in method.sessions.items()}
@@ -32,10 +33,51 @@ class OwedUnmask:
 
 
 class SpentLedger:
-    """The SPENT rule over the state folder, for the federation it is pinned to."""
+    """The rules of ``fedddpm_protocol.spent`` over the state folder, for the federation it is pinned to."""
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
+
+    def agree(self, base_model_hash: bytes, terms_hash: bytes) -> None:
+        """Bind a base model to the terms of its one training, durably; to be called before its first step.
+
+        All parts at once, whatever the method: the whole network is trained.
+
+        Raises:
+            TermsError: it is bound to others, whether or not an update of it is there.
+        """
+        with self._state.transaction() as db:
+            check_terms(self._training(db, base_model_hash)[0], terms_hash)
+            row = (self._state.root, base_model_hash, terms_hash)
+            db.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, NULL)", row)
+
+    def give(self, base_model_hash: bytes, update_digest: bytes) -> None:
+        """Bind a base model to the one update of it that goes under masks, durably; before the first masked byte.
+
+        Raises:
+            SpentError: another one did, or no training on the base model is on record.
+        """
+        with self._state.transaction() as db:
+            terms, given = self._training(db, base_model_hash)
+            if not terms:
+                raise SpentError("no training on this base model is on record, so no update of it may be sent")
+            check_given(given, update_digest)
+            db.execute(
+                "UPDATE trainings SET update_digest = ? WHERE root = ? AND base_model_hash = ?",
+                (update_digest, self._state.root, base_model_hash),
+            )
+
+    def has_given(self, base_model_hash: bytes) -> bool:
+        """Whether an update of this base model may lie masked at the aggregator: it is never trained on again."""
+        with self._state.transaction() as db:
+            mine = (self._state.root, base_model_hash)
+            spent = db.execute("SELECT 1 FROM spent WHERE root = ? AND base_model_hash = ?", mine).fetchone()
+            return spent is not None or bool(self._training(db, base_model_hash)[1])
+
+    def answers(self, base_model_hash: bytes, part: str) -> int:
+        """How many sums over this base model and part were answered for."""
+        with self._state.transaction() as db:
+            return self._answers(db, base_model_hash, part)
 
     def recorded(self, base_model_hash: bytes, part: str) -> tuple[str, ...]:
         """Survivors this base model and part were spent on; empty if unspent.
@@ -65,10 +107,14 @@ class SpentLedger:
         base, part = record.base_model_hash, record.part
         message = record.unmask.model_dump_json().encode()
         with self._state.transaction() as db:
-            check_spent(self._recorded(db, base, part), self._used(db, base, part), record)
             held = self._row(db, base, part)
-            if held is not None and held[0] == record.session_id and held[1] != message:
+            again = held is not None and held[0] == record.session_id
+            if held is not None and again and held[1] != message:
                 raise ConflictError("a different answer was already given in this session")
+            answers = self._answers(db, base, part)
+            before = answers - 1 if again else answers
+            check_spent(self._recorded(db, base, part), self._used(db, base, part), record, before)
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (self._state.root, base, part, before + 1))
             db.execute(
                 "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (self._state.root, base, part, ids_to_json(record.u3), record.session_id, spec_hash, message),
@@ -101,6 +147,17 @@ class SpentLedger:
                 f"UPDATE spent SET acknowledged = 1 WHERE {_KEY} AND spec_hash = ?",  # noqa: S608 - a constant
                 (self._state.root, owed.base_model_hash, owed.part, owed.spec_hash),
             )
+
+    def _training(self, db: sqlite3.Connection, base: bytes) -> tuple[bytes, bytes]:
+        """The terms and the update that a base model is bound to; empty where it is not."""
+        query = "SELECT terms_hash, update_digest FROM trainings WHERE root = ? AND base_model_hash = ?"
+        row = db.execute(query, (self._state.root, base)).fetchone()
+        return (b"", b"") if row is None else (bytes(row[0]), bytes(row[1] or b""))
+
+    def _answers(self, db: sqlite3.Connection, base: bytes, part: str) -> int:
+        query = f"SELECT count FROM answers WHERE {_KEY}"  # noqa: S608 - a constant
+        row = db.execute(query, (self._state.root, base, part)).fetchone()
+        return int(self._row(db, base, part) is not None) if row is None else int(row[0])
 
     def _row(self, db: sqlite3.Connection, base: bytes, part: str) -> tuple[bytes, bytes, str] | None:
         query = f"SELECT session_id, message, u3 FROM spent WHERE {_KEY}"  # noqa: S608 - a constant

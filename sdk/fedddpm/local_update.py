@@ -1,11 +1,11 @@
 """One round of local training, and its outcome as a file that outlives the process.
 
-The stored update is used again by every attempt on the same base model; only the masks are fresh each time.
+The stored update is used again by every attempt on the same base model under the same terms; only the masks are fresh
+each time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,14 @@ from fedddpm.partition import flatten, unflatten
 from fedddpm.ranks import ALONE, Share
 from fedddpm.trainer import Progress, Trainer, TrainSettings
 from fedddpm.unet import UNet
-from fedddpm_protocol.encoding import l2_norm
+from fedddpm_protocol.canonical import tagged_hash, u64
+from fedddpm_protocol.encoding import l2_norm, loss_units
 from fedddpm_protocol.errors import NonFiniteError
 from fedddpm_protocol.methods import MODEL_PARTS, Method
 from fedddpm_protocol.spec import RoundSpec
 
 Vector = npt.NDArray[np.float32]
-_KEY, _AVERAGE = "fedddpm.update", "average_updates"
+_KEY, _AVERAGE, _HASHES = "fedddpm.update", "average_updates", ("base_model_hash", "terms_hash")
 _PRIVATE = 0o600  # an update without its mask is what nobody else may see
 _FILE, _CHECKPOINT = "update.safetensors", "training.safetensors"
 
@@ -42,6 +43,7 @@ class LocalUpdate:
     run: str
     round: int
     base_model_hash: bytes
+    terms_hash: bytes
     delta: Vector  # trained minus base, shared parts in manifest order, not clipped
     local: Vector  # trained parts that stay here; empty where all are shared
     samples: int
@@ -58,6 +60,12 @@ class LocalUpdate:
         """What goes into the sum: the delta, and what is made up for."""
         return self.delta if self.feedback is None else self.delta + self.feedback
 
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that name all of it that goes under masks."""
+        figures = (self.samples, loss_units(self.loss_before), loss_units(self.loss_after))
+        return tagged_hash("update", *map(u64, figures), self.sent.data.cast("B"))
+
 
 def local_parts(method: Method) -> tuple[str, ...]:
     """The parts that never leave the institution."""
@@ -70,8 +78,8 @@ class UpdateStore:
     def __init__(self, folder: Path) -> None:
         self._update, self.checkpoint = folder / _FILE, folder / _CHECKPOINT
 
-    def load(self, run: str, round_: int, base_model_hash: bytes) -> LocalUpdate | None:
-        """The stored update of exactly this base model; None if there is none."""
+    def load(self, base_model_hash: bytes, terms_hash: bytes | None = None) -> LocalUpdate | None:
+        """The stored update of exactly this base model, under these terms where they are given; None without one."""
         if not self._update.exists():
             return None
         try:
@@ -80,7 +88,7 @@ class UpdateStore:
             average_updates = fields.pop(_AVERAGE)
             averaged = None if average_updates is None else AverageState(tensors["average"].numpy(), average_updates)
             update = LocalUpdate(
-                **{**fields, "base_model_hash": bytes.fromhex(fields["base_model_hash"])},
+                **{**fields, **{name: bytes.fromhex(fields[name]) for name in _HASHES}},
                 delta=tensors["delta"].numpy(),
                 local=tensors["local"].numpy(),
                 average=averaged,
@@ -88,15 +96,15 @@ class UpdateStore:
             )
         except (CheckpointError, KeyError, TypeError, ValueError):
             return None  # a damaged file is trained again, nothing was sent from it that could be lost
-        same = (update.run, update.round, update.base_model_hash) == (run, round_, base_model_hash)
-        return update if same else None
+        wanted = (base_model_hash, update.terms_hash if terms_hash is None else terms_hash)
+        return update if (update.base_model_hash, update.terms_hash) == wanted else None
 
     def save(self, update: LocalUpdate) -> None:
         """Write the update, atomically; CheckpointError if the disk does not take it."""
         fields = {
             "run": update.run,
             "round": update.round,
-            "base_model_hash": update.base_model_hash.hex(),
+            **{name: getattr(update, name).hex() for name in _HASHES},
             "samples": update.samples,
             "loss_before": update.loss_before,
             "loss_after": update.loss_after,
@@ -134,6 +142,7 @@ def train_update(
 ) -> LocalUpdate:
     """Train ``model``, which holds the round's base, in place on the first of ``images``; the second measures loss.
 
+    ``seed`` is the institution's, of as many bits as it should have: whoever knows it knows all that was drawn.
     Continues from ``checkpoint`` if a training of this very base left it. ``average`` is that of the base's weights,
     as :func:`adopt` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
     ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
@@ -152,6 +161,7 @@ def train_update(
         run=spec.run,
         round=spec.round,
         base_model_hash=spec.base_model_hash,
+        terms_hash=spec.terms.hash,
         delta=flatten(model, method.shared_parts) - before,
         local=flatten(model, kept) if kept else np.zeros(0, np.float32),
         samples=outcome.samples,
@@ -221,9 +231,6 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOp
 
 
 def _round_seed(seed: int, spec: RoundSpec) -> int:
-    """The same for every attempt at a round, another for every round, method and base model.
-
-    All 256 bits: an aggregator that found two run names with one seed could have one update sent twice.
-    """
-    what = f"{seed}/{spec.run}/{spec.round}/{spec.method}/{spec.base_model_hash.hex()}"
-    return int.from_bytes(hashlib.sha256(what.encode()).digest(), "big")
+    """256 bits, the same whenever this base is trained on under these terms, and others for everything else."""
+    own = seed.to_bytes(max(8, (seed.bit_length() + 7) // 8), "big")
+    return int.from_bytes(tagged_hash("training", own, spec.base_model_hash, spec.terms.hash), "big")

@@ -1,4 +1,9 @@
-"""The institution's own update of a round: the stored one of the same base model, or a new training."""
+"""The institution's own update of a round: the stored one of the same base model, or its one training.
+
+Terms are bound to the base model before the first step, and nothing of a base model is trained anew once an update of
+it may lie masked at the aggregator: two updates of one base, or one that was made for another purpose than the others',
+would show in sums.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,12 @@ from collections.abc import Callable
 from fedddpm.ema import AverageState
 from fedddpm.error_feedback import ErrorFeedback
 from fedddpm.institution import Institution
+from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import LocalUpdate, UpdateStore, require_finite, train_update
 from fedddpm.progress import Reporter
 from fedddpm.run_history import RunHistory
-from fedddpm.seeds import derived_seed
+from fedddpm.secret import training_seed
+from fedddpm.state import StateDir
 from fedddpm.telling import Telling
 from fedddpm.unet import UNet
 from fedddpm.vitals import Activity, Work
@@ -24,6 +31,8 @@ class OwnUpdate:
     def __init__(
         self,
         us: Institution,
+        state: StateDir,
+        ledger: SpentLedger,
         store: UpdateStore,
         feedback: ErrorFeedback,
         history: RunHistory,
@@ -31,22 +40,28 @@ class OwnUpdate:
         telling: Telling,
         before_training: Callable[[RoundSpec], None],
     ) -> None:
-        self._us, self._store, self._feedback, self._history = us, store, feedback, history
+        self._us, self._state, self._ledger = us, state, ledger
+        self._store, self._feedback, self._history = store, feedback, history
         self._reporter, self._telling, self._before_training = reporter, telling, before_training
 
-    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
-        """The update for ``spec``, durable before it is returned.
+    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate | None:
+        """The update for ``spec``, durable before it is returned; None where it was given and is lost.
 
         Raises:
+            TermsError: this base model was trained on under other terms.
             TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
         """
         with self._reporter.busy(Work.PROTOCOL):
             position = self._history.arrive(spec, roster)
-        stored = self._store.load(spec.run, spec.round, spec.base_model_hash)
+        self._ledger.agree(spec.base_model_hash, spec.terms.hash)
+        stored = self._store.load(spec.base_model_hash, spec.terms.hash)
         if stored is not None:
             require_finite(stored)
             self._telling.trained(spec, stored, stored=True)
             return stored
+        if self._ledger.has_given(spec.base_model_hash):
+            self._telling.update_lost(spec)
+            return None
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
         self._before_training(spec)
@@ -66,7 +81,7 @@ class OwnUpdate:
             self._us.images,
             self._us.device,
             self._us.config.policy,
-            derived_seed(self._us.config.seed, self._us.member_id),  # one default seed for all, not one noise
+            training_seed(self._state),
             self._store.checkpoint,
             lambda progress: self._reporter.training(spec.round, progress),
             learning=self._us.config.learning,

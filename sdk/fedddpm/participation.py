@@ -60,7 +60,15 @@ class Participation:
         averaging = bool(institution.config.learning.ema_decay)
         self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
         self._own = OwnUpdate(
-            institution, self._updates, self._feedback, self._history, reporter, self._telling, self._count
+            institution,
+            state,
+            self._ledger,
+            self._updates,
+            self._feedback,
+            self._history,
+            reporter,
+            self._telling,
+            self._count,
         )
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
@@ -152,13 +160,14 @@ class Participation:
 
     def _advance(self, position: RunPosition, rounds: int) -> list[RoundSummary]:
         """Take the results after ``position``, of a run of so many rounds."""
-        update = self._updates.load(position.run, position.next_round, position.base_model_hash)
+        update = self._updates.load(position.base_model_hash)
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
         results = self._history.advance(position, self._our_roster(), known, update, rounds)
         if not results:
             return []
         if self._us.config.learning.error_feedback:
-            self._feedback.after_results(position.run, position.next_round, results, known, update)
+            conspirators = self._our_roster().c_max
+            self._feedback.after_results(position.run, position.next_round, results, known, update, conspirators)
         summaries = [self._summarize(result, update) for result in results]
         if self._attempt is not None:
             self._attempt.leave("the round is over")
@@ -172,7 +181,7 @@ class Participation:
         summary = summarize(
             result,
             self._us.member_id,
-            update if update is not None and update.round == result.round else None,
+            update if update is not None and update.base_model_hash == result.base_model_hash else None,
             self._state.traffic(result.run, result.round),
             time.monotonic() - self._round_began,
             None if position is None else parameters_in(self._state.path / position.model_file),
@@ -212,6 +221,9 @@ class Participation:
         require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
         self._telling.takes_part(spec)
         update = self._own.of(spec, roster)
+        if update is None:
+            self._sat_out = document
+            return None
         seat = Seat(
             self._us.identity,
             self._us.member_id,

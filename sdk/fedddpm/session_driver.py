@@ -13,6 +13,7 @@ from fedddpm.identity import Identity
 from fedddpm.ledger import OwedUnmask, SpentLedger
 from fedddpm.local_update import LocalUpdate
 from fedddpm.problems import ProblemError, SecondClientError
+from fedddpm.secret import rounding_seed
 from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi, Transport
 from fedddpm_protocol.chunks import chunk_count, chunk_span
@@ -61,7 +62,9 @@ class SessionDriver:
         self.left: str | None = None
         self._seat, self._spec, self._session, self._part = seat, spec, session, spec.part(session)
         self._api: SessionApi = transport.session(spec.hash, session)
-        self._contribution = Contribution(spec, self._part.name, update, pieces)
+        rounding = rounding_seed(seat.state, spec.base_model_hash, self._part.name)
+        self._contribution = Contribution(spec, self._part.name, update, pieces, rounding)
+        self._digest = update.digest
         self._join: Join | None = None
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
@@ -150,6 +153,7 @@ class SessionDriver:
             policy=seat.policy,
             recorded_u3=seat.ledger.recorded(base, part),
             release=seat.ledger.release(seat.roster, base, part),
+            answers=seat.ledger.answers(base, part),
         )
 
     def _send_join(self) -> None:
@@ -182,7 +186,8 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
-        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids)
+        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._seat.roster.c_max)
+        self._seat.ledger.give(self._spec.base_model_hash, self._digest)
         for _ in range(_UPLOAD_PASSES):
             if not self._upload_missing():
                 break

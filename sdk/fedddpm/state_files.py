@@ -36,6 +36,16 @@ CREATE TABLE IF NOT EXISTS sessions (    -- names of spent sums on the wire; one
     root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, session TEXT NOT NULL,
     PRIMARY KEY (root, base_model_hash, part)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS trainings (   -- one a base model
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL,
+    terms_hash BLOB NOT NULL,            -- written before the first step
+    update_digest BLOB,                  -- of what went under masks, written before it did
+    PRIMARY KEY (root, base_model_hash)
+) STRICT;
+CREATE TABLE IF NOT EXISTS answers (     -- sums that were answered for; without a row: as many as in spent
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (root, base_model_hash, part)
+) STRICT;
 CREATE TABLE IF NOT EXISTS releases_used (
     root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, old_u3 TEXT NOT NULL, new_u3 TEXT NOT NULL,
     PRIMARY KEY (root, base_model_hash, part, old_u3, new_u3)

@@ -45,13 +45,12 @@ class Stepper:
             self._fast = compiled(self._plain, self._device, self._try_out, required=required)
         self._ready = True
 
-    def step(self, adam: torch.optim.Adam, batch: Batch, seed: int) -> Tensor:
+    def step(self, adam: torch.optim.Adam, batch: Batch, generator: torch.Generator) -> Tensor:
         """Change the weights; returns the mean Huber loss (Ho 2020, eq. 14) of the whole batch, on the device.
 
-        ``seed`` decides timesteps, noise and, drawn last, which labels are hidden. All ranks draw the same for all
+        ``generator`` decides timesteps, noise and, drawn last, which labels are hidden. All ranks draw the same for all
         rows, then each computes its own.
         """
-        generator = torch.Generator(self._device).manual_seed(seed)
         x_t, t, noise = self._diffusion.draw(batch.x_0, generator)
         inputs = [x_t, t]
         if batch.labels is not None:

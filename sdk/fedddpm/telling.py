@@ -49,6 +49,13 @@ class Telling:
             },
         )
 
+    def update_lost(self, spec: RoundSpec) -> None:
+        """What was learned from the base model went under masks and is gone; it is not trained on again."""
+        self._reporter.warning(
+            f"round {spec.round + 1}: the update on this base model was sent before and its file is gone; sums of two"
+            " different ones could give them away, so this institution sits out until the base model changes"
+        )
+
     def attempt_failed(self, spec: RoundSpec) -> None:
         """There is a newer specification and no result."""
         self._reporter.attempt_failed(f"round {spec.round + 1}: attempt {spec.attempt + 1} ended without a result")

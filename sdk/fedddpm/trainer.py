@@ -24,7 +24,7 @@ from fedddpm.feed import Batch, Feed
 from fedddpm.held_out import held_out_loss
 from fedddpm.image_set import ImageSet, require_fit
 from fedddpm.ranks import ALONE, Share
-from fedddpm.seeds import derived_seed
+from fedddpm.seeds import generator_for
 from fedddpm.stepper import Stepper
 from fedddpm.stopwatch import Stopwatch
 from fedddpm.train_settings import Progress as Progress
@@ -41,7 +41,8 @@ class Trainer:
     """Trains ``model`` in place on ``data``; Adam starts afresh each round and never leaves (paper, section 3).
 
     The model must hold the round's starting weights when the trainer is made; ``train`` always begins from them, or
-    from a checkpoint that began from them. ``seed`` decides all randomness: the same for a round that is repeated.
+    from a checkpoint that began from them. ``seed`` decides all randomness, with as many bits as it has: the same for a
+    round that is repeated.
     ``average`` is where the average of the weights goes on, by default it begins with the weights; ``share`` is what
     this process does where several train together.
 
@@ -159,14 +160,14 @@ class Trainer:
         """(epoch, batch) from step number ``step`` to the end of the last epoch."""
         first_epoch, start = divmod(step, self._steps_per_epoch)
         for epoch in range(first_epoch, self.settings.epochs):
-            order = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            order = generator_for(torch.device("cpu"), self.seed, "order", epoch)
             for batch in self._feed.epoch(order, start):
                 yield epoch, batch
             start = 0
 
     def _step(self, adam: torch.optim.Adam, batch: Batch, step: int) -> Tensor:
         """One gradient step, and the average follows it; returns the loss, on the device."""
-        loss = self._stepper.step(adam, batch, derived_seed(self.seed, "noise", step))
+        loss = self._stepper.step(adam, batch, generator_for(self.device, self.seed, "noise", step))
         if self._average is not None:
             self._average.update()
         return loss

@@ -3,6 +3,9 @@
 Masks are treated as unknowns: an upload is the member's input plus its self mask plus or minus its pair masks. A mask
 is known once a threshold of its shares is. Every sum that the adversary can compute is a linear combination of uploads
 in which all unknown masks cancel; that is linear algebra, here modulo a large prime.
+
+What a member puts in depends on what it was asked to do: each training is an unknown of its own, and one under terms
+that leave nothing to learn (a learning rate of 1e-30) is zero, which the adversary knows.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from fedddpm_protocol.spec import SegmentSpec
 from fedddpm_protocol.spent import SpentLog
 
 PRIME = 2**61 - 1
+NOTHING = 255  # terms under which nothing is learned
 SEGMENTS = (SegmentSpec("part", 32, 1, "fixed-point"), SegmentSpec("part.weights", 32, 3, "integers"))
 
 
@@ -38,6 +42,7 @@ class Upload:
     session_id: bytes
     hu2: bytes
     u2: tuple[str, ...]
+    content: tuple[str, int] | None = None  # whose training, under which terms; None: zero
 
 
 class Corrupt:
@@ -93,15 +98,24 @@ class World:
         self.old_confirmations: list[Confirmation] = []
         self.holders: dict[tuple[bytes, str, str], set[str]] = defaultdict(set)  # who revealed a share of which secret
         self.sequence = count(1)
+        self.trained: dict[str, int] = {}  # under which terms a member made the update that it has now
+        self.columns: set[tuple[str, int]] = {(member, 0) for member in self.honest}
 
     # --- what the aggregator makes honest members do ---------------------------------------------------------------
 
-    def start(self, member: str, attempt: int) -> None:
-        """A new attempt; the member forgets the session that it was in."""
+    def start(self, member: str, attempt: int, terms: int = 0) -> None:
+        """A new attempt under ``terms``; the member forgets the session that it was in, trains if it has to, joins."""
         if member in self.machines:
             self.machines[member].abort()
-        plan = make_plan(self.roster, attempt, segments=SEGMENTS)
+        spec_hash = bytes([attempt]) * 31 + bytes([terms])
+        plan = make_plan(self.roster, attempt, segments=SEGMENTS, spec_hash=spec_hash)
         log = self.logs[member]
+        try:
+            log.agree(plan.base_model_hash, bytes([terms]) * 32)
+        except ProtocolError as error:
+            self.refusals[error.code] += 1
+            return
+        self.trained.setdefault(member, terms)  # what is stored is used again
         self.machines[member] = Participant(
             identity=identity_of(self.roster.ids.index(member)),
             member_id=member,
@@ -109,11 +123,22 @@ class World:
             plan=plan,
             policy=LocalPolicy(architecture_hash=b""),
             recorded_u3=log.recorded(plan.base_model_hash, plan.part),
+            answers=log.answers(plan.base_model_hash, plan.part),
         )
-        join = self.machines[member].join(next(self.sequence))
+        try:
+            join = self.machines[member].join(next(self.sequence))
+        except ProtocolError as error:
+            self.refusals[error.code] += 1
+            return
         if member in self.joins[plan.spec_hash]:
             self.old_joins.append(self.joins[plan.spec_hash][member])
         self.joins[plan.spec_hash][member] = join
+
+    def forget(self, member: str) -> None:
+        """Offer the member a run on another base: its one stored update is that of the other base now."""
+        if member in self.machines:
+            self.machines[member].abort()
+        self.trained.pop(member, None)
 
     def step(self, member: str, view: Collection[str], lie: bool = False) -> bool:
         """Give ``member`` its next message, made of what ``view`` sent; whether the machine accepted it."""
@@ -168,11 +193,20 @@ class World:
     def _upload(self, machine: Participant, view: set[str], lie: bool) -> None:
         sharing = machine._sharing
         assert sharing is not None
+        terms = self.trained[machine.member_id]
+        try:
+            self.logs[machine.member_id].give(machine.plan.base_model_hash, bytes([terms]) * 32)
+        except ProtocolError:
+            machine.abort()
+            raise
+        content = None if terms == NOTHING else (machine.member_id, terms)
+        if content is not None:
+            self.columns.add(content)
         mask_all(machine, inputs_for(machine.member_id, SEGMENTS))
         machine.finish_upload()
         session_id = sharing.cohort.session_id
         self.digests[session_id, machine.member_id] = machine._upload_digest
-        self.uploads.append(Upload(machine.member_id, session_id, sharing.hu2, sharing.ids))
+        self.uploads.append(Upload(machine.member_id, session_id, sharing.hu2, sharing.ids, content))
 
     def _survivors(self, machine: Participant, view: set[str], lie: bool) -> None:
         session_id = machine.session_id
@@ -215,22 +249,24 @@ class World:
             for member in set(cohort.ids) & set(self.honest)
             if all(self.is_known(session_id, member, kind) for kind in ("self_mask", "mask_sk"))
         ]
-        sums = _reduced(self.openable_sums())
-        for index, member in enumerate(self.honest):
-            unit = [int(position == index) for position in range(len(self.honest))]
-            if len(_reduced([*sums, unit])) == len(sums):
-                found.append(f"the input of {member} alone can be computed")
+        sums, columns = self.openable_sums(), sorted(self.columns)
+        for member in self.honest:
+            others = [index for index, (whose, _) in enumerate(columns) if whose != member]
+            own = [index for index, (whose, _) in enumerate(columns) if whose == member]
+            alone = _reduced([row[index] for index in (*others, *own)] for row in sums)
+            if any(not any(row[: len(others)]) for row in alone):
+                found.append(f"something of {member} alone can be computed")
         return found
 
     def openable_sums(self) -> list[list[int]]:
-        """Generators of all sums free of unknown masks: coefficients of the honest inputs."""
+        """Generators of all sums free of unknown masks: coefficients of what honest members learned, by column."""
         open_uploads = [u for u in self.uploads if self.is_known(u.session_id, u.member, "self_mask")]
         masks = sorted({mask for upload in open_uploads for mask in self._unknown_masks(upload)})
         rows = []
         for upload in open_uploads:
             signs = self._unknown_masks(upload)
             row = [signs.get(mask, 0) for mask in masks]
-            rows.append(row + [int(member == upload.member) for member in self.honest])
+            rows.append(row + [int(column == upload.content) for column in sorted(self.columns)])
         return [row[len(masks) :] for row in _reduced(rows) if not any(row[: len(masks)])]
 
     def _unknown_masks(self, upload: Upload) -> dict[tuple[bytes, str, str], int]:

@@ -78,7 +78,12 @@ def make_spec(
         "unmask_s": 10.0,
         "previous_result": b"\x03" * 32,
     }
-    return RoundSpec(**{**fields, **changes})
+    return RoundSpec(**{**fields, **changes}).with_terms_hash()
+
+
+def changed(spec: RoundSpec, **changes: Any) -> RoundSpec:
+    """The same spec with other fields, under the hash of the terms that it then has."""
+    return replace(spec, **changes, terms_hash=b"").with_terms_hash()
 
 
 def make_part_result(**changes: Any) -> PartResult:

@@ -99,7 +99,10 @@ def test_specs_and_results_have_one_form() -> None:
     assert len(
         {tagged_hash("spec", lp(*fields[:k], fields[k] + b"\0", *fields[k + 1 :])) for k in range(len(fields))}
     ) == len(fields)
-    for count in (len(fields) - 1, len(fields) + 1):
+    older = decode(RoundSpec, lp(*fields[:-1]))  # without the hash of its terms, which came later
+    assert older.terms_hash == b""
+    assert older.with_terms_hash() == spec
+    for count in (len(fields) - 2, len(fields) + 1):
         with pytest.raises(MalformedError, match="fields instead of"):
             decode(RoundSpec, lp(*[*fields, b""][:count]))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.protocol.specs import make_part_result, make_result, make_spec
+from tests.protocol.specs import changed, make_part_result, make_result, make_spec
 from tests.protocol.sums import encoded, mean_of, names, opened_part, summed
 
 from fedddpm_protocol import ring
@@ -62,7 +62,7 @@ def opened_round(scheme: Method, bits: int) -> tuple[RoundSpec, np.ndarray, dict
     base = np.random.default_rng(3).standard_normal(coordinates(spec.base_manifest)).astype(np.float32)
     opened = {}
     for number, part in enumerate(spec.parts):
-        alone = replace(spec, method=Method.FULL.value, parts=(replace_name(part),)) if len(spec.parts) > 1 else spec
+        alone = changed(spec, method=Method.FULL.value, parts=(replace_name(part),)) if len(spec.parts) > 1 else spec
         words = summed(alone, updates(4, 1.0, size=part.parameters), [40000] * 4)
         opened[part.name] = opened_part(spec, words, (160000, 10, 10), 4, part=number)
     return spec, base, opened
@@ -321,7 +321,7 @@ def test_an_update_that_was_not_clipped_is_noticed_in_a_narrow_ring_too() -> Non
     spec = make_spec(bits=16, coordinates=SIZE)
     deltas = updates(3, spec.clip_norm)
     words = summed(spec, deltas, [WEIGHT_UNITS] * 3)
-    loose = replace(spec, clip_norm=1e6)
+    loose = changed(spec, clip_norm=1e6)
     ours = encoded(spec, deltas[0], WEIGHT_UNITS, Place(0, 3))
     ring.subtract_in_place(words, ours, 16)
     magnified = (ring.signed(ours, 16) * 1000).astype(np.uint16)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from tests.protocol.lying_server import World
+from tests.protocol.lying_server import NOTHING, World
 
 from fedddpm_protocol.cohort import SurvivorSet
 from fedddpm_protocol.phases import ClientState
@@ -40,17 +40,38 @@ class Forgetful(SpentLog):
         return
 
 
+class Unbound(SpentLog):
+    """The mutant's log: a base model may be trained on under any terms, and any update of it be sent."""
+
+    def agree(self, base: bytes, terms_hash: bytes) -> None:
+        return
+
+    def give(self, base: bytes, update_digest: bytes) -> None:
+        return
+
+
+class Ungiven(SpentLog):
+    """The mutant's log: terms are bound, and any update under them may be sent."""
+
+    def give(self, base: bytes, update_digest: bytes) -> None:
+        return
+
+
 class LyingServer(RuleBasedStateMachine):
     """Arbitrary mixes of genuine messages: other subsets, other views, other attempts, replays, retries."""
 
     new_log: Callable[[], SpentLog] = SpentLog
 
-    @initialize(configuration=st.sampled_from(CONFIGURATIONS))
-    def begin(self, configuration: tuple[int, int, int]) -> None:
+    @initialize(configuration=st.sampled_from(CONFIGURATIONS), alone=st.booleans())
+    def begin(self, configuration: tuple[int, int, int], alone: bool) -> None:
         self.world = World(*configuration, new_log=self.new_log)
         self.attempt = 0
-        for member in self.world.honest:
+        for member in self.first_told(alone):
             self.world.start(member, self.attempt)
+
+    def first_told(self, alone: bool) -> tuple[str, ...]:
+        """Who is offered the first attempt."""
+        return self.world.honest
 
     def draw_view(self, data: st.DataObject) -> set[str]:
         """Mostly everybody or everybody but one, now and then any set: so that sessions come to an end at all."""
@@ -110,18 +131,43 @@ class LyingServerWithoutSpent(LyingServer):
     new_log = Forgetful
 
 
+class LyingServerOverTerms(LyingServer):
+    """The same, and attempts on one base that ask for other trainings, of some or of all."""
+
+    def first_told(self, alone: bool) -> tuple[str, ...]:
+        return self.world.honest[-1:] if alone else self.world.honest
+
+    @rule(data=st.data(), terms=st.sampled_from((1, NOTHING)))
+    def other_terms(self, data: st.DataObject, terms: int) -> None:
+        """The next attempt wants something else to be learned, or nothing."""
+        self.attempt += 1
+        for member in self.draw_view(data) & set(self.world.honest):
+            self.world.start(member, self.attempt, terms)
+
+    @rule(data=st.data())
+    def overwrite_one(self, data: st.DataObject) -> None:
+        """One member alone is offered a run on another base."""
+        self.world.forget(data.draw(st.sampled_from(self.world.honest), label="member"))
+
+
+class LyingServerWithoutTerms(LyingServerOverTerms):
+    new_log = Unbound
+
+
 TestLyingServer = LyingServer.TestCase
 TestLyingServer.settings = BOUNDED
+TestLyingServerOverTerms = LyingServerOverTerms.TestCase
+TestLyingServerOverTerms.settings = BOUNDED
 
 
 # --- one scripted lie each, with the rule and without it -------------------------------------------------------------
 
 
-def run_session(world: World, attempt: int, members: set[str], **views: set[str]) -> int:
+def run_session(world: World, attempt: int, members: set[str], terms: int = 0, **views: set[str]) -> int:
     """Everybody in ``members`` through one whole session; how many honest members revealed their shares."""
     told = sorted(members & set(world.honest))
     for member in told:
-        world.start(member, attempt)
+        world.start(member, attempt, terms)
     for step in ("cohort", "shares", "upload", "survivors", "confirmations"):
         for member in told:
             world.step(member, views.get(step, members))
@@ -160,7 +206,7 @@ def test_three_sums_that_differ_by_two_each_isolate_one_unless_bases_are_spent()
         assert bool(world.violations()) is isolated
 
 
-def test_the_same_survivors_may_be_summed_again() -> None:
+def test_the_same_survivors_may_be_summed_again_but_three_times_at_most() -> None:
     world = World(4, 1, 3)
     everybody = set(world.roster.ids)
     for attempt in range(3):
@@ -168,6 +214,51 @@ def test_the_same_survivors_may_be_summed_again() -> None:
     assert len(world.uploads) == 9
     assert world.openable_sums() == [[1, 1, 1]]  # three times the same
     assert world.violations() == []
+    assert run_session(world, 3, everybody) == 0
+    assert world.refusals == {"base-spent": 3}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("new_log", [SpentLog, Unbound])
+def test_one_member_that_trains_among_others_that_do_not_shows_unless_terms_are_bound(
+    configuration: tuple[int, int, int], new_log: Callable[[], SpentLog]
+) -> None:
+    """It trains for an attempt that nobody else is offered; the next one asks all to learn nothing."""
+    world = World(*configuration, new_log=new_log)
+    victim, everybody = world.honest[-1], set(world.roster.ids)
+    world.start(victim, 0)
+    answered = run_session(world, 1, everybody, NOTHING)
+    if new_log is SpentLog:
+        assert world.refusals["other-terms"] == 1
+        assert world.violations() == []
+        assert not any(map(any, world.openable_sums()))
+    else:
+        assert answered == len(world.honest)
+        assert world.violations() == [f"something of {victim} alone can be computed"]
+
+
+@pytest.mark.parametrize("new_log", [SpentLog, Unbound])
+def test_a_second_training_between_two_sums_over_the_same_survivors_shows_unless_terms_are_bound(
+    new_log: Callable[[], SpentLog],
+) -> None:
+    """A run for one member alone takes the place of its stored update; the difference of the sums is its alone."""
+    world = World(5, 1, 3, new_log=new_log)
+    victim, everybody = world.honest[-1], set(world.roster.ids)
+    assert run_session(world, 0, everybody) == len(world.honest)
+    world.forget(victim)
+    run_session(world, 1, everybody, terms=1)
+    assert bool(world.violations()) is (new_log is Unbound)
+
+
+@pytest.mark.parametrize("new_log", [SpentLog, Ungiven])
+def test_an_update_that_was_lost_and_made_again_shows_unless_it_is_kept_back(new_log: Callable[[], SpentLog]) -> None:
+    """Under the same terms, and another one all the same: other images, another device, a limit of time."""
+    world = World(5, 1, 3, new_log=new_log)
+    victim, everybody = world.honest[-1], set(world.roster.ids)
+    assert run_session(world, 0, everybody) == len(world.honest)
+    world.trained[victim] = 1
+    run_session(world, 1, everybody)
+    assert bool(world.violations()) is (new_log is Ungiven)
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -206,11 +297,12 @@ def test_two_survivor_sets_give_both_secrets_unless_confirmations_are_counted(
     assert bool(world.violations()) is not checked
 
 
-def test_the_random_search_finds_the_isolated_member_without_spent() -> None:
-    """The state machine above can fail: the same rules, the same invariant, no log of spent bases."""
+@pytest.mark.parametrize("mutant", [LyingServerWithoutSpent, LyingServerWithoutTerms])
+def test_the_random_search_finds_the_isolated_member_without_a_rule(mutant: type[LyingServer]) -> None:
+    """The state machine above can fail: the same moves and invariant, and no log of what may be done once only."""
     search = settings(BOUNDED, max_examples=400, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(IsolatedError):
-        run_state_machine_as_test(LyingServerWithoutSpent, settings=search)
+        run_state_machine_as_test(mutant, settings=search)
 
 
 def test_sessions_come_to_an_end_in_the_random_search() -> None:

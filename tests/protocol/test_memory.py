@@ -64,8 +64,7 @@ def test_opening_one_chunk_takes_less_than_four() -> None:
     assert sharing is not None
     survivors = sharing.survivors(digests)
     confirmations = [machine.receive_survivors(survivors.message.survivors) for machine in machines.values()]
-    log = SpentLog()
-    unmasks = [machine.receive_confirmations(confirmations, log.commit) for machine in machines.values()]
+    unmasks = [machine.receive_confirmations(confirmations, SpentLog().commit) for machine in machines.values()]
     masks = recover(survivors, unmasks)
     tracemalloc.start()
     try:

@@ -156,7 +156,7 @@ class Seat:
         inbox = ShareInbox.model_validate_json(self.get("shares"))
         self.machine.receive_shares(inbox.items)
         weight = weight_units(self.samples, self.spec)
-        place = Place.of(self.name, self.machine.cohort_ids)
+        place = Place.of(self.name, self.machine.cohort_ids, self.roster.c_max)
         encoder = ValuesEncoder(self.spec, self.part, self.delta, weight, place)
         sums = sums_words(self.part, weight, *_LOSSES)
         for segment in self.part.segments:

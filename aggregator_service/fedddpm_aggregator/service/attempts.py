@@ -166,7 +166,7 @@ def round_spec(
         confirm_s=run.confirm_s,
         unmask_s=run.unmask_s,
         previous_result=bytes.fromhex(previous) if previous else b"",
-    )
+    ).with_terms_hash()
 
 
 def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:

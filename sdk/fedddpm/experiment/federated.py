@@ -157,7 +157,8 @@ class FederatedRun:
         if not self._settings.error_feedback:
             return None
         own = {session: members for session, members in opened.survivors.items() if site in members}
-        return {part_of(session): Summed(members, members) for session, members in own.items()}
+        c_max = self._federation.roster.c_max
+        return {part_of(session): Summed(members, members, c_max) for session, members in own.items()}
 
     def _round_record(
         self, spec: RoundSpec, trained: Mapping[str, Trained], opened: Opened, losses: list[float], grid: Path | None

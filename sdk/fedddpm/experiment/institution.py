@@ -121,7 +121,7 @@ def train(job: TrainJob, tell: Tell) -> Trained:
 
 def stored_update(site: Site, spec: RoundSpec) -> LocalUpdate | None:
     """The update of this round, if it was trained already."""
-    return UpdateStore(site.folder).load(spec.run, spec.round, spec.base_model_hash)
+    return UpdateStore(site.folder).load(spec.base_model_hash, spec.terms.hash)
 
 
 def _share(progress: Progress) -> float:

@@ -93,7 +93,7 @@ class Session:
         uploads, digests = {}, {}
         for member in sharing.ids:
             machines[member].receive_shares(inboxes[member])
-            self._contributions[member].take_place(member, cohort.ids)
+            self._contributions[member].take_place(member, cohort.ids, roster.c_max)
             uploads[member] = self._mask(machines[member], self._contributions[member])
             manifest = machines[member].finish_upload(self._contributions[member].disclosed_samples)
             digests[member] = sharing.verify_manifest(member, manifest)
@@ -116,7 +116,7 @@ class Session:
         """The same words, packed and summed without masks: whoever sums sees every update."""
         opened = {}
         for member, contribution in self._contributions.items():
-            contribution.take_place(member, tuple(self._contributions))
+            contribution.take_place(member, tuple(self._contributions), self._federation.roster.c_max)
         for segment in self._part.segments:
             total = ring.zeros(segment.coordinates, segment.bits)
             for index in self._indices(segment):

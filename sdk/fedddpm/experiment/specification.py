@@ -67,9 +67,13 @@ class SpecMaker:
             max_steps=s.max_steps,
             batch_size=s.batch_size,
             learning_rate=s.learning_rate,
-            **dict.fromkeys(("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s"), _CLOCKLESS_S),
+            join_s=_CLOCKLESS_S,
+            shares_s=_CLOCKLESS_S,
+            masked_s=_CLOCKLESS_S,
+            confirm_s=_CLOCKLESS_S,
+            unmask_s=_CLOCKLESS_S,
             previous_result=bytes.fromhex(before[-1].result_hash) if before else b"",
-        )
+        ).with_terms_hash()
 
     def _part(self, name: str, before: Sequence[RoundRecord], base_model: UNet, wrapped: Collection[str]) -> PartSpec:
         tensors = manifest(base_model, Method(self.plan.method).sessions[name])

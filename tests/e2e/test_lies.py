@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
+from tests.protocol.specs import changed
 
 import fedddpm.contribution
 from fedddpm import LocalPolicyOptions
@@ -57,7 +58,7 @@ def in_results(change: Callable[[SignedDocument], SignedDocument]) -> Callable[[
 
 
 def more_epochs(document: SignedDocument) -> RoundSpec:
-    return dataclasses.replace(canonical.decode(RoundSpec, document.body), epochs=1000)
+    return changed(canonical.decode(RoundSpec, document.body), epochs=1000)
 
 
 def another_model(document: SignedDocument) -> RoundResult:

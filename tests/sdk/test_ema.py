@@ -41,7 +41,7 @@ def random_vector(seed: int, size: int) -> np.ndarray:
 
 def an_update(base: np.ndarray, local: np.ndarray, average: AverageState | None) -> LocalUpdate:
     delta = random_vector(1, len(base)) * np.float32(0.01)
-    return LocalUpdate("run", 0, bytes(32), delta, local, 10, 0.5, 0.4, 1.0, average)
+    return LocalUpdate("run", 0, bytes(32), bytes(32), delta, local, 10, 0.5, 0.4, 1.0, average)
 
 
 def test_the_average_is_the_formula_s() -> None:

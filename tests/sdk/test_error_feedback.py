@@ -30,6 +30,7 @@ def make_update(member: str, round_: int = 0, size: int = SIZES["decoder"], scal
         run="run",
         round=round_,
         base_model_hash=b"\x02" * 32,
+        terms_hash=b"\x09" * 32,
         delta=(rng.normal(0, scale, size) + scale).astype(np.float32),
         local=np.zeros(0, np.float32),
         samples=SAMPLES[member],
@@ -191,7 +192,7 @@ def test_the_stored_update_holds_it_apart_from_what_was_learned(tmp_path: Path) 
     update = replace(make_update(US[0]), feedback=np.full(SIZES["decoder"], 0.25, np.float32))
     store = UpdateStore(tmp_path)
     store.save(update)
-    loaded = store.load("run", 0, b"\x02" * 32)
+    loaded = store.load(b"\x02" * 32, b"\x09" * 32)
     assert loaded is not None
     assert np.array_equal(loaded.delta, update.delta)
     assert np.array_equal(loaded.sent, update.delta + np.float32(0.25))

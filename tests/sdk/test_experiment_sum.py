@@ -66,7 +66,7 @@ def make_spec(federation: Federation, method: Method, bits: int = 32) -> RoundSp
         confirm_s=1.0,
         unmask_s=1.0,
         previous_result=b"",
-    )
+    ).with_terms_hash()
 
 
 def make_updates(members: tuple[str, ...], method: Method) -> dict[str, LocalUpdate]:
@@ -77,6 +77,7 @@ def make_updates(members: tuple[str, ...], method: Method) -> dict[str, LocalUpd
             run="run",
             round=0,
             base_model_hash=b"\x02" * 32,
+            terms_hash=b"\x09" * 32,
             delta=rng.normal(0, 0.4, size).astype(np.float32),
             local=np.zeros(0, np.float32),
             samples=SAMPLES[member],

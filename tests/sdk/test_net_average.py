@@ -106,7 +106,7 @@ def test_a_stored_update_keeps_its_average(tmp_path):
 
     def stored(learning, average=None):
         store.save(train_update(make_network(), spec, *place, learning=learning, average=average))
-        return store.load(spec.run, spec.round, spec.base_model_hash).average
+        return store.load(spec.base_model_hash, spec.terms.hash).average
 
     update = train_update(make_network(), spec, *place, learning=LearningOptions())
     first = stored(LearningOptions())

@@ -1,10 +1,8 @@
 """Sums that could be subtracted: one update under two methods, or sent twice because two trainings share a seed."""
 
-from dataclasses import replace
-
 import pytest
 from tests.protocol.sessions import make_roster
-from tests.protocol.specs import make_spec
+from tests.protocol.specs import changed, make_spec
 
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import _round_seed
@@ -66,19 +64,15 @@ def test_a_run_keeps_its_method(state):
         history.arrive(parts, roster)
 
 
-def test_every_training_has_its_own_seed_of_256_bits():
+def test_a_base_under_its_terms_has_one_seed_of_256_bits():
+    """No name that the aggregator may choose picks another: neither the run's nor the number of round or attempt."""
     spec = make_spec()
-    changed = [
-        spec,
-        replace(spec, run="run-2"),
-        replace(spec, round=2),
-        replace(spec, base_model_hash=BASE),
-        make_spec(scheme=Method.UDEC),
-    ]
-    seeds = {_round_seed(0, one) for one in changed} | {_round_seed(1, spec)}
+    others = [changed(spec, base_model_hash=BASE), changed(spec, epochs=2), make_spec(scheme=Method.UDEC)]
+    seeds = {_round_seed(0, one) for one in (spec, *others)} | {_round_seed(1, spec), _round_seed(2**200, spec)}
     assert len(seeds) == 6
     assert max(seeds) > 2**248
-    assert _round_seed(0, replace(spec, attempt=1)) == _round_seed(0, spec)
+    for same in ({"attempt": 1}, {"run": "run-2"}, {"round": 2}, {"encoding_seed": BASE}):
+        assert _round_seed(0, changed(spec, **same)) == _round_seed(0, spec)
 
 
 def test_one_session_at_a_time(monkeypatch):

@@ -103,7 +103,7 @@ def test_an_update_with_nan_is_never_sent(fed, monkeypatch):
     with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
         position = state.newest_position()
         store = UpdateStore(state.path)
-        update = store.load(position.run, 0, position.base_model_hash)
+        update = store.load(position.base_model_hash)
         update.delta[7] = np.nan
         store.save(update)
     with pytest.raises(TrainingError, match=r"NaN.*not sent"):

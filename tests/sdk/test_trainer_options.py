@@ -109,7 +109,8 @@ def test_hiding_labels_draws_after_timesteps_and_noise() -> None:
         with torch.no_grad():
             network.encoder.label.weight.zero_()  # type: ignore[union-attr]  # there with classes
         stepper = Stepper(network, CPU, replace(SETTINGS, label_dropout=share), 8, 1, ALONE)
-        losses.append(stepper.step(make_adam(dict(network.named_parameters()), 1e-3), batch, 7).item())
+        generator = torch.Generator().manual_seed(7)
+        losses.append(stepper.step(make_adam(dict(network.named_parameters()), 1e-3), batch, generator).item())
         x_t, t, noise = Diffusion().draw(batch.x_0, torch.Generator().manual_seed(7))
         with torch.no_grad():
             untouched = model()

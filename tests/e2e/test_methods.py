@@ -75,6 +75,7 @@ def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
             assert part.opened
             assert part.survivors == drawn[part.part]
             assert part.sums[0] == 65535 * len(part.survivors)
+            assert [total > 0 for total in part.sums[1:]] == [part.part == "decoder"] * 2  # losses stand in one sum
     check_parts(fed, Method.USPLIT)
     check_traffic(fed, Method.USPLIT, 16)
 

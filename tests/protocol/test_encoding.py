@@ -354,6 +354,8 @@ def test_seeds_have_32_bytes(seed: bytes) -> None:
 
 def test_a_place_is_that_in_the_cohort() -> None:
     assert Place.of("b", ("a", "b", "c")) == Place(1, 3)
+    assert Place.of("b", ("a", "b", "c"), 1).hiding == 2
+    assert Place(0, 2, 5).hiding == 1
     with pytest.raises(EncodingError):
         Place.of("x", ("a", "b"))
 
@@ -392,6 +394,11 @@ def test_rounding_is_private_only_where_the_scale_is_coarse() -> None:
     )
     np.testing.assert_array_equal(encoded(fine, delta, WEIGHT_UNITS), encoded(fine, delta, WEIGHT_UNITS))
     assert (encoded(coarse, delta, WEIGHT_UNITS) != encoded(coarse, delta, WEIGHT_UNITS)).any()
+    halved = ScaleReference(5.94, 5, 5 * WEIGHT_UNITS)  # fine among five, coarse among the two who do not conspire
+    between = with_reference(make_spec(bits=8, coordinates=4096, clip_norm=1e3), halved)
+    for place, is_private in ((Place(0, 5), False), (Place(0, 5, 2), False), (Place(0, 5, 3), True)):
+        twice = [encoded(between, delta, WEIGHT_UNITS, place) for _ in range(2)]
+        assert (twice[0] != twice[1]).any() == is_private, place
     seed = b"\x03" * 32
     again = encoded(coarse, delta, WEIGHT_UNITS, seed=seed)
     np.testing.assert_array_equal(encoded(coarse, delta, WEIGHT_UNITS, seed=seed), again)

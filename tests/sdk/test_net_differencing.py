@@ -4,6 +4,7 @@ import pytest
 from tests.protocol.sessions import make_roster
 from tests.protocol.specs import changed, make_spec
 
+from fedddpm.errors import PolicyError
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import _round_seed
 from fedddpm.participation import Participation
@@ -62,6 +63,29 @@ def test_a_run_keeps_its_method(state):
     assert history.arrive(whole, roster).method == "FULL"
     with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
         history.arrive(parts, roster)
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        ({"base_model_hash": b"x" * 32}, "does not build on the result"),
+        ({"previous_result": b"x" * 32}, "does not build on the result"),
+        ({"initial_model_hash": b"x" * 32}, "does not build on the result"),
+        ({"round": 2, "previous_result": b"\x03" * 32}, "does not build on the result"),
+        ({"round": 0, "previous_result": b""}, "went back to round 1"),
+    ],
+)
+def test_a_run_goes_on_from_where_it_is_known_to_be(state, otherwise, said):
+    """SPENT counts on it: a base that the aggregator could choose anew would be a fresh one every time."""
+    roster = make_roster(6)
+    spec = make_spec(roster)
+    names = (spec.previous_result, spec.initial_model_hash, spec.base_model_hash)
+    position = RunPosition(spec.run, spec.method, spec.round, *names, "m.safetensors")
+    state.move_to(position)
+    history = RunHistory(state, None, None, None, averaging=False)
+    assert history.arrive(spec, roster) == position
+    with pytest.raises((SpecError, PolicyError), match=said):
+        history.arrive(changed(spec, **otherwise), roster)
 
 
 def test_a_base_under_its_terms_has_one_seed_of_256_bits():

@@ -12,9 +12,12 @@ from tests.protocol.specs import changed, make_spec
 
 import fedddpm.own_update
 import fedddpm.progress
+import fedddpm.session_driver
 from fedddpm.checkpoint import load_tensors
+from fedddpm.contribution import Contribution
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import LocalUpdate, UpdateStore
+from fedddpm.secret import rounding_seed
 from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi
 from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
@@ -262,6 +265,26 @@ def test_the_secret_is_made_once_and_decides_the_training(fed, monkeypatch):
     fed.together(1)
     assert len(set(seeds)) == 3  # each institution has its own
     assert facts_of(fed, "SELECT value FROM facts WHERE name = 'training-secret'") == [(secret,)]
+
+
+def test_private_rounding_follows_from_the_secret_and_is_the_same_in_every_attempt(fed, monkeypatch):
+    given = []
+
+    class Noting(Contribution):
+        def __init__(self, spec, part, update, pieces, rounding=None):
+            given.append((spec.base_model_hash, part, rounding))
+            super().__init__(spec, part, update, pieces, rounding)
+
+    monkeypatch.setattr(fedddpm.session_driver, "Contribution", Noting)
+    for _ in range(2):
+        killed_at(fed, monkeypatch, SessionApi, "join")
+    with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
+        base = state.newest_position().base_model_hash
+        assert given == [(base, "decoder", rounding_seed(state, base, "decoder"))] * 2
+        seeds = {rounding_seed(state, *what) for what in ((base, "decoder"), (base, "encoder"), (OTHER, "decoder"))}
+        assert len(seeds) == 3
+    with StateDir(fed.folder / "another", bytes.fromhex(fed.root), A) as state:
+        assert rounding_seed(state, base, "decoder") not in seeds
 
 
 def test_no_setting_and_no_public_word_decides_the_training(fed, monkeypatch):

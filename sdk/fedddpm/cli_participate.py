@@ -36,7 +36,7 @@ def participate(
     labels: Annotated[str | None, typer.Option(help="classes: 'folders', or names of sub-folders: cat,dog")] = None,
     cache: Annotated[bool | None, typer.Option(help="keep decoded images for the next start")] = None,
     data_root: Annotated[Path | None, typer.Option(help="where the named data sets lie")] = None,
-    seed: Annotated[int | None, typer.Option(help="order of images and noise")] = None,
+    seed: Annotated[int | None, typer.Option(help="decides which images are held out")] = None,
     limit: Annotated[int | None, typer.Option(help="use at most so many images")] = None,
     after_restore: Annotated[bool | None, typer.Option("--after-restore", help="the state is from a backup")] = None,
     min_cohort: Annotated[int | None, typer.Option(help="policy: smallest sum to be part of")] = None,

@@ -72,7 +72,7 @@ class Client:
         labels: ``folders`` makes sub-folders the classes, sorted; or the classes in their order, ``cat,dog``.
         cache: folder for decoded images; True: the user's cache folder; False: none is kept.
         data_root: where the named data sets lie.
-        seed: decides order of images and noise.
+        seed: decides which images are held out, and nothing else: what training draws is this institution's secret.
         limit: use at most so many images.
         after_restore: the state folder came back from a backup.
         stand_by: when a run has ended, wait for the next one.

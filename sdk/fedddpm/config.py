@@ -131,7 +131,7 @@ class ClientConfig(_Options):
     labels: str | None = None  # "folders": sub-folders are classes, sorted; or the classes in order: "cat,dog"
     cache: bool | Path = True  # where decoded images are kept; False: nowhere
     data_root: Path | None = None  # where the named data sets lie
-    seed: int = 0
+    seed: int = 0  # which images are held out; training draws from a secret of its own
     limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
     after_restore: bool = False  # the state folder came back from a backup
     stand_by: bool = False  # when a run has ended, wait for the next one

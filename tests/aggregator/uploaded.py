@@ -40,8 +40,7 @@ class Uploaded:
         survivors = sharing.survivors(digests)
         alive = [machines[name] for name in self.uploads]
         confirmations = [machine.receive_survivors(survivors.message.survivors) for machine in alive]
-        log = SpentLog()
-        unmasks = [machine.receive_confirmations(confirmations, log.commit) for machine in alive]
+        unmasks = [machine.receive_confirmations(confirmations, SpentLog().commit) for machine in alive]
         self.masks: MaskPlan = recover(survivors, unmasks)
 
     def read(self, member: str, index: int) -> bytes:

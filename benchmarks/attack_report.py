@@ -21,7 +21,8 @@ TERMS = ("what the others are offered", "cosine with the victim's update")
 
 def attack_cells(attack: Attack) -> tuple[str, ...]:
     mine, lucky = attack.score, attack.chance
-    numbers = (mine.by_name, mine.worst_by_name, lucky.by_name, mine.best_match, lucky.best_match)
+    by_luck = None if mine.by_name is None else lucky.by_name
+    numbers = (mine.by_name, mine.worst_by_name, by_luck, mine.best_match, lucky.best_match)
     return (
         attack.case.randomness,
         attack.case.adversary,

@@ -97,8 +97,8 @@ def facts_of(plan: Plan, options: argparse.Namespace) -> dict[str, peers.Fact]:
     return {
         "command": f"python benchmarks/attacks.py{' --quick' if options.quick else ''}",
         "pictures": Path(options.data).stem,
-        "images": f"{plan.images} of {size}x{size} pixels from each of {plan.members} institutions, one step",
-        "terms": f"{plan.site_images} of {wide}x{wide} pixels in each of {plan.sites} institutions",
+        "cohort_of_images": f"{plan.images} of {size}x{size} pixels from each of {plan.members} institutions, one step",
+        "cohort_of_terms": f"{plan.site_images} of {wide}x{wide} pixels in each of {plan.sites} institutions",
         "chance": "as many unrelated images instead of the reconstructions, mean of 50 draws",
     }
 

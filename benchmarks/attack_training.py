@@ -1,0 +1,117 @@
+"""Both sides of attacks.py: how an institution trains, and what an aggregator can say and predict of it.
+
+Two functions hold all that is known of an institution's randomness: :func:`institution_seed`, from which its training
+draws, and :func:`predicted`, which repeats these draws from public words alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from benchmarks.encoding_ring import RingSum
+from benchmarks.sum_spec import sum_spec
+from torch import Tensor
+
+from fedddpm.config import LocalPolicyOptions
+from fedddpm.diffusion import Diffusion
+from fedddpm.image_set import ImageSet
+from fedddpm.local_update import LocalUpdate, Vector, _round_seed, train_update
+from fedddpm.partition import PARTS, flatten, manifest
+from fedddpm.seeds import derived_seed
+from fedddpm.train_settings import silent
+from fedddpm.unet import UNet
+from fedddpm_protocol.methods import Method
+from fedddpm_protocol.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, model_hash, part_spec
+
+_CPU = torch.device("cpu")
+_METHOD = Method.FULL
+_BITS = 32  # what the aggregator asks for who wants to see small numbers
+_PUBLIC_SEED = 0  # the setting that nobody changes
+_DIFFUSION = Diffusion()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an aggregator may choose freely about a round's training."""
+
+    learning_rate: float
+    batch_size: int
+    max_steps: int = 0  # 0: no limit
+    epochs: int = 1
+    clip_norm: float = 100.0  # far above all updates here: the attacks need no clipping
+
+
+def offer(base: UNet, run: str, members: int, terms: Terms, attempt: int = 0) -> RoundSpec:
+    """The first round of ``run`` on ``base`` for ``members`` institutions that share the whole network."""
+    tensors = manifest(base)
+    spec = sum_spec(
+        _METHOD,
+        part_spec(next(iter(_METHOD.sessions)), tensors, _BITS),
+        clip_norm=terms.clip_norm,
+        largest_cohort=members,
+        chunk_coordinates=CHUNK_COORDINATES,
+        encoding_seed=bytes(32),
+    )
+    return replace(
+        spec,
+        run=run,
+        attempt=attempt,
+        architecture=base.architecture,
+        base_model_hash=model_hash(tensors, flatten(base, PARTS)),
+        epochs=terms.epochs,
+        max_steps=terms.max_steps,
+        batch_size=terms.batch_size,
+        learning_rate=terms.learning_rate,
+    )
+
+
+def institution_seed(member: str, *, secret: bool) -> int:
+    """What an institution's random choices follow from: public words, or 256 bits that it alone has."""
+    return secrets.randbits(256) if secret else derived_seed(_PUBLIC_SEED, member)
+
+
+def train(base: UNet, spec: RoundSpec, images: ImageSet, seed: int) -> LocalUpdate:
+    """One institution's local training, by the code that institutions run; ``base`` stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "training.safetensors"
+        both = (images, images.subset([0]))  # the held-out part only measures a loss
+        return train_update(copy.deepcopy(base), spec, both, _CPU, LocalPolicyOptions(), seed, checkpoint, silent)
+
+
+def secure_sum(spec: RoundSpec, updates: Sequence[LocalUpdate]) -> Vector:
+    """The mean update [P] that everybody learns, through the protocol's own encoding; all weigh the same."""
+    total = RingSum(spec, len(updates))
+    for update in updates:
+        total.add(update.delta, WEIGHT_UNITS)
+    return total.open().mean
+
+
+class Draws(NamedTuple):
+    """The random choices of a first step on all images of an institution."""
+
+    order: Tensor  # int64 [B]: which image is in which row
+    t: Tensor  # int64 [B]
+    noise: Tensor  # float32 [B, C, H, W]
+
+
+def predicted(spec: RoundSpec, member: str, images: int) -> Draws:
+    """What a member draws in its first step if all follows from public words: the names of run and member."""
+    seed = _round_seed(institution_seed(member, secret=False), spec)
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(derived_seed(seed, "order", 0)))
+    shape = (images, spec.architecture.channels, spec.architecture.image_size, spec.architecture.image_size)
+    generator = torch.Generator().manual_seed(derived_seed(seed, "noise", 0))
+    _, t, noise = _DIFFUSION.draw(torch.zeros(shape), generator)
+    return Draws(order, t, noise)
+
+
+def telling_run(spec: RoundSpec, members: Sequence[str], images: int, names: int) -> RoundSpec:
+    """Among ``names`` names of the run the one whose latest predicted timestep is earliest: least noise on images."""
+    runs = [replace(spec, run=f"run-{number}") for number in range(names)]
+    return min(runs, key=lambda one: max(int(predicted(one, member, images).t.max()) for member in members))

@@ -1,0 +1,118 @@
+"""The benchmark of attacks: they succeed where randomness is public or terms may change, and fail where they should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.attack_images import CASES, PUBLIC, REPEATS, SECRET, SOLVES, Attack, Case, Setting, attack_all
+from benchmarks.attack_scores import as_floats, chance, score, shares_of
+from benchmarks.attack_terms import TERMS, Federation, cosine
+from benchmarks.attack_training import institution_seed, offer, predicted, train
+
+from fedddpm.image_set import ImageSet
+from fedddpm.initial import initial_network, seed_of
+from fedddpm.unet import architecture_of
+
+ROOT = Path(__file__).parents[2]
+ONE_LEVEL = architecture_of(8, 1, "tiny", 16, (1,))
+TINY = architecture_of(8, 1, "tiny")
+
+
+def pictures(count: int, seed: int = 0) -> ImageSet:
+    """Every pixel at random: no picture is like another."""
+    values = np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    return ImageSet(torch.from_numpy(values))
+
+
+def attacked(case: Case, architecture=ONE_LEVEL, images: int = 2, evaluations: int = 120) -> Attack:
+    shares, others = shares_of(pictures(60), 2, images, 0)
+    setting = Setting(architecture, names=200, evaluations=evaluations, blind_evaluations=evaluations)
+    (attack,) = attack_all(setting, shares, others, [case])
+    return attack
+
+
+def test_known_randomness_shows_every_image_by_name() -> None:
+    attack = attacked(Case(PUBLIC, REPEATS))
+    assert attack.score.worst_by_name > 0.9
+    assert attack.chance.by_name < 0.1
+
+
+def test_guessed_randomness_shows_nothing() -> None:
+    attack = attacked(Case(SECRET, REPEATS))
+    assert abs(attack.score.by_name) < 0.4  # of four images of 64 unrelated pixels
+    assert attack.score.best_match < 0.5
+
+
+@pytest.mark.slow
+def test_who_solves_for_the_noise_needs_no_draws() -> None:
+    """Secret randomness alone is no defence of a first model that anybody made."""
+    attack = attacked(Case(PUBLIC, SOLVES), TINY, images=1, evaluations=250)
+    assert attack.score.best_match > 0.5  # pixels where the noise was cut, a third of them, are lost in such pictures
+    assert attack.chance.best_match < 0.2
+    assert attack.score.by_name is None
+
+
+def test_predicted_draws_are_those_of_the_training() -> None:
+    """The same update comes out of the same seed, another out of a secret one."""
+    base, images = initial_network(ONE_LEVEL, seed_of(1)), pictures(4)
+    spec = offer(base, "run", 3, TERMS)
+    public = institution_seed("site-0", secret=False)
+    assert (train(base, spec, images, public).delta == train(base, spec, images, public).delta).all()
+    secret = [institution_seed("site-0", secret=True) for _ in range(2)]
+    assert len({public, *secret}) == 3
+    assert (train(base, spec, images, public).delta != train(base, spec, images, secret[0]).delta).any()
+    assert sorted(predicted(spec, "site-0", 4).order) == [0, 1, 2, 3]
+    assert (predicted(spec, "site-0", 4).noise != predicted(spec, "site-1", 4).noise).all()
+
+
+def test_scores() -> None:
+    truth, others = as_floats(pictures(6)), as_floats(pictures(60, seed=1))
+    middle = torch.zeros_like(truth[0])
+    exact = score(truth * 0.5 + 0.1, truth, middle)
+    assert (exact.by_name, exact.worst_by_name, exact.best_match) == pytest.approx((1, 1, 1))
+    moved = score(truth.roll(1, 0), truth, middle)
+    assert moved.by_name < 0.5 < moved.best_match
+    flat = score(torch.zeros_like(truth), truth, middle, named=False)
+    assert (flat.by_name, flat.best_match) == (None, 0)
+    alike = torch.linspace(-3, 3, 64).reshape(1, 8, 8)  # much that all have in common counts for nothing
+    assert score(truth.roll(1, 0) + alike, truth + alike, alike).by_name == pytest.approx(moved.by_name, abs=1e-5)
+    assert 0 < chance(truth, others).best_match < 0.4
+
+
+def test_a_stored_update_is_used_again_on_other_terms(tmp_path: Path) -> None:
+    shares, _ = shares_of(pictures(60), 3, 8, 0)
+    federation = Federation(initial_network(ONE_LEVEL, seed_of(1)), shares, tmp_path)
+    first = federation.sum(TERMS, 0)
+    assert (federation.sum(TERMS, 1) == first).all()
+    assert cosine(first, -first) == pytest.approx(-1)
+
+
+def test_a_quick_run(tmp_path: Path) -> None:
+    np.savez(tmp_path / "noise.npz", images=pictures(60).images[:, 0].numpy())
+    command = [sys.executable, str(ROOT / "benchmarks" / "attacks.py"), "--quick", "--out", str(tmp_path)]
+    command += ["--data", str(tmp_path / "noise.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "out of one secure sum" in done.stdout
+    result = json.loads((tmp_path / "attacks.json").read_text())
+    assert [(row["randomness"], row["adversary"]) for row in result["images"]] == [
+        (case.randomness, case.adversary) for case in CASES
+    ]
+    assert result["images"][0]["score"]["by_name"] > 0.9 > 0.4 > result["images"][1]["score"]["by_name"]
+    check_terms({row["scenario"]: row["cosine"] for row in result["terms"]})
+    assert "others at learning rate 1e-30" in (tmp_path / "attacks.md").read_text()
+    assert (tmp_path / "attacks.png").stat().st_size > 5_000
+
+
+def check_terms(cosines: dict[str, float]) -> None:
+    honest = cosines.pop("the same terms for all")
+    assert 0.3 < honest < 0.8
+    assert all(value > honest for value in cosines.values())
+    for scenario in ("others at learning rate 1e-30", "two sums, victim trained again between"):
+        assert cosines[scenario] > 0.999999

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from benchmarks.attack_inversion import LEARNING_RATE, crafted, reconstruct, reconstruct_blind
 from benchmarks.attack_scores import Score, as_floats, chance, score
-from benchmarks.attack_training import Terms, institution_seed, offer, predicted, secure_sum, telling_run, train
+from benchmarks.attack_training import Terms, institution_seed, offer, predicted, secure_sum, telling_offer, train
 from torch import Tensor
 
 from fedddpm.image_set import ImageSet
@@ -60,7 +60,7 @@ def attack_all(
     base, images = crafted(setting.architecture), len(shares[0])
     members = [f"site-{number}" for number in range(len(shares))]
     terms = Terms(LEARNING_RATE, batch_size=images, max_steps=1, clip_norm=1.0)
-    spec = telling_run(offer(base, "run", len(members), terms), members, images, setting.names)
+    spec = telling_offer(offer(base, "run", len(members), terms), members, images, setting.names)
     truth, unrelated = torch.cat([as_floats(share) for share in shares]), as_floats(others)
     for case in cases:
         mean = opened(base, spec, shares, members, secret=case.randomness == SECRET)

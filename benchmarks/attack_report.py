@@ -16,7 +16,7 @@ from torch import Tensor
 from fedddpm.image_set import ImageSet
 
 IMAGES = ("randomness", "adversary", "by name", "worst", "chance", "best match", "chance of it", "CPU s")
-TERMS = ("what the others are offered", "cosine with the victim's update")
+TERMS = ("what the others are offered", "cosine with the victim's update", "where terms are bound to a base")
 
 
 def attack_cells(attack: Attack) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def raw(attack: Attack) -> dict[str, object]:
 
 
 def term_cells(row: Row) -> tuple[str, ...]:
-    return row.scenario, f"{row.cosine:.6f}"
+    return row.scenario, f"{row.cosine:.6f}", "refused" if row.bound is None else f"{row.bound:.6f}"
 
 
 def draw(shares: Sequence[ImageSet], attacks: Sequence[Attack], path: Path) -> None:

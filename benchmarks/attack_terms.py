@@ -1,7 +1,8 @@
 """One update out of a secure sum, by offering others other terms on the same base model; for attacks.py.
 
 Institutions keep the update of a base model and send it again in every later attempt at it. The aggregator lets one
-train alone, then calls everybody to an attempt on terms that leave the others next to nothing to send.
+train alone, then calls everybody to an attempt on terms that leave the others next to nothing to send. Each scenario is
+played twice: without the rule that a base model is trained on under one set of terms, and with it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from benchmarks.attack_training import Terms, institution_seed, offer, secure_su
 from fedddpm.image_set import ImageSet
 from fedddpm.local_update import LocalUpdate, UpdateStore, Vector
 from fedddpm.unet import UNet
+from fedddpm_protocol.errors import TermsError
 from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.spent import SpentLog
 
 TERMS = Terms(learning_rate=1e-3, batch_size=8)
 _NOTHING = 1e-30  # a learning rate that moves no float32 weight
@@ -26,15 +29,23 @@ _NOTHING = 1e-30  # a learning rate that moves no float32 weight
 class Site:
     """An institution: its images, its seed, and the one update that it keeps."""
 
-    def __init__(self, member: str, images: ImageSet, folder: Path) -> None:
+    def __init__(self, member: str, images: ImageSet, folder: Path, *, bound: bool) -> None:
         self._images, self._seed = images, institution_seed(member, secret=False)
         folder.mkdir()
-        self._store = UpdateStore(folder)
+        self._store, self._log, self._bound = UpdateStore(folder), SpentLog(), bound
 
     def update(self, base: UNet, spec: RoundSpec) -> LocalUpdate:
-        """The stored update of the same base model, whatever the terms; or a new training, which is stored."""
-        stored = self._store.load(spec.run, spec.round, spec.base_model_hash)
-        if stored is not None:
+        """The stored update of the same base model, or a new training, which is stored.
+
+        Where terms are not bound, what was stored in the same run is used whatever the terms.
+
+        Raises:
+            TermsError: the base model was trained on under others.
+        """
+        if self._bound:
+            self._log.agree(spec.base_model_hash, spec.terms_hash)
+        stored = self._store.load(spec.base_model_hash)
+        if stored is not None and (self._bound or stored.run == spec.run):
             return stored
         made = train(base, spec, self._images, self._seed)
         self._store.save(made)
@@ -44,9 +55,9 @@ class Site:
 class Federation:
     """Honest sites, the first of which is the victim, and what a malicious aggregator has them do."""
 
-    def __init__(self, base: UNet, shares: Sequence[ImageSet], folder: Path) -> None:
+    def __init__(self, base: UNet, shares: Sequence[ImageSet], folder: Path, *, bound: bool) -> None:
         self._base = base
-        self._sites = [Site(f"site-{k}", share, folder / f"site-{k}") for k, share in enumerate(shares)]
+        self._sites = [Site(f"site-{k}", share, folder / f"site-{k}", bound=bound) for k, share in enumerate(shares)]
 
     def alone(self, terms: Terms, run: str = "run") -> LocalUpdate:
         """An attempt that reaches the victim only: no sum is opened, its update lies in its store."""
@@ -97,14 +108,26 @@ class Row:
     """What one scenario came to."""
 
     scenario: str
-    cosine: float  # between the victim's update and what the aggregator takes for it
+    cosine: float  # between the victim's update and what the aggregator takes for it, where terms are not bound
+    bound: float | None  # the same where they are; None: the attempt is refused
 
 
 def measure(base: UNet, shares: Sequence[ImageSet]) -> Iterator[Row]:
     """Scenario by scenario, each with institutions that have not trained yet."""
     for scenario, attack in SCENARIOS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            yield Row(scenario, cosine(*attack(Federation(base, shares, Path(folder)))))
+        before, after = (_played(attack, base, shares, bound=bound) for bound in (False, True))
+        if before is not None:
+            yield Row(scenario, before, after)
+
+
+def _played(
+    attack: Callable[[Federation], tuple[Vector, Vector]], base: UNet, shares: Sequence[ImageSet], *, bound: bool
+) -> float | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return cosine(*attack(Federation(base, shares, Path(folder), bound=bound)))
+        except TermsError:
+            return None
 
 
 def cosine(a: Vector, b: Vector) -> float:

@@ -24,7 +24,7 @@ from fedddpm.diffusion import Diffusion
 from fedddpm.image_set import ImageSet
 from fedddpm.local_update import LocalUpdate, Vector, _round_seed, train_update
 from fedddpm.partition import PARTS, flatten, manifest
-from fedddpm.seeds import derived_seed
+from fedddpm.seeds import derived_seed, generator_for
 from fedddpm.train_settings import silent
 from fedddpm.unet import UNet
 from fedddpm_protocol.methods import Method
@@ -69,7 +69,8 @@ def offer(base: UNet, run: str, members: int, terms: Terms, attempt: int = 0) ->
         max_steps=terms.max_steps,
         batch_size=terms.batch_size,
         learning_rate=terms.learning_rate,
-    )
+        terms_hash=b"",
+    ).with_terms_hash()
 
 
 def institution_seed(member: str, *, secret: bool) -> int:
@@ -102,16 +103,18 @@ class Draws(NamedTuple):
 
 
 def predicted(spec: RoundSpec, member: str, images: int) -> Draws:
-    """What a member draws in its first step if all follows from public words: the names of run and member."""
+    """What a member draws in its first step if all follows from public words: its name, base model and terms."""
     seed = _round_seed(institution_seed(member, secret=False), spec)
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(derived_seed(seed, "order", 0)))
+    order = torch.randperm(images, generator=generator_for(_CPU, seed, "order", 0))
     shape = (images, spec.architecture.channels, spec.architecture.image_size, spec.architecture.image_size)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "noise", 0))
-    _, t, noise = _DIFFUSION.draw(torch.zeros(shape), generator)
+    _, t, noise = _DIFFUSION.draw(torch.zeros(shape), generator_for(_CPU, seed, "noise", 0))
     return Draws(order, t, noise)
 
 
-def telling_run(spec: RoundSpec, members: Sequence[str], images: int, names: int) -> RoundSpec:
-    """Among ``names`` names of the run the one whose latest predicted timestep is earliest: least noise on images."""
-    runs = [replace(spec, run=f"run-{number}") for number in range(names)]
-    return min(runs, key=lambda one: max(int(predicted(one, member, images).t.max()) for member in members))
+def telling_offer(spec: RoundSpec, members: Sequence[str], images: int, tries: int) -> RoundSpec:
+    """Among ``tries`` offers the one whose latest predicted timestep is earliest: least noise on images.
+
+    They differ in the weight cap, which is a term of the training and changes nothing where all weigh the same.
+    """
+    offers = (replace(spec, weight_cap=cap, terms_hash=b"").with_terms_hash() for cap in range(1, tries + 1))
+    return min(offers, key=lambda one: max(int(predicted(one, member, images).t.max()) for member in members))

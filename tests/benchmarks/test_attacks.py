@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from benchmarks.attack_training import institution_seed, offer, predicted, train
 from fedddpm.image_set import ImageSet
 from fedddpm.initial import initial_network, seed_of
 from fedddpm.unet import architecture_of
+from fedddpm_protocol.errors import TermsError
 
 ROOT = Path(__file__).parents[2]
 ONE_LEVEL = architecture_of(8, 1, "tiny", 16, (1,))
@@ -85,11 +88,16 @@ def test_scores() -> None:
     assert 0 < chance(truth, others).best_match < 0.4
 
 
-def test_a_stored_update_is_used_again_on_other_terms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_stored_update_is_used_again_and_on_other_terms_only_where_they_are_not_bound(
+    tmp_path: Path, bound: bool
+) -> None:
     shares, _ = shares_of(pictures(60), 3, 8, 0)
-    federation = Federation(initial_network(ONE_LEVEL, seed_of(1)), shares, tmp_path)
+    federation = Federation(initial_network(ONE_LEVEL, seed_of(1)), shares, tmp_path, bound=bound)
     first = federation.sum(TERMS, 0)
     assert (federation.sum(TERMS, 1) == first).all()
+    with pytest.raises(TermsError) if bound else nullcontext():
+        assert (federation.sum(replace(TERMS, learning_rate=1e-30), 2) == first).all()
     assert cosine(first, -first) == pytest.approx(-1)
 
 
@@ -106,6 +114,9 @@ def test_a_quick_run(tmp_path: Path) -> None:
     ]
     assert result["images"][0]["score"]["by_name"] > 0.9 > 0.4 > result["images"][1]["score"]["by_name"]
     check_terms({row["scenario"]: row["cosine"] for row in result["terms"]})
+    bound = {row["scenario"]: row["bound"] for row in result["terms"]}
+    assert bound.pop("the same terms for all") == result["terms"][0]["cosine"]
+    assert set(bound.values()) == {None}
     assert "others at learning rate 1e-30" in (tmp_path / "attacks.md").read_text()
     assert (tmp_path / "attacks.png").stat().st_size > 5_000
 

@@ -9,12 +9,12 @@ from PIL import Image
 from tests.sdk.image_writers import DOUBLE, FLOAT, LONG, SHORT, SLONG, SSHORT, pgm, png, tiff
 
 from fedddpm.data import ImageSet, open_images
+from fedddpm.deep_files import stored
 from fedddpm.errors import DataError
 
 SIDE = 16
-RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)  # from black to white
+RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE) ** 2  # black to white; a straight one has two equal bytes
 EXPECTED = np.rint(255 * RAMP)
-HALF = 0.2 + 0.6 * (np.arange(SIDE) >= SIDE // 2) * np.ones((SIDE, 1))  # a dark and a bright half
 
 
 def up_to(white: float, kind: type = np.uint16, picture: np.ndarray = RAMP, black: float = 0) -> np.ndarray:
@@ -198,6 +198,15 @@ def test_sample_values_that_differ_are_no_scale(tmp_path: Path) -> None:
     for low, high in ((5, 5), (9, 5)):  # says nothing
         odd = tiff(up_to(65535), tags={280: (SHORT, low), 281: (SHORT, high)})
         assert opened(tmp_path / "odd", odd).images.max() == 255
+
+
+def test_numbers_in_the_order_of_another_machine_are_put_in_order() -> None:
+    swapped = Image.frombytes("I;16B", (SIDE, SIDE), up_to(65535).astype(">u2").tobytes())
+    how = stored(swapped, Path())
+    assert how is not None
+    image, greys = how.unfold(swapped, None)
+    assert np.abs(np.asarray(image) - EXPECTED).max() <= 1
+    assert greys.held == (0, 65535)
 
 
 def test_a_tiff_that_cannot_be_read_is_told_as_one(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def evaluate(
     from fedddpm.evaluation.extra import require_extra
     from fedddpm.evaluation.inputs import open_real_images, read_scored
     from fedddpm.evaluation.scorecard import print_scores, write_scores
+    from fedddpm.grey_line import grey_line
 
     require_extra()
     counts = _counts(count)
@@ -95,7 +96,9 @@ def evaluate(
             for how in saving or [SavingName.RESCALED]
             for n in counts
         ]
-    notes = [note for note in (how_drawn, real.note, *(f"{one.name}: {one.source}" for one in nets)) if note]
+    greys = grey_line(real.test)
+    held = (f"reference: {greys.sentence}", greys.concern)
+    notes = [note for note in (how_drawn, real.note, *held, *(f"{one.name}: {one.source}" for one in nets)) if note]
     print_scores(Console(soft_wrap=False), scores, notes)
     if out is not None:
         write_scores(out, scores, str(images or model or state_dir), reference, notes)

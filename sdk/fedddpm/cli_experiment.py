@@ -19,6 +19,7 @@ from fedddpm.cli_choices import Preset
 if TYPE_CHECKING:
     from fedddpm.experiment.plan import RunPlan
     from fedddpm.experiment.settings import StudySettings
+    from fedddpm.grey_line import GreyLine
 
 _WHOLE_STUDY_S = 24 * 3600.0  # over how long the speed is averaged: rounds of different runs differ
 _LINE_EVERY_S = 30.0  # where no bars are drawn
@@ -178,6 +179,13 @@ class _Watching:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def images(self, greys: GreyLine) -> None:
+        """What the images hold, and what is doubtful of them."""
+        text = f"{greys.count} images to train on; {greys.sentence}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if greys.concern:
+            self._console.print(f"Warning: {greys.concern}", style="yellow", markup=False, soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
         """Something before the first run."""

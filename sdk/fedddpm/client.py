@@ -34,6 +34,7 @@ from fedddpm.connection import Connection
 from fedddpm.crew import Place, follow, open_crew
 from fedddpm.data import open_images
 from fedddpm.device import pick_device, use_cores
+from fedddpm.grey_line import grey_line
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.image_set import split_holdout
 from fedddpm.institution import Institution
@@ -250,13 +251,16 @@ def _say_who_starts(identity: Identity, member_id: str, device: str, vitals: Liv
 
 def _introduce(us: Institution, reporter: Reporter) -> None:
     train, held = us.images
+    greys = grey_line(train)
     reporter.vitals.introduce(us.member_id, str(us.device))
     reporter.notice(
         f"{us.member_id} (key {us.identity.fingerprint}): {len(train)} images to train on, {len(held)} held out,"
-        f" on {us.device}" + (f" and {us.share.world - 1} more" if us.share.world > 1 else ""),
+        f" on {us.device}" + (f" and {us.share.world - 1} more" if us.share.world > 1 else "") + f"; {greys.sentence}",
         "images",
-        {"train": len(train), "held_out": len(held)},
+        {"train": len(train), "held_out": len(held), **greys.fields},
     )
+    if greys.concern:
+        reporter.warning(greys.concern)
     if train.skipped:
         reporter.warning(train.left_out)
     if us.config.is_plain_http:

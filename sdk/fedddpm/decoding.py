@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fedddpm.deep_files import stored, why_unreadable
 from fedddpm.errors import DataError
+from fedddpm.grey_scale import Greys, Span, lossless, settle, stated_span
 from fedddpm.image_set import ImageSet
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,18 +38,22 @@ def decode_files(base: Path, files: Sequence[Path], form: Form, labels: Sequence
     """Decode ``files`` below ``base`` in their order, with their ``labels`` if there are any.
 
     Raises:
-        DataError: too many cannot be read; the others are left out and listed.
+        DataError: too many cannot be read (the others are left out and listed), or what files of more than 8 bits state
+            of their grey values does not fit what they hold.
     """
     images = np.empty((len(files), form.channels, form.image_size, form.image_size), dtype=np.uint8)
     kept: list[int] = []
     skipped: list[str] = []
+    deep: dict[int, Greys] = {}  # by place in ``images``
     with warnings.catch_warnings(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks about odd metadata; what matters is raised
         for place, decoded in enumerate(pool.map(lambda path: _try_decode(path, form), files)):
             if isinstance(decoded, str):
                 skipped.append(f"{files[place].relative_to(base)}: {decoded}")
             else:
-                images[len(kept)] = decoded
+                images[len(kept)], greys = decoded
+                if greys is not None:
+                    deep[len(kept)] = greys
                 kept.append(place)
     if not kept or len(skipped) > UNREADABLE_LIMIT * len(files):
         raise DataError(
@@ -55,25 +61,50 @@ def decode_files(base: Path, files: Sequence[Path], form: Form, labels: Sequence
             "Repair or remove them; up to 10 % unreadable files would be skipped",
         )
     known = None if labels is None else torch.tensor([labels[place] for place in kept], dtype=torch.int64)
-    return ImageSet(torch.from_numpy(images[: len(kept)]), known, tuple(skipped))
+    result = ImageSet(torch.from_numpy(images[: len(kept)]), known, tuple(skipped))
+    return _settled(result, base, [files[place] for place in kept], deep, form) if deep else result
 
 
-def _try_decode(path: Path, form: Form) -> Bytes | str:
-    """The pixels, or why there are none."""
+def _settled(images: ImageSet, base: Path, files: Sequence[Path], deep: Mapping[int, Greys], form: Form) -> ImageSet:
+    """Decide on the ranges of all ``deep`` files together; one that stood for another range alone is decoded again."""
+    names = [str(files[place].relative_to(base)) for place in deep]
+    spans, scaling = settle(str(base), "files", names, list(deep.values()), len(images), _advice)
+    for (place, greys), span in zip(deep.items(), spans, strict=True):
+        if span != stated_span([greys]):
+            again = _try_decode(files[place], form, span)
+            if isinstance(again, str):
+                raise DataError(f"{files[place]} was read once, and then not any more ({again})", "Start again")
+            images.images[place] = torch.from_numpy(again[0].copy())
+    others = len(images) - len(deep)
+    return replace(images, scaling=scaling + (f"; {others} of 8 bits or fewer as they are" if others else ""))
+
+
+def _advice(held: Span) -> str:
+    return (
+        "Name the range in the files (PNG: sBIT, TIFF: tags 340 and 341), or save them with 8 bits,"
+        " round(255 * (value - black) / (white - black)) clipped to 0..255, black and white the same at all"
+        f" institutions, or with 16 bits that use the whole range{lossless(held)}"
+    )
+
+
+def _try_decode(path: Path, form: Form, span: Span | None = None) -> tuple[Bytes, Greys | None] | str:
+    """The pixels and what a file of more than 8 bits holds, or why there are none."""
     try:
-        return _decode(path, form)
+        return _decode(path, form, span)
     except UnidentifiedImageError:
-        return "not an image"
+        return why_unreadable(path)
     except _UNREADABLE as error:
         return str(error)
 
 
-def _decode(path: Path, form: Form) -> Bytes:
-    """One file -> [C, H, W]; transparent pixels become black, 16-bit grayscale keeps its upper 8 bits."""
+def _decode(path: Path, form: Form, span: Span | None) -> tuple[Bytes, Greys | None]:
+    """One file -> [C, H, W]; transparent pixels become black, ``span`` or what the file states becomes 0..255."""
+    greys = None
     with Image.open(path) as opened:
+        deep = stored(opened, path)
         image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            image = _from_deep_gray(image)
+        if deep is not None:
+            image, greys = deep.unfold(image, span)
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
         image = image.convert("L" if form.channels == 1 else "RGB")
@@ -81,15 +112,7 @@ def _decode(path: Path, form: Form) -> Bytes:
             left, top = round((image.width - form.crop) / 2), round((image.height - form.crop) / 2)
             image = image.crop((left, top, left + form.crop, top + form.crop))
         pixels = np.asarray(ImageOps.fit(image, (form.image_size, form.image_size), Image.Resampling.BICUBIC))
-    return pixels.reshape(form.image_size, form.image_size, form.channels).transpose(2, 0, 1)
-
-
-def _from_deep_gray(image: Image.Image) -> Image.Image:
-    """Pillow would clip 16 bits to 255 instead of scaling them."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no known range; save 8-bit or 16-bit images")
-    return Image.fromarray((values // 256).astype(np.uint8))
+    return pixels.reshape(form.image_size, form.image_size, form.channels).transpose(2, 0, 1), greys
 
 
 def common_form(folder: Path, files: Sequence[Path], image_size: int | None, channels: int | None) -> Form:

@@ -25,7 +25,7 @@ from fedddpm.errors import CheckpointError, DataError
 from fedddpm.image_set import ImageSet
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = "fedddpm/images/1"  # changes when files are decoded in another way
+_FORMAT = "fedddpm/images/2"  # changes when files are decoded in another way, or more is kept of them
 _WORTH_IT = 8 << 20  # bytes of files; fewer are decoded in about a second
 
 
@@ -90,7 +90,8 @@ def _read(path: Path, key: str) -> ImageSet | None:
         tensors, metadata = load_tensors(path)
         if metadata["key"] != key:
             return None
-        images = ImageSet(tensors["images"], tensors.get("labels"), tuple(json.loads(metadata["skipped"])))
+        skipped = tuple(json.loads(metadata["skipped"]))
+        images = ImageSet(tensors["images"], tensors.get("labels"), skipped, metadata["scaling"])
         if metadata["crc32"] != _checksum(images):
             raise ValueError("its checksum is wrong")
     except (CheckpointError, DataError, KeyError, ValueError) as error:
@@ -126,7 +127,8 @@ def _write(path: Path, key: str, images: ImageSet) -> None:
     """Straight to the disk: a large set is not copied in memory once more."""
     temporary = path.with_suffix(".partial")  # a fixed name: what a killed process left is overwritten
     tensors = {"images": images.images} | ({} if images.labels is None else {"labels": images.labels})
-    metadata = {"key": key, "skipped": json.dumps(list(images.skipped)), "crc32": _checksum(images)}
+    skipped = json.dumps(list(images.skipped))
+    metadata = {"key": key, "skipped": skipped, "scaling": images.scaling, "crc32": _checksum(images)}
     try:
         try:
             temporary.unlink(missing_ok=True)

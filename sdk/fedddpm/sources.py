@@ -18,6 +18,7 @@ from numpy.lib.npyio import NpzFile
 
 from fedddpm.decoding import Bytes, Form, common_form, decode_files
 from fedddpm.errors import DataError
+from fedddpm.grey_arrays import as_bytes
 from fedddpm.image_cache import cached
 from fedddpm.image_set import ImageSet, spread
 from fedddpm.vision import load_torchvision
@@ -173,7 +174,8 @@ def _class_names(folder: Path, files: Sequence[Path], labels: str | Sequence[str
 def read_npz(path: Path, split: str) -> ImageSet:
     """An .npz with ``images`` or, as MedMNIST has them, ``train_images`` (and ``labels`` / ``train_labels``).
 
-    Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]. Nothing is unpickled.
+    Images are [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or whole numbers that use the range of their type.
+    Nothing is unpickled.
     """
     try:
         with path.open("rb") as file, _load_npz(file) as arrays:
@@ -190,7 +192,9 @@ def read_npz(path: Path, split: str) -> ImageSet:
         raise DataError(
             f"{path} cannot be read ({_npz_trouble(error)})", "Save plain arrays with numpy.savez"
         ) from error
-    return ImageSet(torch.from_numpy(_channels_first(path, images)), _class_labels(labels, len(images)))
+    _require_images(path, images)
+    images, scaling = as_bytes(path, images)
+    return ImageSet(torch.from_numpy(_channels_first(images)), _class_labels(labels, len(images)), scaling=scaling)
 
 
 def _load_npz(file: IO[bytes]) -> NpzFile:
@@ -207,12 +211,15 @@ def _npz_trouble(error: Exception) -> str:
     return "it holds Python objects" if "Object arrays" in str(error) else "it is no .npz file, or is damaged"
 
 
-def _channels_first(path: Path, images: npt.NDArray[np.generic]) -> Bytes:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+def _require_images(path: Path, images: npt.NDArray[np.generic]) -> None:
+    if images.dtype.kind not in "buif" or images.ndim not in (3, 4):
         raise DataError(
             f"the images in {path} are {images.dtype} {list(images.shape)}",
             "Save them as uint8 [N, H, W] or [N, H, W, C] with values from 0 to 255",
         )
+
+
+def _channels_first(images: Bytes) -> Bytes:
     if images.ndim == 3:
         images = images[:, None]
     elif images.shape[3] in (1, 3):

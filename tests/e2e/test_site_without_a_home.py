@@ -77,6 +77,7 @@ def pictures(folder: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(12):
         noise = random.integers(0, 256, (500, 500, 3), dtype=np.uint8)
+        noise[:250] >>= 1  # noise made small is one grey, which would be warned of
         Image.fromarray(noise).save(folder / f"{number}.png")
 
 

@@ -77,6 +77,31 @@ def test_other_files_or_other_wishes_are_decoded(folder: Path, swapped: Path, tm
     assert len(list(cache.glob("*.safetensors"))) == 4  # one a wish, not one a change
 
 
+def test_pictures_of_another_rule_are_decoded_anew(
+    folder: Path, swapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:  # 16 bits without a look at their range, and nothing kept about it
+        older.setattr("fedddpm.image_cache._FORMAT", "fedddpm/images/1")
+        open_images(folder, cache=tmp_path / "cache")
+    swap(swapped, 99)
+    assert 99 in values(open_images(folder, cache=tmp_path / "cache"))
+
+
+def test_how_greys_were_mapped_comes_back_too(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for i in range(2):
+        pixels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+        Image.fromarray(pixels).save(tmp_path / "deep" / f"{i}.png")
+    first = open_images(tmp_path / "deep", cache=tmp_path / "cache")
+    for path in (tmp_path / "deep").iterdir():
+        stat = path.stat()
+        path.write_bytes(bytes(stat.st_size))  # nothing could be decoded any more
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    again = open_images(tmp_path / "deep", cache=tmp_path / "cache")
+    assert again.scaling == first.scaling == "16-bit files (2), 0 to 65535 by their depth mapped to 0..255"
+    assert torch.equal(again.images, first.images)
+
+
 def test_labels_come_back_too(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)

@@ -20,6 +20,7 @@ from fedddpm.experiment.presets import preset
 from fedddpm.experiment.results import RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.settings import StudySettings, build
 from fedddpm.experiment.study import Place, run_study
+from fedddpm.grey_line import GreyLine
 from fedddpm.partition import read_architecture
 from fedddpm.sampling import load_network
 
@@ -30,8 +31,12 @@ class Quiet:
     """Hears everything and remembers the runs."""
 
     def __init__(self) -> None:
+        self.greys: list[str] = []
         self.runs: list[str] = []
         self.done: list[float] = []
+
+    def images(self, greys: GreyLine) -> None:
+        self.greys.append(greys.sentence)
 
     def step(self, what: str, done: int, total: int) -> None:
         pass
@@ -143,6 +148,9 @@ def test_a_finished_study_trains_nothing_again(data: Path, finished: Path) -> No
     before, watcher = read_results(finished), Quiet()
     place = Place(finished, finished.parent / "cache", device="cpu", command="another command")
     again = run_study(settings_for(data, ema_decay=0.5), place, watcher)
+    assert watcher.greys == [before.greys]
+    assert before.greys.startswith("grey values 0 to 239 of 0..255, mean ")
+    assert before.greys in (finished / "results.md").read_text()
     assert watcher.runs == []
     assert again.runs == before.runs
 

@@ -57,7 +57,7 @@ def site(tmp_path):
         f'aggregator_url = "http://127.0.0.1:9"\nidentity = "a.key"\nfederation_root = "{"ab" * 32}"\n'
         'data = "images.npz"\nstate_dir = "state"\n[network]\npatience_s = 0\n'
     )
-    np.savez(tmp_path / "images.npz", images=np.zeros((8, 8, 8), np.uint8))
+    np.savez(tmp_path / "images.npz", images=np.arange(512, dtype=np.uint16).astype(np.uint8).reshape(8, 8, 8))
     return tmp_path
 
 

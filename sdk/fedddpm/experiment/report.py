@@ -140,7 +140,8 @@ def _markdown(folder: Path, results: StudyResults, shown: Pictures) -> str:
     lines += [f"    {line}" for line in results.command.splitlines()]
     lines += ["", f"Machine: {escape(results.machine)}", ""]
     lines += [f"* {name} {version}" for name, version in sorted(results.versions.items())]
-    lines += ["", *(f"* {escape(sentence)}" for sentence in (*results.nets, *results.notes)), ""]
+    about = [f"Training images: {results.greys}"] if results.greys else []
+    lines += ["", *(f"* {escape(sentence)}" for sentence in (*results.nets, *about, *results.notes)), ""]
     lines += [as_markdown(table) for table in all_tables(results)]
     for picture in (*shown.traffic, *shown.curves, *shown.strips, *shown.splits):
         lines += [f"![{picture.alt}]({picture.path.relative_to(folder).as_posix()})", "", picture.caption, ""]

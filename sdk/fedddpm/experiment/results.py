@@ -105,6 +105,7 @@ class StudyResults(_Record):
     nets: list[str] = []  # sentences: which feature nets scored, with which weights, how proven
     images: str = ""  # SHA-256 of training and test images
     planned: list[str] = []  # names of all runs, also of those not begun
+    greys: str = ""  # the range of the training images' grey values, and how they came to 0..255
     notes: list[str] = []  # what a reader must know, for instance runs without masks
     seconds: float = 0.0
     runs: list[RunRecord] = []

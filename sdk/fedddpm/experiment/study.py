@@ -31,6 +31,7 @@ from fedddpm.experiment.report import write_report
 from fedddpm.experiment.results import CENTRALISED, FILE, RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.settings import StudySettings
 from fedddpm.experiment.workers import LocalWorkers, Workers
+from fedddpm.grey_line import GreyLine, grey_line
 from fedddpm.splits import Indices
 from fedddpm.state_files import lock_folder
 from fedddpm.unet import UNet
@@ -42,6 +43,9 @@ _Shares = Mapping[tuple[str, int, int], list[Indices]]  # by split, institutions
 
 class Watcher(Protocol):
     """Who is told how far a study is; every number counts rounds, a centralised run's E epochs as one."""
+
+    def images(self, greys: GreyLine) -> None:
+        """The images are open; what they hold."""
 
     def step(self, what: str, done: int, total: int) -> None:
         """Something before the first run."""
@@ -96,6 +100,7 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
     plans = plan_runs(settings)
     require_extra()
     device = str(pick_device(place.device))
+    watcher.images(grey_line(open_source(ImageSource.of(settings))[0]))
     networks = _networks(settings)
     shares = _shares(settings, plans)
     with lock_folder(place.folder), _workers(settings, place) as workers:
@@ -190,6 +195,7 @@ def _shares(settings: StudySettings, plans: list[RunPlan]) -> _Shares:
 def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: str) -> StudyResults:
     """The results so far, or new ones; ConfigError if the folder belongs to another study."""
     train, test = open_source(ImageSource.of(settings))
+    greys = grey_line(train)
     fresh = StudyResults(
         name=settings.name,
         command=place.command,
@@ -198,7 +204,8 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
         versions=_versions(),
         images=digest_tensors({"train": train.images, "test": test.images}),
         planned=[plan.name for plan in plans],
-        notes=_notes(settings, plans),
+        greys=greys.sentence,
+        notes=_notes(settings, plans, train.left_out, greys.concern),
     )
     if not (place.folder / FILE).exists():
         return fresh
@@ -224,8 +231,8 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
     return before
 
 
-def _notes(settings: StudySettings, plans: list[RunPlan]) -> list[str]:
-    notes = [left_out] if (left_out := open_source(ImageSource.of(settings))[0].left_out) else []
+def _notes(settings: StudySettings, plans: list[RunPlan], *of_images: str) -> list[str]:
+    notes = [note for note in of_images if note]
     plain = sorted({f"{plan.method} with K = {plan.institutions}" for plan in plans if plan.aggregation == "plain"})
     if plain:
         notes.append(

@@ -304,9 +304,7 @@ class RoundSpec:
             _require(len(digest) == HASH_BYTES, "a hash or seed field must have 32 bytes")
         _require(len(self.initial_seed) in (0, HASH_BYTES), "the seed of theta_0 must have 32 bytes, or none")
         _require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
-        _require(
-            self.terms_hash in (b"", self.terms.hash), "the terms of training do not have the hash beside them"
-        )
+        _require(self.terms_hash in (b"", self.terms.hash), "the terms of training do not have the hash beside them")
 
     @property
     def terms(self) -> TrainingTerms:

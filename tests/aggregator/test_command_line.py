@@ -236,6 +236,7 @@ def test_the_rounds_table_has_room_without_a_terminal(
         base_model="00" * 32,
         model=None,
         bits=16,
+        clip_norm=0.012345678,
         upload_bytes=0,
         opened_bytes=0,
     )

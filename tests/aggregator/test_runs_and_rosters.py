@@ -293,6 +293,6 @@ def test_the_table_of_rounds_shows_what_was_opened(
         Console(width=200).print(rounds_table(overview(ctx)))
     shown = capsys.readouterr().out
     assert "4 of 4: a, b, c, d" in shown
-    assert re.search(r"^ *1 +1 +decoder +done ", shown, re.MULTILINE)  # rounds and attempts from 1
+    assert re.search(r"^ *1 +1 +decoder +10 +done ", shown, re.MULTILINE)  # rounds and attempts from 1
     assert "0.5000" in shown  # the driver's loss before
     assert "0.2500" in shown

@@ -1,13 +1,13 @@
 """The adaptive clip norm: how large an update of the next round may be, from the signed results so far.
 
-The mean of n updates is short where one of them dwarfs the others or where they have little in common. With
-``MARGIN = 4/3`` the next clip norm is ``sqrt(MARGIN * n)`` times the last mean. Updates that on the whole do not
-contradict each other add up to at least the root of their squares, so it is at least ``sqrt(MARGIN)`` of the root mean
-square of what was sent: it shrinks for none that is like the others, even where a quarter of them sends nothing. One
-that is clipped round after round is at most ``sqrt(MARGIN / n)`` of the sum.
+The next clip norm is ``sqrt(n)`` times the norm of the last mean of n updates. Updates that on the whole do not
+contradict each other add up to at least the root of their squares, so it is at least the root mean square of what was
+sent: equals are not clipped, however little they agree. Where one update dwarfs the others it is smaller than that one,
+which is clipped round after round until it is at most ``1 / sqrt(n)`` of the sum.
 
-A member that works against the others could shrink it on and on: it never falls below ``FLOOR`` of what followed from
-the first mean. Nothing but numbers of signed results goes in, so whoever has these computes the same clip norm.
+A member that sends nothing in a very small cohort, or works against the others, could shrink it on and on: it never
+falls below ``FLOOR`` of what followed from the first mean. Nothing but numbers of signed results goes in, so whoever has
+these computes the same clip norm.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from fedddpm_protocol.spec import MIN_CLIP_NORM, PartResult, RoundResult
 
 ADAPTIVE, FIXED = "adaptive", "fixed"
 CLIPPINGS = (ADAPTIVE, FIXED)  # how the clip norm of a run's rounds comes about
-MARGIN = 4 / 3
-FLOOR = 1 / 16
+FLOOR = 1 / 4
 
 
 def norms_allowed(result: RoundResult) -> dict[str, float]:
@@ -37,9 +36,9 @@ def norms_allowed(result: RoundResult) -> dict[str, float]:
 
 
 def _mean_square(shards: list[PartResult]) -> float:
-    """Over the survivors of all shards: MARGIN times the number of them in one's own shard times its squared norm."""
+    """Of the updates behind the shards' means, were all in a shard of one size and at right angles."""
     survivors = sum(len(shard.survivors) for shard in shards)
-    return sum(MARGIN * (len(shard.survivors) * shard.norm) ** 2 for shard in shards) / survivors
+    return sum((len(shard.survivors) * shard.norm) ** 2 for shard in shards) / survivors
 
 
 def next_clip_norm(largest: float, first: Mapping[str, float], newest: Mapping[str, float]) -> float:

@@ -255,7 +255,8 @@ def test_the_last_model_of_a_run_may_begin_another(new_federation: NewFederation
 
 def test_usplit_wants_disclosed_or_equal_counts(new_federation: NewFederation) -> None:
     federation = new_federation(members=tuple("abcdef"), c_max=0)
-    refused(federation, "USPLIT cannot hide sample counts", method="USPLIT")
+    refused(federation, "USPLIT cannot hide sample counts", method="USPLIT", weighting="hidden")
+    refused(federation, "choose one of adaptive, fixed", clip="wild")
 
 
 def test_rosters_that_must_not_come_into_force(new_federation: NewFederation) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.protocol.specs import make_result, make_spec
 
-from fedddpm_protocol.clipping import FLOOR, MARGIN, next_clip_norm, norms_allowed
+from fedddpm_protocol.clipping import FLOOR, next_clip_norm, norms_allowed
 from fedddpm_protocol.spec import PartResult, RoundResult
 
 LARGEST, ROUNDS = 100.0, 60
@@ -44,7 +44,7 @@ class Run:
         total = sent.sum(axis=0)
         square = float(total @ total)
         self.share = float(sent[0] @ total) / square if square else 0.0
-        newest = {"full": math.sqrt(MARGIN * len(sent)) * math.sqrt(square) / len(sent)}
+        newest = {"full": math.sqrt(square / len(sent))}
         self.first = self.first or newest
         self.clip = next_clip_norm(LARGEST, self.first, newest)
         self.clips.append(self.clip)
@@ -59,7 +59,7 @@ class Run:
 @pytest.mark.parametrize("n", [2, *COHORTS])
 def test_equals_are_never_clipped(n: int, cosine: float) -> None:
     run = Run(n, cosine, np.ones(n)).rounds()
-    assert min(run.clips) >= math.sqrt(MARGIN) * (1 - 1e-9)
+    assert min(run.clips) >= 1 - 1e-9
     assert run.share == pytest.approx(1 / n)
 
 
@@ -73,7 +73,7 @@ def test_one_that_dwarfs_the_others_is_clipped_to_their_measure(n: int, cosine: 
     run.round()
     before = run.share
     run.rounds()
-    assert run.share <= math.sqrt(MARGIN / n) + 1e-6
+    assert run.share <= 1 / math.sqrt(n) + 1e-6 or run.clip == FLOOR * run.clips[1]
     assert run.share <= before
     assert run.clip >= 1  # nobody else is
     if n == 3:
@@ -83,12 +83,14 @@ def test_one_that_dwarfs_the_others_is_clipped_to_their_measure(n: int, cosine: 
 
 
 @pytest.mark.parametrize("cosine", COSINES)
-@pytest.mark.parametrize("n", [4, 10, 100])
+@pytest.mark.parametrize("n", COHORTS)
 @pytest.mark.parametrize("tiny", [0.0, 1e-6, 0.1])
-def test_a_quarter_may_send_next_to_nothing(n: int, cosine: float, tiny: float) -> None:
+def test_tiny_updates_do_not_freeze_the_others(n: int, cosine: float, tiny: float) -> None:
+    """One of ten does not even slow them down; one of three does, and only so far."""
     norms = np.ones(n)
-    norms[: n // 4] = tiny
-    assert min(Run(n, cosine, norms).rounds().clips) >= 1 - 1e-9
+    norms[: max(1, n // 10)] = tiny
+    clips = Run(n, cosine, norms).rounds().clips
+    assert min(clips) >= (1 - 1e-9 if n > 3 or cosine >= 0.5 else 0.2)
 
 
 def against_the_others(others: np.ndarray, clip: float, _: int) -> np.ndarray:
@@ -112,10 +114,10 @@ def test_a_member_that_lies_neither_freezes_training_nor_takes_it_over(n: int, c
     run.round()
     run.rounds(lie=lie)
     assert min(run.clips) >= FLOOR * run.clips[1] * (1 - 1e-9)
-    assert run.share <= math.sqrt(MARGIN / n) + 1e-6 or lie is now_and_then
+    assert run.share <= 1 / math.sqrt(n) + 1e-6 or lie is now_and_then
     if n == 100:
         assert min(run.clips) >= 1  # one in a hundred does not even slow the others down
-    run.rounds(20)
+    run.rounds(40)
     assert run.clip >= 1  # and when it has gone
 
 
@@ -144,10 +146,10 @@ def result_of(*parts: PartResult) -> RoundResult:
 def test_norms_follow_from_each_part_and_all_its_shards() -> None:
     result = result_of(part("encoder", "abc", 0.5), part("decoder", "abcd", 2.0), PartResult.not_opened("x"))
     allowed = norms_allowed(result)
-    assert allowed == pytest.approx({"encoder": 1.0, "decoder": 2 * math.sqrt(16 / 3)})
-    assert next_clip_norm(10.0, allowed, allowed) == pytest.approx(math.sqrt(1 + 64 / 3))
+    assert allowed == pytest.approx({"encoder": 0.5 * math.sqrt(3), "decoder": 4.0})
+    assert next_clip_norm(10.0, allowed, allowed) == pytest.approx(math.sqrt(0.75 + 16))
     sharded = result_of(part("full.0", "abc", 3.0), part("full.1", "defg", 1.0))
-    assert norms_allowed(sharded) == pytest.approx({"full": math.sqrt((3 * 36 + 4 * 16 / 3) / 7)})
+    assert norms_allowed(sharded) == pytest.approx({"full": math.sqrt((81 + 16) / 7)})
 
 
 def test_the_largest_clip_norm_holds_until_something_is_known() -> None:
@@ -157,14 +159,14 @@ def test_the_largest_clip_norm_holds_until_something_is_known() -> None:
     assert next_clip_norm(7.0, nothing, nothing) == 7.0
     assert next_clip_norm(2.0, some, some) == 2.0
     assert next_clip_norm(7.0, some, some) == 3.0
-    assert next_clip_norm(7.0, some, nothing) == 3.0 / 16
-    assert next_clip_norm(7.0, {"full": 1e5}, nothing) == 7.0 / 16
+    assert next_clip_norm(7.0, some, nothing) == 3.0 / 4
+    assert next_clip_norm(7.0, {"full": 1e5}, nothing) == 7.0 / 4
 
 
 def test_what_a_part_gave_last_counts_where_it_was_not_opened_again() -> None:
     first = norms_allowed(result_of(part("encoder", "abc", 0.5), part("decoder", "abc", 1.0)))
     second = norms_allowed(result_of(part("encoder", "abc", 0.25), PartResult.not_opened("decoder")))
-    assert next_clip_norm(10.0, first, first | second) == pytest.approx(math.hypot(0.5, 2.0))
+    assert next_clip_norm(10.0, first, first | second) == pytest.approx(math.sqrt(3) * math.hypot(0.25, 1.0))
 
 
 def test_a_result_is_all_that_counts() -> None:

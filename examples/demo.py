@@ -31,7 +31,6 @@ MEMBERS = ("hospital-a", "hospital-b", "clinic-c", "lab-d")
 KILLED_IN = 1  # the second round
 SAMPLES = 8
 STEPS = 50
-WEIGHT_CAP = 10_000  # samples that count as a full weight
 console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
@@ -147,12 +146,12 @@ def demo(options: argparse.Namespace) -> None:
     console.print("    only the decoder leaves anybody, rotated, dithered and masked, in few bits a parameter")
     model = federation.init_model(28, 1, options.preset)
     training = {"rounds": options.rounds, "epochs": options.epochs, "batch_size": 32, "learning_rate": 1e-3}
-    federation.start_run("demo", "UDEC", model, **training, weight_cap=WEIGHT_CAP, join_s=86_400, shares_s=5)
+    federation.start_run("demo", "UDEC", model, **training, join_s=86_400, shares_s=5)
     with federation:
         federation.serve()
         say(f"aggregator at {federation.url}; four institutions start, each a process that speaks HTTP")
         play(federation, {member: file.resolve() for member, file in shares.items()}, options.rounds)
-    rounds_table(console, federation, WEIGHT_CAP)
+    rounds_table(console, federation)
     say(f"drawing {SAMPLES} samples of every institution's network (DDIM, {STEPS} steps)")
     grid = draw_grid(federation, SAMPLES, STEPS, options.folder / "samples.png")
     say(f"real images (left) beside samples of each institution (right): [bold]{grid}[/]")

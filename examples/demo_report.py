@@ -15,23 +15,24 @@ from fedddpm.data import open_images, split_holdout
 from fedddpm.sampling import newest_network, sample_images
 from fedddpm.traffic import less_than_fedavg
 from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm_protocol.encoding import capped_weight, mean_losses
+from fedddpm_protocol.encoding import loss_units, mean_losses
+from fedddpm_protocol.spec import LOSS_UNITS
 
 SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
 
 
-def rounds_table(console: Console, federation: LocalFederation, weight_cap: int) -> None:
+def rounds_table(console: Console, federation: LocalFederation) -> None:
     """Print one row for every round, and one for the model after the last."""
     table = Table(title="The federation's rounds (UDEC)", title_justify="left")
     for column in ("round", "cohort", "survivors", "loss before", "loss after", "MB up", "MB down", "FedAvg", "less"):
         table.add_column(column, justify="right", no_wrap=True)
-    weights = []
+    sums = []
     for session in (session for session in federation.rounds() if session["phase"] == "done"):
         own = [line for member in federation.members for line in _lines(federation, member, session["round"])]
         before, after = mean_losses(session["sums"], len(session["survivors"]))
         up, down = (sum(line["traffic"][key] for line in own) for key in ("bytes_up", "bytes_down"))
         fedavg = sum(line["fedavg_bytes"] or 0 for line in own)
-        weights.append(_weights(federation, session, weight_cap))
+        sums.append(_losses(federation, session))
         table.add_row(
             str(session["round"] + 1),
             str(len(session["cohort"])),
@@ -50,22 +51,21 @@ def rounds_table(console: Console, federation: LocalFederation, weight_cap: int)
         "'end' is that of the published model. MB: all institutions together, the protocol's own messages included;\n"
         "FedAvg: what naive averaging moves, the whole network up and down in float32. theta_0 costs nothing, for\n"
         "everybody makes it from a seed; the first round's words are wider: nobody knows how large updates are.\n"
-        "The sums are exact; the opened weights show it:"
+        "The sums are exact; the opened losses after training show it:"
     )
-    for line in weights:
+    for line in sums:
         console.print(f"    {line}")
 
 
-def _weights(federation: LocalFederation, session: dict[str, Any], weight_cap: int) -> str:
-    """The opened sum of weights; RuntimeError if it is not exactly that of the survivors."""
+def _losses(federation: LocalFederation, session: dict[str, Any]) -> str:
+    """The opened sum of losses; RuntimeError if it is not exactly that of the survivors' own."""
     index = session["round"]
-    samples = [line["samples"] for member in session["survivors"] for line in _lines(federation, member, index)]
-    expected = sum(capped_weight(count, weight_cap) for count in samples)
-    opened = session["sums"][0]
+    losses = [line["loss_after"] for member in session["survivors"] for line in _lines(federation, member, index)]
+    expected, opened = sum(map(loss_units, losses)), session["sums"][2]
     if opened != expected:
-        raise RuntimeError(f"round {index + 1} opened weights of {opened}, its survivors weigh {expected}")
-    names = ", ".join(f"{member} {count}" for member, count in zip(session["survivors"], samples, strict=True))
-    return f"round {index + 1}: opened {opened}, as {len(samples)} institutions weigh ({names} images)"
+        raise RuntimeError(f"round {index + 1} opened losses of {opened} units, those of its survivors are {expected}")
+    names = ", ".join(f"{member} {loss:.4f}" for member, loss in zip(session["survivors"], losses, strict=True))
+    return f"round {index + 1}: opened {opened / LOSS_UNITS:.4f}, the sum of {names}"
 
 
 def _lines(federation: LocalFederation, member: str, index: int) -> list[dict[str, Any]]:

@@ -39,8 +39,9 @@ def rounds_table(lines: list[SessionLine]) -> Table:
     """One row a session; losses are means over the survivors, rounds and attempts count from 1."""
     title = f"run {lines[0].run} ({lines[0].method})" if lines else "no round yet"
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("round", "attempt", "part", "phase", "survivors", "weight sum", "loss before", "after"):
-        table.add_column(heading, no_wrap=heading not in ("survivors", "loss before"))
+    headings = ("round", "attempt", "part", "clip\nnorm", "phase", "survivors", "weight\nsum", "loss\nbefore", "after")
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != "survivors")
     for line in lines:
         table.add_row(*_cells(line))
     return table
@@ -54,7 +55,8 @@ def _cells(line: SessionLine) -> tuple[str, ...]:
         sums = (f"{line.sums[0] / WEIGHT_UNITS:.3f}", before, after)
     names = f": {', '.join(line.survivors)}" if line.survivors else ""
     survivors = f"{len(line.survivors)} of {len(line.cohort)}{names}" if line.cohort else f"{len(line.joined)} joined"
-    return (str(line.round + 1), str(line.attempt + 1), line.part, line.phase, survivors, *sums)
+    place = (str(line.round + 1), str(line.attempt + 1), line.part, f"{line.clip_norm:.3g}")
+    return (*place, line.phase, survivors, *sums)
 
 
 def traffic_table(rounds: list[RoundTraffic]) -> Table:

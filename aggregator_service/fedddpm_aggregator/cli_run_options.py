@@ -12,6 +12,7 @@ import typer
 
 from fedddpm_aggregator.service.attempts import DEFAULT_BITS, DEFAULT_FIRST_BITS
 from fedddpm_aggregator.service.runs import RING_CHOICES, RunSettings
+from fedddpm_protocol.clipping import ADAPTIVE
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spec import CHUNK_COORDINATES
 
@@ -44,8 +45,14 @@ def run_settings(
     batch_size: Annotated[int, typer.Option(min=1, help="images in a local step")] = 128,
     learning_rate: Annotated[float, typer.Option(help="of the local optimizer")] = 1e-4,
     clip_norm: Annotated[float, typer.Option(help="largest L2 norm of one institution's update")] = 10.0,
-    weighting: Annotated[str, typer.Option(help="hidden, equal or disclosed sample counts")] = "hidden",
-    weight_cap: Annotated[int, typer.Option(min=1, help="samples that count as a full weight")] = 65535,
+    clip: Annotated[
+        str,
+        typer.Option(help="adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is"),
+    ] = ADAPTIVE,
+    weighting: Annotated[
+        str, typer.Option(help="equal weights for all, or by sample counts: hidden or disclosed ones")
+    ] = "equal",
+    weight_cap: Annotated[int, typer.Option(min=1, help="samples that count as a full weight by samples")] = 65535,
     min_cohort: Annotated[int, typer.Option(min=0, help="joins to wait for; 0: the roster's n_min")] = 0,
     chunk_coordinates: Annotated[
         int, typer.Option(min=8, help="coordinates in a chunk; a multiple of 4096 fits all")
@@ -75,6 +82,7 @@ def run_settings(
         batch_size=batch_size,
         learning_rate=learning_rate,
         clip_norm=clip_norm,
+        clip=clip,
         weighting=weighting,
         weight_cap=weight_cap,
         min_cohort=min_cohort,

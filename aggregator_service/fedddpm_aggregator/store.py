@@ -150,6 +150,15 @@ def results_backwards(db: Session, run_id: int) -> Iterator[ResultRow]:
         row = db.scalar(newest_first.where(ResultRow.round < row.round))
 
 
+def results_forwards(db: Session, run_id: int) -> Iterator[ResultRow]:
+    """The results of a run, the first one first, each read when it is asked for."""
+    oldest_first = select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round).limit(1)
+    row = db.scalar(oldest_first)
+    while row is not None:
+        yield row
+        row = db.scalar(oldest_first.where(ResultRow.round > row.round))
+
+
 def _sums(part: str) -> ColumnElement[bool]:
     """Sessions of a part: the one of its name, or those of its shards."""
     return or_(SessionRow.part == part, SessionRow.part.startswith(session_name(part, 0)[:-1], autoescape=True))

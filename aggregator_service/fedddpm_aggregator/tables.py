@@ -74,6 +74,7 @@ class RunRow(Base):
     weighting: Mapped[str] = mapped_column(String(16), comment="hidden, equal or disclosed")
     weight_cap: Mapped[int] = mapped_column(BigInteger, comment="samples that count as a full weight")
     clip_norm: Mapped[float] = mapped_column(Float, comment="largest L2 norm of one update")
+    clip: Mapped[str] = mapped_column(String(16), comment="adaptive: later rounds' follows the last mean; or fixed")
     min_cohort: Mapped[int] = mapped_column(Integer, comment="joins to wait for, at least the roster's n_min")
     chunk_coordinates: Mapped[int] = mapped_column(Integer)
     bits: Mapped[int] = mapped_column(Integer, comment="ring of the values")

@@ -34,9 +34,7 @@ class Attempt:
     ) -> None:
         self.document, self.spec, self.update = document, spec, update
         self._reporter = reporter
-        pieces = scaled_pieces(spec, update.sent)
-        if pieces.factor < 1:
-            reporter.notice(f"the update's norm {pieces.norm:.3g} was scaled down to the agreed {spec.clip_norm:.3g}")
+        self.pieces = pieces = scaled_pieces(spec, update.sent)
         ours = (session_of(seat.roster, part, seat.member_id) for part in pieces.by_part)
         self._drivers = {
             session: SessionDriver(seat, transport, spec, session, update, pieces)

@@ -62,6 +62,9 @@ def experiment(
     error_feedback: Annotated[
         bool | None, typer.Option("--error-feedback", help="add to an update what rounding took from the last one")
     ] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="of institutions: equal, or samples as FedAvg; presets take samples")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, celeba, a folder or an .npz")] = None,
     data_root: Annotated[Path | None, typer.Option(help="where the named data sets lie")] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels, for folders and CelebA")] = None,
@@ -109,6 +112,7 @@ def experiment(
         "learning_rate": learning_rate,
         "ema_decay": ema_decay,
         "error_feedback": error_feedback,
+        "weighting": weighting,
         "data": data,
         "data_root": data_root,
         "image_size": image_size,

@@ -46,6 +46,8 @@ def participate(
     max_steps: Annotated[int | None, typer.Option(help="policy: steps a round")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="policy: training time a round")] = None,
     max_clip_norm: Annotated[float | None, typer.Option(help="policy: largest update norm")] = None,
+    warn_share: Annotated[float | None, typer.Option(help="policy: share of the mean to warn above")] = None,
+    max_share: Annotated[float | None, typer.Option(help="policy: share of the mean to stop above")] = None,
     min_bits: Annotated[int | None, typer.Option(help="policy: narrowest ring for updates")] = None,
     allow_two_party: Annotated[
         bool | None, typer.Option("--allow-two-party", help="policy: hides from the server, not from the other party")
@@ -98,6 +100,8 @@ def participate(
             "max_steps": max_steps,
             "max_seconds": max_seconds,
             "max_clip_norm": max_clip_norm,
+            "warn_share": warn_share,
+            "max_share": max_share,
             "min_bits": min_bits,
             "allow_two_party": allow_two_party,
         },

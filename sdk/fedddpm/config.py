@@ -58,6 +58,8 @@ class LocalPolicyOptions(_Options):
     max_epochs: Annotated[int, Field(ge=1)] = 1000
     max_seconds: Seconds | None = None  # training time a round
     max_clip_norm: Annotated[float, Field(gt=0)] = math.inf
+    warn_share: Annotated[float, Field(gt=0)] = 0.6  # of the own update in a mean, above which the log says so
+    max_share: Annotated[float, Field(gt=0)] = 0.9  # above which no further update is sent; 1e9: no limit
     min_bits: Annotated[int, Field(ge=4, le=32)] = 8  # of the ring that updates travel in
     allow_two_party: bool = False  # two institutions hide updates from the aggregator, not from each other
 
@@ -65,6 +67,18 @@ class LocalPolicyOptions(_Options):
     def _two_party_is_said_aloud(self) -> Self:
         if self.min_cohort == 2 and not self.allow_two_party:
             raise ValueError("min_cohort = 2 needs allow_two_party = true")
+        return self
+
+    @model_validator(mode="after")
+    def _equals_may_take_part(self) -> Self:
+        equals = 1 / (2 if self.allow_two_party and self.min_cohort <= 3 else self.min_cohort)
+        if self.max_share <= equals:
+            raise ValueError(
+                f"max_share = {self.max_share:g} would stop an institution that is just like the others: of the"
+                f" smallest sum that this policy accepts its share is {equals:.2f}; set a larger one"
+            )
+        if self.warn_share > self.max_share:
+            raise ValueError(f"warn_share = {self.warn_share:g} is above max_share = {self.max_share:g}: lower it too")
         return self
 
 

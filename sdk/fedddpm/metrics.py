@@ -26,6 +26,8 @@ _GAUGES = {
     "train_loss": ("training_loss", "Loss of the newest batch"),
     "loss_before": ("held_out_loss_before", "Own held-out loss before the newest finished training"),
     "loss_after": ("held_out_loss_after", "Own held-out loss after it"),
+    "share": ("own_share", "Share of the own update in the newest round's mean; those of all members add up to 1"),
+    "cosine": ("own_cosine", "Cosine between the own update and that mean"),
     "served_at": ("aggregator_last_contact_timestamp_seconds", "When a piece of an answer last came, Unix time"),
     "silent_s": ("silent_seconds", "Since the last sign of life of the work"),
 }

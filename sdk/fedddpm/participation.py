@@ -24,6 +24,7 @@ from fedddpm.progress import Reporter
 from fedddpm.restore import RestoreGuard
 from fedddpm.run_history import RunHistory
 from fedddpm.session_driver import Seat, send_owed
+from fedddpm.share_guard import ShareGuard
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.state_report import parameters_in
 from fedddpm.summary import RoundSummary, append_summary, summarize
@@ -70,6 +71,7 @@ class Participation:
             self._telling,
             self._count,
         )
+        self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
@@ -162,7 +164,14 @@ class Participation:
         """Take the results after ``position``, of a run of so many rounds."""
         update = self._updates.load(position.base_model_hash)
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
-        results = self._history.advance(position, self._our_roster(), known, update, rounds)
+        results = self._history.advance(
+            position,
+            self._our_roster(),
+            known,
+            update,
+            rounds,
+            lambda result, *vectors: self._shares.measure(known.get(result.spec_hash), result, update, *vectors),
+        )
         if not results:
             return []
         if self._us.config.learning.error_feedback:
@@ -185,6 +194,7 @@ class Participation:
             self._state.traffic(result.run, result.round),
             time.monotonic() - self._round_began,
             None if position is None else parameters_in(self._state.path / position.model_file),
+            self._shares.after(result),
         )
         append_summary(self._state.path, summary)
         self._telling.round_ended(summary)
@@ -219,6 +229,7 @@ class Participation:
             self._sat_out = document
             return None
         require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
+        self._shares.require_small(spec)
         self._telling.takes_part(spec)
         update = self._own.of(spec, roster)
         if update is None:
@@ -233,7 +244,9 @@ class Participation:
             self._ledger,
             self._reporter.uploading,
         )
-        return Attempt(document, spec, seat, self._transport, update, self._reporter)
+        attempt = Attempt(document, spec, seat, self._transport, update, self._reporter)
+        self._telling.clipped(spec, attempt.pieces)
+        return attempt
 
     def _accept(self, document: SignedDocument, roster: Roster) -> tuple[RoundSpec | None, LocalPolicy]:
         try:

@@ -129,9 +129,11 @@ class Reporter:
         self.vitals.attempt_failed()
         self.notice(text, "attempt-failed")
 
-    def round_ended(self, text: str, in_mean: bool, fields: Fields) -> None:
-        """A round has a result; for the log alone, as whoever started this may show it in another way."""
-        self.vitals.round_ended(in_mean=in_mean)
+    def round_ended(
+        self, text: str, in_mean: bool, fields: Fields, share: float | None = None, cosine: float | None = None
+    ) -> None:
+        """A round has a result, with this share of the own update in it; a line of the log, shown by who started us."""
+        self.vitals.round_ended(in_mean=in_mean, share=share, cosine=cosine)
         self._log(logging.INFO, text, "round-ended", fields)
 
     def busy(self, work: Work) -> AbstractContextManager[None]:

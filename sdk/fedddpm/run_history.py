@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -92,11 +92,13 @@ class RunHistory:
         known: Mapping[bytes, RoundSpec],
         update: LocalUpdate | None,
         rounds: int,
+        moved: Callable[[RoundResult, Vector, Vector], None] = lambda *_: None,
     ) -> list[RoundResult]:
         """Take the results after ``position``; returns those that were new.
 
         A result whose specification is ``known`` is followed by its opened sums; otherwise the newest base model is
-        fetched whole. Local parts trained on the position's base model come along.
+        fetched whole. Local parts trained on the position's base model come along. ``moved`` is told of a single
+        result, with the shared parts before and after it, before the position is left.
         """
         results = self._results(position.run, position.next_round, position.last_result, roster)
         if not results:
@@ -107,6 +109,8 @@ class RunHistory:
             self._state.move_to(_after(position, results[-1], rounds))
             return results
         vector, results = self._newest_base(model, position, results, roster, known)
+        if len(results) == 1:
+            moved(results[0], flatten(model, Method(position.method).shared_parts), vector)
         average = self.average(position, model) if update is None else None
         average = adopt_round(model, Method(position.method), vector, update, average)
         reached = _after(position, results[-1], rounds)

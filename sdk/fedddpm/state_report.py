@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from fedddpm.errors import StateError
 
+OWN_SHARE = "own-share"  # the fact that holds the newest share of the own update
+
 
 @dataclass(frozen=True)
 class RunReport:
@@ -38,6 +40,7 @@ class StateReport:
     roster_version: int
     unacknowledged: int  # answers that the aggregator has not acknowledged yet
     runs: tuple[RunReport, ...]  # the one worked on last comes last
+    own_share: bytes | None  # of the newest round in which it is known
 
 
 def read_state(folder: Path) -> StateReport:
@@ -61,6 +64,7 @@ def read_state(folder: Path) -> StateReport:
         roster_version=int(facts.get("roster-version", b"0")),
         unacknowledged=owed,
         runs=tuple(sorted(reports, key=lambda report: report.run == newest)),
+        own_share=facts.get(OWN_SHARE),
     )
 
 

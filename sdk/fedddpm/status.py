@@ -7,6 +7,7 @@ from pathlib import Path
 from fedddpm.config import ClientConfig
 from fedddpm.connection import Connection
 from fedddpm.identity import Identity
+from fedddpm.own_share import OwnShare
 from fedddpm.state_report import RunReport, parameters_in, read_state
 from fedddpm.traffic import beside_fedavg, fedavg_bytes
 from fedddpm.transport import Transport
@@ -40,6 +41,9 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
             *_rows_a_round(run),
             ("network", str(run.model)),
         ]
+    if report.own_share is not None:
+        share = OwnShare.from_json(report.own_share)
+        rows.append(("own share of the mean", f"{share} in round {share.round + 1} of run {share.run}"))
     if not report.runs:
         rows.append(("run", "none yet"))
     if report.unacknowledged:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
+from fedddpm.own_share import OwnShare
 from fedddpm.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm_protocol.encoding import pooled_losses
 from fedddpm_protocol.methods import reports_losses
@@ -36,16 +37,27 @@ class RoundSummary:
     traffic: Traffic
     seconds: float
     fedavg_bytes: int | None  # what naive FedAvg in float32 moves in a round; None: this institution did not train
+    share: float | None = None  # of the own update in the mean over all parts; None: not in it, or not known
+    cosine: float | None = None  # between the own update and the mean
+    shares: Mapping[str, float] = field(default_factory=dict)  # by part that it contributed to
+    cosines: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         own = "did not train" if self.loss_before is None else f"loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
         return (
             f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
-            f" ({'with' if self.took_part else 'without'} this one), {own},"
+            f" ({'with' if self.took_part else 'without'} this one){self._share()}, {own},"
             f" federation {_loss(self.mean_loss_before)} -> {_loss(self.mean_loss_after)},"
             f" {beside_fedavg(self.traffic.bytes_up, self.traffic.bytes_down, self.fedavg_bytes)},"
             f" {self.seconds:.0f} s"
         )
+
+    def _share(self) -> str:
+        if not self.took_part:
+            return ""
+        if self.share is None:
+            return ", own share not known"
+        return f", own share {100 * self.share:.0f} % (cosine {self.cosine:.2f})"
 
 
 def _loss(value: float | None) -> str:
@@ -59,8 +71,10 @@ def summarize(
     traffic: Traffic,
     seconds: float,
     parameters: int | None,
+    share: OwnShare | None = None,
 ) -> RoundSummary:
     """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
+    parts = {} if share is None else share.parts
     opened = [part for part in result.parts if part.opened]
     before, after = federation_losses(opened)
     survivors = {member for part in opened for member in part.survivors}
@@ -80,6 +94,10 @@ def summarize(
         traffic=traffic,
         seconds=seconds,
         fedavg_bytes=None if update is None or parameters is None else fedavg_bytes(parameters),
+        share=None if share is None else share.whole.share,
+        cosine=None if share is None else share.whole.cosine,
+        shares={name: part.share for name, part in parts.items()},
+        cosines={name: part.cosine for name, part in parts.items()},
     )
 
 

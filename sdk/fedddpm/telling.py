@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from fedddpm.contribution import Pieces
 from fedddpm.local_update import LocalUpdate
 from fedddpm.progress import Reporter
 from fedddpm.state import StateDir
@@ -20,6 +21,7 @@ class Telling:
         self._reporter, self._state = reporter, state
         self._stalled = ""  # why, as far as it was said
         self._run = self._over = ""  # the runs last said to begin, and to be over
+        self._clipped = ("", -1)  # the run and round of which it was said last
 
     def takes_part(self, spec: RoundSpec) -> None:
         """A specification was accepted."""
@@ -56,13 +58,25 @@ class Telling:
             " different ones could give them away, so this institution sits out until the base model changes"
         )
 
+    def clipped(self, spec: RoundSpec, pieces: Pieces) -> None:
+        """The update goes into the sum; said once a round, where it is longer than the round's clip norm."""
+        if pieces.factor == 1 or self._clipped == (spec.run, spec.round):
+            return
+        self._clipped = (spec.run, spec.round)
+        self._reporter.notice(
+            f"round {spec.round + 1}: the update counts {100 * pieces.factor:.3g} %: its norm {pieces.norm:.3g} is"
+            f" above the round's clip norm {spec.clip_norm:.3g}",
+            "clipped",
+            {"norm": pieces.norm, "clip_norm": spec.clip_norm},
+        )
+
     def attempt_failed(self, spec: RoundSpec) -> None:
         """There is a newer specification and no result."""
         self._reporter.attempt_failed(f"round {spec.round + 1}: attempt {spec.attempt + 1} ended without a result")
 
     def round_ended(self, summary: RoundSummary) -> None:
         """A round has a result."""
-        self._reporter.round_ended(str(summary), summary.took_part, asdict(summary))
+        self._reporter.round_ended(str(summary), summary.took_part, asdict(summary), summary.share, summary.cosine)
 
     def waits(self, current: RunState) -> None:
         """Nothing to do until others have done their part, or until the coordinator acts."""

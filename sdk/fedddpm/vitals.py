@@ -62,6 +62,8 @@ class Vitals:
     loss_after: float | None = None
     rounds_in_mean: int = 0  # finished with this institution's update in the mean
     rounds_without: int = 0  # finished without it
+    share: float | None = None  # of the own update in the newest round's mean; None where it is not known
+    cosine: float | None = None  # between the two
     attempts_failed: int = 0  # that this institution was in
     bytes_up: int = 0
     bytes_down: int = 0
@@ -113,10 +115,10 @@ class LiveVitals:
         """A training ended with these losses on the own held-out images."""
         self._set(loss_before=loss_before, loss_after=loss_after, images_per_s=None)
 
-    def round_ended(self, *, in_mean: bool) -> None:
-        """A round has a result; ``in_mean``: this institution's update is in it."""
+    def round_ended(self, *, in_mean: bool, share: float | None = None, cosine: float | None = None) -> None:
+        """A round has a result; ``in_mean``: this institution's update is in it, with this share and cosine."""
         name = "rounds_in_mean" if in_mean else "rounds_without"
-        self._set(**{name: getattr(self._now, name) + 1})
+        self._set(**{name: getattr(self._now, name) + 1}, share=share, cosine=cosine)
 
     def attempt_failed(self) -> None:
         """An attempt that this institution was in ended without a result."""

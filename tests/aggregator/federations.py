@@ -94,9 +94,12 @@ class Federation:
         return path
 
     def start_run(self, method: str = "UDEC", rounds: int = 2, scale: float = 1.0, **changes: Any) -> None:
-        """Start run-1: many small chunks, which only the widest ring allows, unless ``changes`` say otherwise."""
+        """Start run-1: many small chunks, which only the widest ring allows, unless ``changes`` say otherwise.
+
+        Sample counts are hidden, so that the sums of weights tell who is in them.
+        """
         fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
-        fields["bits"] = 32
+        fields |= {"bits": 32, "weighting": "hidden"}
         settings = RunSettings(**{**fields, **QUICK, **changes})
         with self.context() as ctx:
             start_run(ctx, settings, self.write_theta_0(scale))

@@ -236,6 +236,7 @@ def test_the_rounds_table_has_room_without_a_terminal(
         base_model="00" * 32,
         model=None,
         bits=16,
+        clip_norm=0.012345678,
         upload_bytes=0,
         opened_bytes=0,
     )
@@ -250,7 +251,8 @@ def test_the_rounds_table_has_room_without_a_terminal(
     print_rounds([done], traffic, console())
     narrow = capsys.readouterr().out
     assert max(map(len, narrow.splitlines())) <= 80
-    assert "weight sum" in narrow
+    assert "weight" in narrow
+    assert "0.0123" in narrow  # clip norm
     assert "16, 32 bits" in narrow
     assert "1.2 TB" in narrow
     assert "…" not in narrow

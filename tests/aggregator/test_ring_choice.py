@@ -172,6 +172,7 @@ def test_traffic_of_newcomers_failed_attempts_and_seeds() -> None:
             reason=None,
             base_model="",
             model=model,
+            clip_norm=10.0,
             bits=8,
             upload_bytes=90,
             opened_bytes=0 if model is None else 80,

@@ -255,7 +255,8 @@ def test_the_last_model_of_a_run_may_begin_another(new_federation: NewFederation
 
 def test_usplit_wants_disclosed_or_equal_counts(new_federation: NewFederation) -> None:
     federation = new_federation(members=tuple("abcdef"), c_max=0)
-    refused(federation, "USPLIT cannot hide sample counts", method="USPLIT")
+    refused(federation, "USPLIT cannot hide sample counts", method="USPLIT", weighting="hidden")
+    refused(federation, "choose one of adaptive, fixed", clip="wild")
 
 
 def test_rosters_that_must_not_come_into_force(new_federation: NewFederation) -> None:
@@ -293,6 +294,6 @@ def test_the_table_of_rounds_shows_what_was_opened(
         Console(width=200).print(rounds_table(overview(ctx)))
     shown = capsys.readouterr().out
     assert "4 of 4: a, b, c, d" in shown
-    assert re.search(r"^ *1 +1 +decoder +done ", shown, re.MULTILINE)  # rounds and attempts from 1
+    assert re.search(r"^ *1 +1 +decoder +10 +done ", shown, re.MULTILINE)  # rounds and attempts from 1
     assert "0.5000" in shown  # the driver's loss before
     assert "0.2500" in shown

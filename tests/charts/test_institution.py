@@ -52,7 +52,13 @@ def test_values_arrive_in_site_toml_as_they_were_written() -> None:
     assert found["limit"] == 2_000_000
     assert isinstance(found["limit"], int)
     assert found["holdout"] == 0.05
-    assert found["policy"] == {"min_cohort": 4, "max_clip_norm": 2.5, "min_bits": 8}
+    assert found["policy"] == {
+        "min_cohort": 4,
+        "max_clip_norm": 2.5,
+        "warn_share": 0.5,
+        "max_share": 0.8,
+        "min_bits": 8,
+    }
     assert found["learning"] == {"compile": True, "error_feedback": True}
     assert found["metrics"] == {"host": "0.0.0.0", "port": 9999, "silence_s": 600}  # noqa: S104 - for Prometheus
     assert found["log_format"] == "json"

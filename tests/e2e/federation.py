@@ -35,7 +35,7 @@ from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import AttemptRow, ResultRow
 from fedddpm_protocol import canonical
 from fedddpm_protocol.api import RunState
-from fedddpm_protocol.encoding import loss_units
+from fedddpm_protocol.encoding import loss_units, weight_units
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
@@ -247,13 +247,14 @@ class Federation(LocalFederation):
         for member in members or self.members:
             assert self.model_hash_of(member, method) == published, member
 
-    def check_round(self, round_: int, survivors: Iterable[str], cap: int = 65535) -> SessionLine:
+    def check_round(self, round_: int, survivors: Iterable[str]) -> SessionLine:
         """A round was opened over exactly ``survivors``: the opened weights and losses are the sum of theirs."""
         line = next(line for line in self.lines(round_) if line.phase == Phase.DONE)
         assert set(line.survivors) == set(survivors)
         own = [entry for member in line.survivors for entry in self.site_rounds(member) if entry["round"] == round_]
         assert len(own) == len(line.survivors)
-        weights = [max(1, round(min(entry["samples"], cap) * 65535 / cap)) for entry in own]
+        spec = self.spec_of(next(result for result in reversed(self.results()) if result.round == round_))
+        weights = [weight_units(entry["samples"], spec) for entry in own]
         before, after = (sum(loss_units(entry[name]) for entry in own) for name in ("loss_before", "loss_after"))
         assert line.sums == (sum(weights), before, after)
         return line

@@ -85,7 +85,7 @@ def test_disclosed_counts_give_the_same_weights(new_federation: NewFederation) -
     fed.start(Method.UDEC, weighting="disclosed", weight_cap=10)
     fed.join_here()
     fed.end()
-    fed.check_round(0, fed.members, cap=10)
+    fed.check_round(0, fed.members)
     fed.check_models()
 
 

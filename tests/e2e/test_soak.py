@@ -61,7 +61,8 @@ def test_random_kills(new_federation: NewFederation, capsys: pytest.CaptureFixtu
     with capsys.disabled():
         print(f"\nsoak with FEDDDPM_SOAK_SEED={seed}")
     fed = new_federation("abcd", c_max=1)
-    fed.start(rounds=ROUNDS, epochs=4, shares_s=10, masked_s=20, confirm_s=10, unmask_s=20, join_s=60)
+    durations = {"shares_s": 10, "masked_s": 20, "confirm_s": 10, "unmask_s": 20, "join_s": 60}
+    fed.start(rounds=ROUNDS, epochs=4, weighting="hidden", **durations)
     fed.join_in()
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends and fed.state().status != "finished":

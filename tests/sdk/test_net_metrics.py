@@ -38,7 +38,7 @@ def test_what_the_work_tells_is_on_the_page():
         reporter.trained("trained", 0.5, 0.25, {})
         reporter.attempt_failed("again")
         reporter.round_ended("round 3", True, {})
-        reporter.round_ended("round 4", False, {})
+        reporter.round_ended("round 4", False, {}, 0.75, 0.5)
         page = fetch(port, "/metrics").text
     for line in (
         'fedddpm_institution_info{device="cpu",institution="hospital-a",version="',
@@ -51,6 +51,8 @@ def test_what_the_work_tells_is_on_the_page():
         "fedddpm_institution_training_loss 0.25",
         "fedddpm_institution_held_out_loss_before 0.5",
         "fedddpm_institution_held_out_loss_after 0.25",
+        "fedddpm_institution_own_share 0.75",
+        "fedddpm_institution_own_cosine 0.5",
         'fedddpm_institution_rounds_finished_total{in_mean="true"} 1.0',
         'fedddpm_institution_rounds_finished_total{in_mean="false"} 1.0',
         "fedddpm_institution_attempts_failed_total 1.0",

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.models import manifests_of
 from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.clip_norms import clip_norm_now
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rings import ValuesRing, next_rings
 from fedddpm_aggregator.tables import AttemptRow, RunRow, SessionRow
@@ -87,9 +88,8 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     number = last.attempt + 1 if last is not None and last.round == round_index else 0
     base, previous = (result.model, result.hash) if result else (run.first_base, None)
     try:
-        spec = round_spec(
-            run, roster, next_rings(db, run, method.sessions, round_index), round_index, number, base, previous
-        )
+        rings, clip_norm = next_rings(db, run, method.sessions, round_index), clip_norm_now(db, run)
+        spec = round_spec(run, roster, rings, clip_norm, round_index, number, base, previous)
     except ValueError as error:
         stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return
@@ -125,6 +125,7 @@ def round_spec(
     run: RunRow,
     roster: Roster,
     rings: Mapping[str, ValuesRing],
+    clip_norm: float,
     round_index: int,
     attempt: int,
     base_model: str,
@@ -151,7 +152,7 @@ def round_spec(
         base_model_hash=bytes.fromhex(base_model),
         parts=parts_of(Method(run.method), manifests_of(run.manifest), rings, run.chunk_coordinates),
         weighting=run.weighting,
-        clip_norm=run.clip_norm,
+        clip_norm=clip_norm,
         weight_cap=run.weight_cap,
         largest_cohort=largest_cohort(roster),
         chunk_coordinates=run.chunk_coordinates,

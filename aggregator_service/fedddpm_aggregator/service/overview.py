@@ -35,6 +35,7 @@ class SessionLine:
     base_model: str  # hex
     model: str | None  # hex of the model that the attempt published
     bits: int  # ring of the values
+    clip_norm: float  # of the round
     upload_bytes: int  # masked values and sums of one survivor
     opened_bytes: int  # opened values; 0: none were published
 
@@ -86,6 +87,7 @@ def lines_of(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]
             base_model=spec.base_model_hash.hex(),
             model=published.model if published is not None else None,
             bits=spec.part(row.part).values.bits,
+            clip_norm=spec.clip_norm,
             upload_bytes=sum(sizes),
             opened_bytes=sizes[0] if result and published is not None else 0,
         )

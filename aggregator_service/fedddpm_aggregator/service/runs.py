@@ -30,6 +30,7 @@ from fedddpm_aggregator.service.publishing import remember_model, store_model
 from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.clipping import ADAPTIVE, CLIPPINGS
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
 from fedddpm_protocol.spec import (
@@ -58,8 +59,9 @@ class RunSettings:
     max_steps: int = 0  # 0: no limit
     batch_size: int = 128
     learning_rate: float = 1e-4
-    clip_norm: float = 10.0
-    weighting: str = "hidden"
+    clip_norm: float = 10.0  # the largest, in any round
+    clip: str = ADAPTIVE  # or FIXED: the same in all rounds
+    weighting: str = "equal"
     weight_cap: int = 65535
     min_cohort: int = 0  # 0: the roster's n_min
     chunk_coordinates: int = CHUNK_COORDINATES
@@ -80,6 +82,8 @@ def start_run(
     ``request`` (64 characters at most) is kept with the run, to tell the same request from another one.
     """
     _check_rings(settings)
+    if settings.clip not in CLIPPINGS:
+        raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
     try:
         network = read_network(initial_model)
     except ModelFileError as error:
@@ -171,6 +175,7 @@ def _row(settings: RunSettings, network: Network) -> RunRow:
         weighting=settings.weighting,
         weight_cap=settings.weight_cap,
         clip_norm=settings.clip_norm,
+        clip=settings.clip,
         min_cohort=settings.min_cohort,
         chunk_coordinates=settings.chunk_coordinates,
         bits=settings.bits,
@@ -248,7 +253,7 @@ def _check_specs(row: RunRow, roster: Roster) -> None:
     row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
     for bits in (WIDEST_BITS, row.first_bits, row.bits):
         rings = dict.fromkeys(Method(row.method).sessions, ValuesRing(bits))
-        for part in round_spec(row, roster, rings, 0, 0, row.first_base, None).parts:
+        for part in round_spec(row, roster, rings, row.clip_norm, 0, 0, row.first_base, None).parts:
             _require_mixing(part, row.chunk_coordinates)
 
 

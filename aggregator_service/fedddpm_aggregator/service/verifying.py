@@ -20,6 +20,7 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import AuditError, HistoryError
 from fedddpm_aggregator.models import Vector, manifests_of
 from fedddpm_aggregator.service.audit import all_entries, verify_chain
+from fedddpm_aggregator.service.clip_norms import ClipNorms
 from fedddpm_aggregator.service.context import Context, decode_roster, decode_spec
 from fedddpm_aggregator.service.sessions import Live
 from fedddpm_aggregator.service.verify_rounds import Chain, verify_derivation, verify_model, verify_result
@@ -121,7 +122,7 @@ class _Run:
 
     def __init__(self, ctx: Context, run: RunRow, rosters: dict[int, Roster], counts: Counter[str], step: Step) -> None:
         self._ctx, self._run, self._rosters, self._counts, self._step = ctx, run, rosters, counts, step
-        self._chain = Chain(run.first_base)
+        self._chain, self._clip_norms = Chain(run.first_base), ClipNorms(run)
 
     def verify(self) -> None:
         name = f"run {self._run.name!r}"
@@ -201,6 +202,11 @@ class _Run:
             raise HistoryError("its specification does not build on the result before it")
         if spec.base_manifest != self._manifest(Method(run.method).shared_parts):
             raise HistoryError("its specification is over other tensors than the run")
+        if spec.clip_norm != self._clip_norms.next:
+            raise HistoryError(
+                f"its clip norm {spec.clip_norm:.6g} does not follow from the results before it, which give "
+                f"{self._clip_norms.next:.6g}"
+            )
         return spec
 
     def _verify_round(
@@ -213,6 +219,7 @@ class _Run:
         removed = model is not None and model.removed_at is not None
         vector = verify_model(blobs, row.model, spec.base_manifest, removed, counts)
         self._chain = Chain(row.model, result.hash, result.round + 1, vector)
+        self._clip_norms.follow(result)
         counts["results"] += 1
 
 

@@ -8,6 +8,7 @@ from fedddpm.errors import ConfigError
 
 _PAPER = {
     "networks": ("paper",),
+    "weighting": "samples",  # as the paper's FedAvg
     "methods": ("FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"),
     "epochs": 5,
     "learning_rate": 1e-4,
@@ -23,6 +24,7 @@ _PAPER = {
 
 _CPU_SMALL = {
     "data": "fashion-mnist",
+    "weighting": "samples",
     "networks": ("fast",),
     "methods": ("FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"),
     "institutions": (6,),
@@ -76,6 +78,7 @@ PRESETS: dict[str, Mapping[str, object]] = {
     # Every part of a study once, in under a minute; the images are noise.
     "smoke": {
         "data": "fashion-mnist",
+        "weighting": "samples",
         "networks": ("tiny",),
         "methods": ("FULL", "UDEC", "centralised"),
         "institutions": (3,),

@@ -74,7 +74,8 @@ class StudySettings(BaseModel):
     centralised_epochs: tuple[Count, ...] = ()  # also looked at after so many epochs, beside R * E
 
     c_max: Annotated[int, Field(ge=0)] = 0  # institutions that may conspire with the aggregator
-    clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update
+    weighting: Literal["equal", "samples"] = "equal"  # samples: FedAvg's, by the number of images
+    clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update, the same in all rounds
     first_bits: Bits = 24  # at least so many while nothing is known of an update's size
     error_feedback: bool = False  # what rounding takes from an update is added to the institution's next one
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"

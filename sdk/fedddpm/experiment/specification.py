@@ -57,7 +57,7 @@ class SpecMaker:
             initial_seed=seed_of(self.plan.seed),
             base_model_hash=model_hash(shared, flatten(base_model, method.shared_parts)),
             parts=tuple(self._part(name, before, base_model, wrapped) for name in method.sessions),
-            weighting="disclosed" if method is Method.USPLIT else "hidden",
+            weighting=self._weighting(method),
             clip_norm=s.clip_norm,
             weight_cap=self.weight_cap,
             largest_cohort=largest_cohort(self.roster),
@@ -74,6 +74,11 @@ class SpecMaker:
             unmask_s=_CLOCKLESS_S,
             previous_result=bytes.fromhex(before[-1].result_hash) if before else b"",
         ).with_terms_hash()
+
+    def _weighting(self, method: Method) -> str:
+        if self.settings.weighting == "equal":
+            return "equal"
+        return "disclosed" if method is Method.USPLIT else "hidden"
 
     def _part(self, name: str, before: Sequence[RoundRecord], base_model: UNet, wrapped: Collection[str]) -> PartSpec:
         tensors = manifest(base_model, Method(self.plan.method).sessions[name])

@@ -37,6 +37,7 @@ from fedddpm.state_files import lock_folder
 from fedddpm.unet import UNet
 
 _NOT_THE_OUTCOME = ("name", "data_root")  # settings that may differ between two starts of one study
+_WITHOUT_SAYING = {"weighting": "samples"}  # what a study did before there was the setting
 _VERSIONS = ("fedddpm-sdk", "torch", "torchvision", "numpy", "pytorch-fid", "torch-fidelity")
 _Shares = Mapping[tuple[str, int, int], list[Indices]]  # by split, institutions and seed
 
@@ -210,14 +211,15 @@ def _begin(settings: StudySettings, place: Place, plans: list[RunPlan], device: 
     if not (place.folder / FILE).exists():
         return fresh
     before = read_results(place.folder)
+    begun_with = _WITHOUT_SAYING | before.settings
     differing = [
         name
-        for name in sorted({*before.settings, *fresh.settings})
-        if name not in _NOT_THE_OUTCOME and before.settings.get(name) != fresh.settings.get(name)
+        for name in sorted({*begun_with, *fresh.settings})
+        if name not in _NOT_THE_OUTCOME and begun_with.get(name) != fresh.settings.get(name)
     ]
     if differing:
         some = "; ".join(
-            f"{name} was {before.settings.get(name)!r}, is {fresh.settings.get(name)!r}" for name in differing[:3]
+            f"{name} was {begun_with.get(name)!r}, is {fresh.settings.get(name)!r}" for name in differing[:3]
         )
         raise ConfigError(
             f"{place.folder} holds a study with other settings ({some})",

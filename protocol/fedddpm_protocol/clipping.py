@@ -6,8 +6,8 @@ sent: equals are not clipped, however little they agree. Where one update dwarfs
 which is clipped round after round until it is at most ``1 / sqrt(n)`` of the sum.
 
 A member that sends nothing in a very small cohort, or works against the others, could shrink it on and on: it never
-falls below ``FLOOR`` of what followed from the first mean. Nothing but numbers of signed results goes in, so whoever has
-these computes the same clip norm.
+falls below ``FLOOR`` of what followed from the first mean. Nothing but numbers of signed results goes in, so whoever
+has these computes the same clip norm.
 """
 
 from __future__ import annotations

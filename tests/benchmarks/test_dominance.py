@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -27,6 +28,6 @@ def test_a_quick_run(tmp_path: Path) -> None:
     assert min(row["cosine"] for row in samples) > 0.99
     assert samples[-1]["share"] > fixed[-1]["share"] > adaptive[-1]["share"] + 0.1
     assert adaptive[0]["share"] > adaptive[1]["share"] > adaptive[3]["share"] > max(row["share"] for row in equals)
-    for before, after in zip(equals, equals[1:], strict=False):
+    for before, after in itertools.pairwise(equals):
         assert after["clip_norm"] > 0.9 * max(before["norms"])  # equals are hardly clipped, and less so as time goes
     assert "python benchmarks/dominance.py --quick" in (tmp_path / "dominance.md").read_text()

@@ -34,6 +34,11 @@ def test_the_papers_presets_are_the_papers_settings() -> None:
         assert settings.centralised_epochs == (15,)
 
 
+def test_every_preset_says_how_it_weighs_institutions() -> None:
+    assert build({}).weighting == "equal"
+    assert {name: chosen["weighting"] for name, chosen in PRESETS.items()} == dict.fromkeys(PRESETS, "samples")
+
+
 def test_an_unknown_preset_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"cpu-small.*paper-fmnist.*smoke"):
         preset("cpu-large")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,29 @@ def test_a_finished_study_trains_nothing_again(data: Path, finished: Path) -> No
     assert before.greys in (finished / "results.md").read_text()
     assert watcher.runs == []
     assert again.runs == before.runs
+
+
+def test_weights_are_those_that_the_settings_name(data: Path, finished: Path, tmp_path: Path) -> None:
+    """By samples in every preset; equal where somebody says so."""
+    (full,) = (run for run in read_results(finished).runs if run.method == "FULL")
+    most = max(member.images for member in full.members)
+    by_samples = sum(max(1, round(65535 * member.images / most)) for member in full.members)
+    assert [record.sums["full"].weight for record in full.rounds] == [by_samples] * 2
+    assert by_samples < 3 * 65535
+    few = {"methods": ("FULL",), "round_samples": 0, "final_samples": (), "weighting": "equal", "rounds": 1}
+    (equal,) = study(data, tmp_path / "equal", **few).runs
+    assert equal.rounds[0].sums["full"].weight == 3 * 65535
+
+
+def test_a_study_from_before_the_setting_goes_on_by_samples(data: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["settings"].pop("weighting") == "samples"
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match="weighting was 'samples', is 'equal'"):
+        study(data, folder, ema_decay=0.5, weighting="equal")
+    assert study(data, folder, ema_decay=0.5).runs == read_results(finished).runs
 
 
 def test_a_folder_of_another_study_is_refused(data: Path, finished: Path) -> None:

@@ -32,8 +32,7 @@ from fedddpm_aggregator.keyfile import KeyFileError, read_public_key, write_key
 from fedddpm_aggregator.observability import configure_logging
 from fedddpm_aggregator.server import serve_forever
 from fedddpm_aggregator.service.federation import initialise
-from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.traffic import round_traffic
+from fedddpm_aggregator.service.traffic import rounds_and_traffic
 from fedddpm_aggregator.service_links import service_links
 from fedddpm_aggregator.settings import PREFIX, Settings
 from fedddpm_aggregator.settings_errors import first_error
@@ -138,7 +137,7 @@ def rounds(
 ) -> None:
     """Show the rounds of a run: cohorts, rings, survivors, sums, and what they moved."""
     with opened(settings_of(data, database_url)) as ctx:
-        lines, traffic = overview(ctx, run), round_traffic(ctx, run)
+        lines, traffic = rounds_and_traffic(ctx, run)
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     else:

@@ -1,7 +1,8 @@
 """Transactions on SQLite or PostgreSQL: the same code, two ways to be durable.
 
 SQLite: write-ahead log, ``synchronous=FULL``, one writer at a time (``BEGIN IMMEDIATE``, queued in this process by a
-lock and between processes by the busy timeout). PostgreSQL: READ COMMITTED with row locks.
+lock and between processes by the busy timeout). PostgreSQL: writers are READ COMMITTED with row locks, readers see one
+snapshot (REPEATABLE READ), as SQLite's do.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, literal, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from fedddpm_aggregator.errors import OperatorError
@@ -44,22 +48,16 @@ class Database:
         self.engine = _sqlite_engine(url, "FULL") if self.is_sqlite else _postgresql_engine(url)
         # A second door for what may be lost in a power cut (seen nonces, leases, elapsed time): no wait for the disk.
         self.relaxed_engine = _sqlite_engine(url, "NORMAL") if self.is_sqlite else self.engine
+        self.reading_engine = self.engine if self.is_sqlite else _of_snapshots(self.engine)
+        self._views = sessionmaker(self.reading_engine, expire_on_commit=False)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._relaxed = sessionmaker(self.relaxed_engine, expire_on_commit=False)
         self._writer = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A consistent view; nothing is kept."""
-        with self._sessions() as session:
-            yield session
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Session]:
-        """As :meth:`read`, and several queries see one moment, whatever is written between them."""
-        with self.read() as session:
-            if not self.is_sqlite:
-                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        """One moment, whatever is written between two statements, so that replies fit together; nothing is kept."""
+        with self._views() as session:
             yield session
 
     @contextmanager
@@ -144,6 +142,22 @@ def _sqlite_engine(url: str, synchronous: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _of_snapshots(engine: Engine) -> Engine:
+    """The same connections, where a transaction sees one moment and writes nothing; as many round trips.
+
+    The driver says both in the BEGIN that it sends anyway.
+    """
+    reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    dialect = cast(PGDialect, engine.dialect)
+
+    @event.listens_for(engine, "checkin")
+    def leave_to_the_server(connection: DBAPIConnection | None, _: object) -> None:
+        if connection is not None:  # SQLAlchemy asks for READ WRITE from then on, even of a database set to read only
+            dialect.set_readonly(connection, None)  # type: ignore[no-untyped-call]
+
+    return reading
 
 
 def _postgresql_engine(url: str) -> Engine:

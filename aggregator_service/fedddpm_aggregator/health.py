@@ -71,7 +71,7 @@ class Health:
         self._exposition.shutdown(wait=False, cancel_futures=True)
 
     def _is_usable(self) -> bool:
-        with self._ctx.tracer.quiet(), self._ctx.database.engine.connect() as connection:
+        with self._ctx.tracer.quiet(), self._ctx.database.reading_engine.connect() as connection:
             return self._release.can_use(connection)
 
 

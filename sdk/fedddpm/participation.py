@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from fedddpm.attempt import Attempt, require_enough_reporters
+from fedddpm.doubt import Doubt, UnknownGroundError, WentBackError
 from fedddpm.error_feedback import ErrorFeedback
-from fedddpm.errors import DataError, PolicyError
+from fedddpm.errors import DataError
 from fedddpm.image_set import require_labels
 from fedddpm.institution import Institution
 from fedddpm.ledger import SpentLedger
@@ -78,6 +79,7 @@ class Participation:
         self._sat_out: SignedDocument | None = None  # a specification that is not for us
         self._left_run = ""  # an earlier run whose last results were asked for
         self._version = 0
+        self._stale_state, self._stale_spec = Doubt(reporter.notice), Doubt(reporter.notice)
         self._round_began = time.monotonic()
 
     def run(self, rounds: int | None) -> list[RoundSummary]:
@@ -100,7 +102,8 @@ class Participation:
             elif taken and taken[-1].round >= current.results:
                 continue  # rounds went on while these results were taken: what was polled is of the past
             else:
-                self._contribute(current)
+                with self._stale_spec.once():
+                    self._contribute(current)
             self._count_traffic(current)
         return summaries
 
@@ -110,18 +113,30 @@ class Participation:
             self._attempt.leave("the run is over")
             self._attempt = None
         self._round_began = time.monotonic()
+        self._stale_spec.is_open = False
         self._reporter.waiting("standing by for the next run", Activity.STANDING_BY)
 
     # --- what the aggregator says -------------------------------------------------------------------------------------
 
     def _poll(self) -> RunState:
+        """What goes on, and the newest roster at hand; PolicyError where two answers say that it went back."""
+        while True:
+            with self._stale_state.once():
+                return self._ask()
+
+    def _ask(self) -> RunState:
+        if self._stale_state.is_open or self._stale_spec.is_open:
+            self._version = 0  # a fresh answer, and no wait for news
         wait_s = self._us.config.network.poll_s if self._version else 0
         current = self._transport.state(self._version, wait_s)
+        if current.version < self._version:
+            self._stale_state.ask_again("the aggregator's state is older than the one before")
+            current = self._transport.state(0, 0)
         self._version = current.version
         if self._roster is None or current.roster_version > self._roster.version:
             self._refresh_roster()
         elif current.roster_version < self._roster.version:
-            raise PolicyError(
+            raise WentBackError(
                 f"the aggregator went back to roster version {current.roster_version} from {self._roster.version}",
                 "Stop, and call the federation's coordinator before you go on",
             )
@@ -251,9 +266,11 @@ class Participation:
     def _accept(self, document: SignedDocument, roster: Roster) -> tuple[RoundSpec | None, LocalPolicy]:
         try:
             spec, policy = accept_spec(document, roster, self._us.config.policy)
-        except SpecError:
+        except SpecError as error:
             version = spec_roster_version(document)
-            if version >= roster.version:
+            if version > roster.version:
+                raise UnknownGroundError(str(error)) from error
+            if version == roster.version:
                 raise
             self._reporter.notice(f"this attempt was made for the older roster {version}; waiting for the next")
             return None, LocalPolicy(architecture_hash=b"")

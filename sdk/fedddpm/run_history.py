@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 
+from fedddpm.doubt import UnknownGroundError, WentBackError
 from fedddpm.ema import AverageState
-from fedddpm.errors import PolicyError
 from fedddpm.initial import initial_network
 from fedddpm.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
 from fedddpm.model_store import ModelStore, model_file, require_known_parts
@@ -41,14 +41,14 @@ class RunHistory:
         """The position at the start of ``spec``'s round, with its base model at hand.
 
         Raises:
-            PolicyError: the aggregator went back, or builds on a result this institution does not know.
+            WentBackError: the aggregator went back; UnknownGroundError: it builds on a result not known here.
             ModelError, ResultError: what it sent is not what it signed.
         """
         position = self._state.position(spec.run)
         if position is None:
             return self._first_contact(spec, roster)
         if spec.round < position.next_round or position.finished:
-            raise PolicyError(
+            raise WentBackError(
                 f"the aggregator went back to round {spec.round + 1} of run {spec.run}; this institution has finished"
                 f" round {position.next_round}",
                 "It was perhaps restored from an old backup: its operator must start a new run; rounds never go back",
@@ -58,7 +58,7 @@ class RunHistory:
         claimed = (spec.round, spec.previous_result, spec.base_model_hash, spec.initial_model_hash)
         known = (position.next_round, position.last_result, position.base_model_hash, position.initial_model_hash)
         if claimed != known:
-            raise SpecError(
+            raise UnknownGroundError(
                 f"round {spec.round + 1} does not build on the result of round {position.next_round} known here",
                 "aggregator",
             )
@@ -173,7 +173,9 @@ class RunHistory:
             results = self._results(spec.run, 0, b"", roster)
             last = next((result for result in results if result.round == spec.round - 1), None)
             if last is None or (last.hash, last.model_hash) != (spec.previous_result, spec.base_model_hash):
-                raise SpecError(f"round {spec.round + 1} does not build on the published results", "aggregator")
+                raise UnknownGroundError(
+                    f"round {spec.round + 1} does not build on the published results", "aggregator"
+                )
             previous = last.hash
         position = RunPosition(
             run=spec.run,

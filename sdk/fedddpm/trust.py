@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedddpm.config import LocalPolicyOptions
+from fedddpm.doubt import WentBackError
 from fedddpm.errors import PolicyError
 from fedddpm.identity import Identity
 from fedddpm.partition import manifest
@@ -12,7 +13,7 @@ from fedddpm.problems import NotEnrolledError
 from fedddpm.state import StateDir
 from fedddpm.unet import UNet
 from fedddpm_protocol import canonical, keys
-from fedddpm_protocol.errors import ResultError, RosterError, SignatureError, UnknownMemberError
+from fedddpm_protocol.errors import OlderRosterError, ResultError, RosterError, SignatureError, UnknownMemberError
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result
@@ -26,7 +27,7 @@ def accept_roster(document: SignedDocument, root: bytes, state: StateDir) -> Ros
     """The roster under the pinned root key; remembered, so that an older one is refused for ever.
 
     Raises:
-        PolicyError: another root key signed it, it goes back, or two rosters share a version.
+        PolicyError: another root key signed it, or two rosters share a version; WentBackError: it goes back.
     """
     try:
         roster = open_roster(document, root, state.roster_version)
@@ -37,7 +38,8 @@ def accept_roster(document: SignedDocument, root: bytes, state: StateDir) -> Ros
             "Compare the fingerprint with the coordinator's by telephone and correct federation_root",
         ) from error
     except RosterError as error:
-        raise PolicyError(f"the aggregator's roster is refused: {error}", _CALL) from error
+        refusal = WentBackError if isinstance(error, OlderRosterError) else PolicyError
+        raise refusal(f"the aggregator's roster is refused: {error}", _CALL) from error
     return roster
 
 

@@ -169,8 +169,8 @@ def test_when_a_member_was_last_heard_of(federation: Federation, serve: Serve) -
     site["a"].state()
     after = time.time()
     time.sleep(1)
-    with federation.context() as ctx:
-        seen_s = {member.id: member.seen_s for member in now(ctx).members}
+    with federation.context() as ctx, ctx.database.read() as db:
+        seen_s = {member.id: member.seen_s for member in now(ctx, db).members}
     assert seen_s["b"] is None
     heard_at = time.time() - (seen_s["a"] or 0.0)
     assert before - 1 < heard_at < after + 1

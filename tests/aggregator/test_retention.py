@@ -114,6 +114,12 @@ def count_files(data: Path, pattern: str) -> int:
     return len([path for path in (data / "blobs").glob(pattern) if path.is_file()])
 
 
+def test_old_rounds_are_removed_while_the_history_is_verified(finished: Path) -> None:
+    """What an attempt was said to have when it was looked up may be gone when its blobs are read."""
+    with keeping(finished, 1) as ctx:
+        assert verify_history(ctx, step=lambda _: retain(ctx))["opened sums removed by retention"] == 2
+
+
 def test_a_process_killed_while_it_deletes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with keeping(finished, 1) as ctx:
         whole = ctx.blobs.remove_tree

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.dashboard import words
@@ -61,25 +61,18 @@ class Views:
         self._ctx, self._histories = ctx, Histories(ctx)
         self._environment = _environment()
         self._kept: tuple[int, History | None, Fragment] | None = None
-        self._lock = threading.Lock()
 
     def frame(self) -> Frame:
         """The current run, as the stream sends it and as a page without choices shows it."""
-        current, (history, fragment) = now(self._ctx), self._past()
-        return Frame((self._render_live(current, history), fragment))
+        with self._histories.view() as db:
+            return self._frame(db, now(self._ctx, db))
 
     def page(self, run_name: str | None, before: int | None) -> str:
         """The whole page; of another run, or of rounds before one, it does not move. NotFoundError."""
-        current, names = now(self._ctx), self._histories.names()
-        is_current = run_name is None or (current.run is not None and run_name == current.run.name)
-        if is_current and before is None:
-            frame = self.frame()
-        else:
-            try:
-                history = self._histories.of(run_name, LINES, before)
-            except OperatorError as error:
-                raise NotFoundError(str(error)) from error
-            frame = Frame((Fragment("live", "", ""), self._render_history(history, before)))
+        with self._histories.view() as db:
+            current, names = now(self._ctx, db), self._histories.names(db)
+            is_current = run_name is None or (current.run is not None and run_name == current.run.name)
+            frame = self._frame(db, current) if is_current and before is None else self._still(db, run_name, before)
         return self._environment.get_template("page.html.j2").render(
             now=current,
             frame=frame,
@@ -88,17 +81,23 @@ class Views:
             chosen=run_name or (current.run.name if current.run is not None else None),
         )
 
-    def _past(self) -> tuple[History | None, Fragment]:
+    def _frame(self, db: Session, current: Now) -> Frame:
+        history, fragment = self._past(db)
+        return Frame((self._render_live(current, history), fragment))
+
+    def _still(self, db: Session, run_name: str | None, before: int | None) -> Frame:
+        try:
+            history = self._histories.of(db, run_name, LINES, before)
+        except OperatorError as error:
+            raise NotFoundError(str(error)) from error
+        return Frame((Fragment("live", "", ""), self._render_history(history, before)))
+
+    def _past(self, db: Session) -> tuple[History | None, Fragment]:
         """The current run's history, rendered; made again when something changed or was not read yet."""
-        with self._ctx.database.read() as db:
-            version = store.state_version(db)
-        with self._lock:
-            kept = self._kept
+        version, kept = store.state_version(db), self._kept
         if kept is None or kept[0] != version or not (kept[1] is None or kept[1].complete):
-            history = self._histories.of(None, LINES)
-            kept = (version, history, self._render_history(history, None))
-            with self._lock:
-                self._kept = kept
+            history = self._histories.of(db, None, LINES)
+            kept = self._kept = (version, history, self._render_history(history, None))
         return kept[1], kept[2]
 
     def _render_live(self, current: Now, history: History | None) -> Fragment:

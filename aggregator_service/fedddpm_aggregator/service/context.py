@@ -73,7 +73,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.nonces = NonceBook(self.database)
-        self.schema = SchemaGate(self.database.engine)
+        self.schema = SchemaGate(self.database.reading_engine)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -103,9 +103,11 @@ class Context:
         return self._rosters.setdefault(version, decode_roster(row.body))
 
     def newest_roster(self, db: Session) -> Roster:
-        """The newest roster; UnavailableError before the first."""
-        self._newest = self.roster(db, store.newest_roster_version(db))
-        return self._newest
+        """The newest roster at the moment that ``db`` sees; UnavailableError before the first."""
+        roster = self.roster(db, store.newest_roster_version(db))
+        if self._newest is None or roster.version > self._newest.version:
+            self._newest = roster
+        return roster
 
     def known_roster(self) -> Roster | None:
         """The newest roster that this process has seen, without asking the database; None before the first."""

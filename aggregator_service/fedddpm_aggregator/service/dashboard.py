@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator import store
 from fedddpm_aggregator.rounds import PhaseView
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.federation import next_step
+from fedddpm_aggregator.service.federation import next_step_in
 from fedddpm_aggregator.service.phases import view_of
 from fedddpm_aggregator.service.reading import PAUSED
 from fedddpm_aggregator.service.sessions import Live, cohort_of, live_of, survivors_of
@@ -108,28 +108,26 @@ class Now:
     members: tuple[MemberNow, ...]
 
 
-def now(ctx: Context) -> Now:
-    """Everything that moves."""
-    hint = next_step(ctx)
-    with ctx.database.snapshot() as db:  # a phase may close between two queries
-        row = store.federation(db)
-        root = row.root_public_key if row is not None else None
-        version = store.newest_roster_version(db)
-        roster = ctx.roster(db, version) if version else None
-        run = store.current_run(db)
-        current = _run_now(ctx, db, run) if run is not None else None
-        return Now(
-            federation=roster.federation if roster is not None else None,
-            roster_version=version,
-            c_max=roster.c_max if roster is not None else 0,
-            n_min=roster.n_min if roster is not None else 0,
-            server_fingerprint=fingerprint(ctx.key.public_key),
-            root_fingerprint=fingerprint(root) if root is not None else None,
-            operators=tuple(operator.id for operator in roster.operators) if roster is not None else (),
-            next_step=hint,
-            run=current,
-            members=_members(ctx, db, roster, current) if roster is not None else (),
-        )
+def now(ctx: Context, db: Session) -> Now:
+    """Everything that moves, at the moment that ``db`` sees."""
+    row = store.federation(db)
+    root = row.root_public_key if row is not None else None
+    version = store.newest_roster_version(db)
+    roster = ctx.roster(db, version) if version else None
+    run = store.current_run(db)
+    current = _run_now(ctx, db, run) if run is not None else None
+    return Now(
+        federation=roster.federation if roster is not None else None,
+        roster_version=version,
+        c_max=roster.c_max if roster is not None else 0,
+        n_min=roster.n_min if roster is not None else 0,
+        server_fingerprint=fingerprint(ctx.key.public_key),
+        root_fingerprint=fingerprint(root) if root is not None else None,
+        operators=tuple(operator.id for operator in roster.operators) if roster is not None else (),
+        next_step=next_step_in(db),
+        run=current,
+        members=_members(ctx, db, roster, current) if roster is not None else (),
+    )
 
 
 def _run_now(ctx: Context, db: Session, run: RunRow) -> RunNow:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
@@ -62,34 +63,38 @@ class Histories:
         self._stories: OrderedDict[int, Story] = OrderedDict()
         self._lock = Lock()
 
-    def names(self) -> list[str]:
-        """All runs, the newest first."""
-        with self._ctx.database.read() as db:
-            return list(db.scalars(select(RunRow.name).order_by(RunRow.id.desc())))
+    @contextmanager
+    def view(self) -> Iterator[Session]:
+        """One moment of the database; one at a time, so that what is remembered is of no later one."""
+        with self._lock, self._ctx.database.read() as db:
+            yield db
 
-    def of(self, run_name: str | None, models: int, before: int | None = None) -> History | None:
+    def names(self, db: Session) -> list[str]:
+        """All runs, the newest first."""
+        return list(db.scalars(select(RunRow.name).order_by(RunRow.id.desc())))
+
+    def of(self, db: Session, run_name: str | None, models: int, before: int | None = None) -> History | None:
         """The history of a run, the current one for None, with so many models of rounds below ``before``.
 
-        None before the first run; OperatorError for an unknown one.
+        ``db`` is a :meth:`view`. None before the first run; OperatorError for an unknown one.
         """
-        with self._lock, self._ctx.database.read() as db:
-            if run_name is None and store.current_run(db) is None:
-                return None
-            run = run_called(db, run_name)
-            story = self._story(run.id)
-            story.catch_up(db, run, time.monotonic() + CATCH_UP_S)
-            last = store.last_result(db, run.id)
-            members = self._ctx.newest_roster(db).ids if store.newest_roster_version(db) else ()
-            return History(
-                run=run.name,
-                planned=run.rounds,
-                published=last.round + 1 if last is not None else 0,
-                complete=story.complete,
-                rounds=tuple(story.rounds),
-                failures=tuple(story.failures),
-                models=_models(db, run, models, before),
-                taking=story.taking(members),
-            )
+        if run_name is None and store.current_run(db) is None:
+            return None
+        run = run_called(db, run_name)
+        story = self._story(run.id)
+        story.catch_up(db, run, time.monotonic() + CATCH_UP_S)
+        last = store.last_result(db, run.id)
+        members = self._ctx.newest_roster(db).ids if store.newest_roster_version(db) else ()
+        return History(
+            run=run.name,
+            planned=run.rounds,
+            published=last.round + 1 if last is not None else 0,
+            complete=story.complete,
+            rounds=tuple(story.rounds),
+            failures=tuple(story.failures),
+            models=_models(db, run, models, before),
+            taking=story.taking(members),
+        )
 
     def _story(self, run_id: int) -> Story:
         story = self._stories.setdefault(run_id, Story())

@@ -72,13 +72,18 @@ def _record_init(ctx: Context, db: Session, root_public_key: bytes | None) -> No
 def next_step(ctx: Context) -> str | None:
     """What the coordinator and operator have left to do before rounds can begin; None if a run is open."""
     with ctx.database.read() as db:
-        row = store.federation(db)
-        if row is None or row.root_public_key is None:
-            return "no root key is pinned yet; next: fedddpm-aggregator init --data DIR --root-key PUBHEX"
-        if store.newest_roster_version(db) == 0:
-            return "no roster is in force yet; next: fedddpm-aggregator federation install roster.json --data DIR"
-        if not store.open_runs(db):
-            return "no run is open; next: fedddpm-aggregator federation start-run --data DIR --name ..."
+        return next_step_in(db)
+
+
+def next_step_in(db: Session) -> str | None:
+    """As :func:`next_step`, at the moment that ``db`` sees."""
+    row = store.federation(db)
+    if row is None or row.root_public_key is None:
+        return "no root key is pinned yet; next: fedddpm-aggregator init --data DIR --root-key PUBHEX"
+    if store.newest_roster_version(db) == 0:
+        return "no roster is in force yet; next: fedddpm-aggregator federation install roster.json --data DIR"
+    if not store.open_runs(db):
+        return "no run is open; next: fedddpm-aggregator federation start-run --data DIR --name ..."
     return None
 
 
@@ -88,19 +93,23 @@ def require_its_blobs(ctx: Context) -> None:
     A replica with a store of its own would lose what it is sent, and find what others were sent damaged.
     """
     with ctx.database.read() as db:
-        results = {run.name: store.last_result(db, run.id) for run in store.open_runs(db)}
-        bases = {run.name: run.first_base for run in store.open_runs(db)}
-    for run, result in results.items():
-        model = bases[run] if result is None else result.model
+        newest = [(run, store.last_result(db, run.id)) for run in store.open_runs(db)]
+    for run, result in newest:
+        model = run.first_base if result is None else result.model
         if not ctx.blobs.exists(model_blob(model)):
             raise OperatorError(
-                f"the blobs in {ctx.blobs.url} do not belong to this database: model {model} of run {run!r} is not "
-                "there. Let --blobs name the store that the other replicas use, or restore it from its backup"
+                f"the blobs in {ctx.blobs.url} do not belong to this database: model {model} of run {run.name!r} is "
+                "not there. Let --blobs name the store that the other replicas use, or restore it from its backup"
             )
 
 
 def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LOCAL) -> Roster:
     """Verify a signed roster against the pinned root key and put it in force; the same again is fine."""
+    return put_in_force(ctx, document, actor)[0]
+
+
+def put_in_force(ctx: Context, document: SignedDocument, actor: str = audit.LOCAL) -> tuple[Roster, bool]:
+    """As :func:`install_roster`, and whether this call did it: the same roster may have been in force already."""
     with ctx.transaction() as db:
         row = store.federation(db, lock=True)
         if row is None or row.root_public_key is None:
@@ -120,14 +129,14 @@ def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LO
         if newest and roster.version == newest:
             if db.get_one(RosterRow, newest).body != document.body:
                 raise OperatorError(f"another roster of version {newest} is in force; sign the next version")
-            return roster
+            return roster, False
         _require_same_federation(ctx, db, newest, roster)
         values = {"body": document.body, "signature": document.signature}
         db.add(RosterRow(version=roster.version, installed_at=time.time(), **values))
         db.flush()
         store.bump_version(db)
         audit.record(ctx, db, actor, "roster installed", version=roster.version, hash=roster.hash.hex())
-        return roster
+        return roster, True
 
 
 def newest_roster_document(ctx: Context) -> SignedDocument:

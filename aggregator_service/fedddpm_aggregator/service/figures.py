@@ -55,7 +55,7 @@ class FigureReader:
     def read(self) -> Figures:
         """The figures of now; what the database raises. Not for several threads at once."""
         until = time.monotonic() + CATCH_UP_S
-        with self._ctx.tracer.quiet(), self._ctx.database.snapshot() as db:
+        with self._ctx.tracer.quiet(), self._ctx.database.read() as db:
             version = store.newest_roster_version(db)
             newest = db.scalars(select(RunRow).order_by(RunRow.id.desc()).limit(MOST_RUNS)).all()
             self._tallies = {run.id: self._tallies.get(run.id) or RunTally() for run in newest}

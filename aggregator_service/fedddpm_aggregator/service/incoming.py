@@ -68,9 +68,8 @@ def put_chunk(ctx: Context, operator: str, sha256: str, index: int, data: bytes)
 def assembled(ctx: Context, sha256: str) -> Iterator[Path]:
     """The uploaded file, whole and checked; OperatorError says what is missing."""
     with ctx.database.read() as db:
-        sizes = [row.size for row in _rows(db, sha256) if row.size]
         indices = [row.index for row in _rows(db, sha256) if row.size]
-    if not sizes or indices != list(range(len(sizes))):
+    if not indices or indices != list(range(len(indices))):
         raise OperatorError(f"the first model {sha256} is not here, or not whole; upload it before the run is started")
     with tempfile.TemporaryDirectory(prefix="fedddpm-") as folder:
         path, digest = Path(folder) / "theta_0.safetensors", hashlib.sha256()

@@ -13,7 +13,7 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import NotFoundError, OperatorConflictError, OperatorError
 from fedddpm_aggregator.service import audit, incoming
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.federation import install_roster
+from fedddpm_aggregator.service.federation import put_in_force
 from fedddpm_aggregator.service.overview import SessionLine, lines_of, run_called
 from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, resume_run, start_run
 from fedddpm_aggregator.tables import AttemptRow, RunRow
@@ -59,10 +59,8 @@ def steer(ctx: Context, operator: str, run_name: str, verb: Verb) -> Outcome:
 
 def install(ctx: Context, operator: str, document: SignedDocument) -> tuple[Outcome, int]:
     """Put a root-signed roster in force; what became of it and its version."""
-    with ctx.database.read() as db:
-        before = store.newest_roster_version(db)
-    installed = install_roster(ctx, document, audit.operator_actor(operator))
-    return ("unchanged" if installed.version <= before else "done"), installed.version
+    roster, is_new = put_in_force(ctx, document, audit.operator_actor(operator))
+    return ("done" if is_new else "unchanged"), roster.version
 
 
 def refused(ctx: Context, operator: str, request: str, code: str, reason: str) -> None:

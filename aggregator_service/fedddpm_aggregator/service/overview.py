@@ -54,9 +54,13 @@ def overview(ctx: Context, run_name: str | None = None) -> list[SessionLine]:
     Attempts that an earlier version of this program wrote in other records are left out.
     """
     with ctx.database.read() as db:
-        run = run_called(db, run_name)
-        attempts = db.scalars(select(AttemptRow).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id)).all()
-        return [line for attempt in attempts for line in lines_of(db, run, attempt)]
+        return overview_of(db, run_called(db, run_name))
+
+
+def overview_of(db: Session, run: RunRow) -> list[SessionLine]:
+    """As :func:`overview`, of a run and at the moment that ``db`` sees."""
+    attempts = db.scalars(select(AttemptRow).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id)).all()
+    return [line for attempt in attempts for line in lines_of(db, run, attempt)]
 
 
 def lines_of(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import OlderInForceError, OperatorError
 from fedddpm_aggregator.service.context import Context, decode_roster
-from fedddpm_aggregator.service.federation import install_roster
+from fedddpm_aggregator.service.federation import put_in_force
 from fedddpm_protocol.keys import fingerprint
 from fedddpm_protocol.messages import SignedDocument
 
@@ -16,15 +16,13 @@ def bring_in_force(ctx: Context, document: SignedDocument) -> str:
     Raises OperatorError: signed by another root, of another federation or server, or another roster of this version
     is in force.
     """
-    with ctx.database.read() as db:
-        before = store.newest_roster_version(db)
     try:
-        roster = install_roster(ctx, document)
+        roster, is_new = put_in_force(ctx, document)
     except OlderInForceError:
         with ctx.database.read() as db:
             newer = ctx.newest_roster(db)
         return f"version {newer.version} stays in force: version {decode_roster(document.body).version} is older"
-    since = "is in force" if roster.version != before else "was in force already"
+    since = "is in force" if is_new else "was in force already"
     return f"version {roster.version} of {roster.federation} {since}: {len(roster.members)} members"
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from fedddpm_aggregator.models import manifests_of
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.overview import SessionLine, overview, run_called
+from fedddpm_aggregator.service.overview import SessionLine, overview_of, run_called
 from fedddpm_aggregator.tables import RunRow
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.spec import coordinates
@@ -47,9 +47,15 @@ class Models:
 
 def round_traffic(ctx: Context, run_name: str | None = None) -> list[RoundTraffic]:
     """Traffic of the published rounds of a run (the newest by default); OperatorError if there is no such run."""
+    return rounds_and_traffic(ctx, run_name)[1]
+
+
+def rounds_and_traffic(ctx: Context, run_name: str | None = None) -> tuple[list[SessionLine], list[RoundTraffic]]:
+    """The sessions of a run as :func:`overview` tells them, and what they moved, both of one moment; OperatorError."""
     with ctx.database.read() as db:
         run = run_called(db, run_name)
-    return traffic_by_round(overview(ctx, run.name), models_of(run))
+        lines = overview_of(db, run)
+    return lines, traffic_by_round(lines, models_of(run))
 
 
 def models_of(run: RunRow) -> Models:

@@ -58,7 +58,7 @@ def verify_history(ctx: Context, root: bytes | None = None, step: Step = lambda 
     with ctx.database.read() as db:
         runs = db.scalars(select(RunRow).order_by(RunRow.id)).all()
     for run in runs:
-        _Run(ctx, run, rosters, counts, step).verify()
+        _Run(ctx, run, rosters, counts, step, lambda: _verify_rosters(ctx, root, counts)).verify()
     try:
         with ctx.database.read() as db:
             counts["audit entries"] = verify_chain(db, ctx.key.public_key).seq
@@ -120,8 +120,17 @@ def _verify_rosters(ctx: Context, root: bytes | None, counts: Counter[str]) -> d
 class _Run:
     """One run, from its first model on."""
 
-    def __init__(self, ctx: Context, run: RunRow, rosters: dict[int, Roster], counts: Counter[str], step: Step) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        run: RunRow,
+        rosters: dict[int, Roster],
+        counts: Counter[str],
+        step: Step,
+        read_rosters: Callable[[], dict[int, Roster]],
+    ) -> None:
         self._ctx, self._run, self._rosters, self._counts, self._step = ctx, run, rosters, counts, step
+        self._read_rosters = read_rosters
         self._chain, self._clip_norms = Chain(run.first_base), ClipNorms(run)
 
     def verify(self) -> None:
@@ -135,18 +144,34 @@ class _Run:
         number = 0  # of the next attempt at the chain's round
         for attempt_id in attempts:
             before = self._chain.round
-            with self._ctx.database.read() as db:
-                attempt = store.attempt_by_id(db, attempt_id)
-                place = f"{name}, round {attempt.round + 1}, attempt {attempt.attempt + 1}"
-                self._step(place)
-                with _place(place):
-                    if (attempt.round, attempt.attempt) != (self._chain.round, number):
-                        raise HistoryError("it does not follow the attempt before it")
-                    self._verify_attempt(db, attempt)
+            self._verify_twice(attempt_id, number)
             number = number + 1 if self._chain.round == before else 0
         if results > self._chain.round:
             raise HistoryError(f"{name}: it has {results} results, but finished attempts for {self._chain.round}")
         self._counts["runs"] += 1
+
+    def _verify_twice(self, attempt_id: int, number: int) -> None:
+        """Look again, later, at what does not hold: a server beside us may just have removed old blobs, or have begun
+        an attempt under a roster that is newer than those that were read."""
+        counts = self._counts.copy()
+        try:
+            self._verify_now(attempt_id, number, self._step)
+        except HistoryError:
+            self._counts.clear()
+            self._counts.update(counts)
+            self._rosters.update(self._read_rosters())
+            self._verify_now(attempt_id, number, lambda _: None)
+
+    def _verify_now(self, attempt_id: int, number: int, step: Step) -> None:
+        """The attempt with this number at the chain's round, as the database is now."""
+        with self._ctx.database.read() as db:
+            attempt = store.attempt_by_id(db, attempt_id)
+            place = f"run {self._run.name!r}, round {attempt.round + 1}, attempt {attempt.attempt + 1}"
+            step(place)
+            with _place(place):
+                if (attempt.round, attempt.attempt) != (self._chain.round, number):
+                    raise HistoryError("it does not follow the attempt before it")
+                self._verify_attempt(db, attempt)
 
     def _verify_first_models(self) -> None:
         whole, shared = self._manifest(MODEL_PARTS), self._manifest(Method(self._run.method).shared_parts)

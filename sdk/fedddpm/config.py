@@ -112,6 +112,7 @@ class MetricsOptions(_Options):
 
     port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: nowhere; 0: any free one
     host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()  # under which it may be asked, beside addresses, localhost and host
     silence_s: Seconds = 600.0  # without a sign of life, after which /healthz says so: longer than any one step
 
 

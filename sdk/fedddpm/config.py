@@ -196,8 +196,10 @@ def _read_toml(path: Path) -> dict[str, Setting]:
         raise ConfigError(
             f"{named('the settings', path)} cannot be read ({error.strerror})", "Check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML for this program: too many brackets", "Correct it") from None
     _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
     _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
     network = settings.get("network")

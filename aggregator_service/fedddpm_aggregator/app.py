@@ -145,6 +145,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.include_router(health.public)
     if settings.shows_metrics:
         app.include_router(health.measured)
+        app.state.metrics_names = settings.names_of_metrics
     app.include_router(routes.router)
     app.include_router(session_routes.router)
     app.include_router(operator_routes.router)

@@ -26,6 +26,7 @@ from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, set
 from fedddpm_aggregator.cli_prepare import prepare_command
 from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.cli_selftest import selftest_command
+from fedddpm_aggregator.cli_usage import Commands
 from fedddpm_aggregator.cli_verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.keyfile import KeyFileError, read_public_key, write_key
@@ -39,6 +40,7 @@ from fedddpm_aggregator.settings_errors import first_error
 from fedddpm_aggregator.shown import shown
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.showing import message
 
 HELP = """The aggregator of a federation: its keys, its rosters, its runs, and the server that institutions talk to.
 
@@ -46,7 +48,7 @@ First: init, federation roster create, federation install, federation start-run,
 server runs; it notices within a second.
 """
 _STORAGE = (StorageFullError, BlobsUnavailableError, BlobSettingsError)
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
 app.add_typer(operator_app, name="operator")
 app.command("audit")(show_audit)
@@ -171,8 +173,8 @@ def main() -> None:
         _die(f"{shown(str(error.filename)) if error.filename else 'the system'}: {error.strerror or error}")
 
 
-def _die(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _die(what: str) -> None:
+    print(f"error: {message(what)}", file=sys.stderr)
     raise SystemExit(1)
 
 

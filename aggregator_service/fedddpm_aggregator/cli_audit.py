@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from fedddpm_aggregator.cli_options import Data, DatabaseUrl, opened, settings_of
@@ -47,7 +46,7 @@ def print_audit(entries: Iterable[Entry]) -> None:
     for entry in entries:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry["at"]))
         details = ", ".join(f"{name} {value}" for name, value in entry["details"].items())
-        table.add_row(str(entry["seq"]), at, escape(entry["actor"]), escape(entry["action"]), escape(details))
+        table.add_row(str(entry["seq"]), at, entry["actor"], entry["action"], details)
     console().print(table)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from fedddpm_aggregator.cli_rounds import console
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.keyfile import ROOT_PURPOSE, read_key
 from fedddpm_aggregator.rosterfile import (
@@ -171,19 +171,19 @@ def _show(roster: Roster) -> None:
     table = Table("member", "fingerprint of its key", title=title)
     for member in roster.members:
         table.add_row(member.id, fingerprint(member.public_key))
-    Console().print(table)
-    Console().print(f"aggregator key: {fingerprint(roster.server_public_key)}")
+    console().print(table)
+    console().print(f"aggregator key: {fingerprint(roster.server_public_key)}")
     for operator in roster.operators:
-        Console().print(f"operator {operator.id}: {fingerprint(operator.public_key)}")
+        console().print(f"operator {operator.id}: {fingerprint(operator.public_key)}")
     for rules in roster.sharding:
         sizes = rules.sizes(len(roster.members))
-        Console().print(
+        console().print(
             f"{len(sizes)} shards of {min(sizes)} to {max(sizes)} members, drawn by {rules.source}; at most "
             f"{rules.corrupt} of all members conspire, then no more than {roster.c_max} in one shard"
         )
     for step in roster.releases:
         old, new = ", ".join(step.old_u3), ", ".join(step.new_u3)
-        Console().print(f"release of {step.part} on {step.base_model_hash.hex()[:16]}: {old} -> {new}")
+        console().print(f"release of {step.part} on {step.base_model_hash.hex()[:16]}: {old} -> {new}")
 
 
 def _named(texts: list[str] | None, file: Path | None) -> list[Member]:

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic
 from fedddpm_protocol.encoding import mean_losses
 from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import WEIGHT_UNITS
+from fedddpm_protocol.showing import plain, plain_text
+from fedddpm_protocol.spec import SUM_FIELDS, WEIGHT_UNITS
 
 WIDTH_WITHOUT_TERMINAL = 160  # of a pipe or a file, where nobody tells one
 
 
-def console() -> Console:
+class PlainConsole(Console):
+    """Prints texts as they are: no markup in them, no emoji, no highlights, and no control characters.
+
+    Every text that is printed or stands in a table comes by ``render_str``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """One text, of one line or several."""
+        return super().render_str(plain_text(text), **options)
+
+
+def console() -> PlainConsole:
     """Standard output at the width of the terminal, of ``COLUMNS``, or wide enough for a file."""
     told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if told else WIDTH_WITHOUT_TERMINAL)
+    return PlainConsole(width=None if told else WIDTH_WITHOUT_TERMINAL)
 
 
 def print_rounds(lines: list[SessionLine], traffic: list[RoundTraffic], out: Console) -> None:
@@ -32,7 +49,7 @@ def print_rounds(lines: list[SessionLine], traffic: list[RoundTraffic], out: Con
     for line in lines:
         if line.reason:
             place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
-            out.print(f"{place}: {line.reason}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"{place}: {plain(line.reason)}", soft_wrap=True)
 
 
 def rounds_table(lines: list[SessionLine]) -> Table:
@@ -49,7 +66,7 @@ def rounds_table(lines: list[SessionLine]) -> Table:
 
 def _cells(line: SessionLine) -> tuple[str, ...]:
     sums = ("", "", "")
-    if line.sums:
+    if len(line.sums) == len(SUM_FIELDS) and line.survivors:
         losses = [f"{loss:.4f}" for loss in mean_losses(line.sums, len(line.survivors))]
         before, after = losses if reports_losses(line.part) else ("", "")
         sums = (f"{line.sums[0] / WEIGHT_UNITS:.3f}", before, after)

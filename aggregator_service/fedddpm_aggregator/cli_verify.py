@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fedddpm_aggregator.cli_options import Blobs, Data, DatabaseUrl, opened, settings_of
-from fedddpm_aggregator.cli_rounds import console
+from fedddpm_aggregator.cli_rounds import PlainConsole, console
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.keyfile import read_public_key
 from fedddpm_aggregator.service.context import Context
@@ -53,7 +52,7 @@ def _verify(ctx: Context, root: bytes | None, quiet: bool) -> Counter[str]:
     if quiet:
         return verify_history(ctx, root)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task("rosters", total=attempts_in(ctx))
         return verify_history(ctx, root, lambda place: progress.update(task, description=place, advance=1))
 

@@ -25,13 +25,18 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from fedddpm_protocol.showing import plain
+
 
 class AggregatorError(Exception):
-    """Base; ``code`` and ``status`` go into the problem document."""
+    """Base; ``code`` and ``status`` go into the problem document. The text is made plain: it may repeat a request."""
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
     retry_after_s: int | None = None  # seconds after which the same request may be answered
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(plain(text))
 
 
 class NotFoundError(AggregatorError):

@@ -23,6 +23,7 @@ MIB = 2**20
 _SHARES = 8  # identities that can fill the budget
 SMALL_BODY = 4096  # bytes of a body that nobody has signed
 MAX_TARGET = 2048  # bytes of path and query
+_LONGEST_NUMBER = 16  # digits of a length
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 16 * 2**10
 SECURE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -163,8 +164,8 @@ class Guard:
             return limit  # also beside a length, which counts for nothing then
         if declared is None or not declared.isdigit():
             return 0
-        if int(declared) > limit:
-            raise TooLargeError(f"the request has {int(declared)} bytes, at most {limit} are read here")
+        if len(declared) > _LONGEST_NUMBER or int(declared) > limit:
+            raise TooLargeError(f"the request has {declared.decode()} bytes, at most {limit} are read here")
         return int(declared)
 
     def _limit(self, scope: Scope) -> int:

@@ -16,9 +16,12 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from fedddpm_aggregator.errors import MisdirectedError
+from fedddpm_aggregator.metrics_server import UNKNOWN_NAME
 from fedddpm_aggregator.probing import Probe
 from fedddpm_aggregator.schema import this_release
 from fedddpm_aggregator.service.context import Context
+from fedddpm_protocol.host_names import may_be_asked_as
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -110,5 +113,7 @@ async def readyz(request: Request) -> Response:
 
 @measured.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus' text format."""
+    """Metrics in Prometheus' text format, for who asks under a name of this server's or by address."""
+    if not may_be_asked_as(request.headers.get("host"), request.app.state.metrics_names):
+        raise MisdirectedError(UNKNOWN_NAME)
     return await _health(request).exposition()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from fedddpm_aggregator.service_links import service_links
 from fedddpm_aggregator.shown import shown_url
+from fedddpm_protocol.showing import message
 
 NAME = "healthcheck"
 HELP = "Ask this machine's server whether it lives: status 0, or 1 with a line that says why not."
@@ -59,7 +60,7 @@ def failure_of(url: str) -> str | None:
             connection.request("GET", f"{parts.path.rstrip('/')}/healthz", headers={"Connection": "close"})
             response = connection.getresponse()
             body = response.read(_MOST_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no host can be called so
             return f"{shown_url(url)} does not answer: {error or type(error).__name__}"
     if response.status != http.client.OK:
         return (
@@ -72,7 +73,7 @@ def run(url: str | None) -> int:
     """One look; the exit status."""
     failure = failure_of(url or local_url(os.environ))
     if failure is not None:
-        print(f"error: {' '.join(failure.split())}", file=sys.stderr)
+        print(f"error: {message(' '.join(failure.split()))}", file=sys.stderr)
     return 0 if failure is None else 1
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from fedddpm_aggregator.private_files import PrivateFileError, read_and_judge
 from fedddpm_aggregator.shown import is_showable
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.foreign_json import read_json
 from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.showing import message
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
 OPERATOR_PURPOSE = "fedddpm-operator"
@@ -25,6 +27,9 @@ _PUBLIC_KEY = re.compile("[0-9a-fA-F]{64}")
 
 class KeyFileError(Exception):
     """A key file is missing, unreadable or open to others."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(message(text))
 
 
 def write_key(path: Path, key: SigningKey, purpose: str, owner: str | None = None) -> None:
@@ -57,7 +62,7 @@ def read_key(path: Path, purpose: str) -> SigningKey:
         found = _kind_of(text)
         if found != wanted:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
-        key = SigningKey(bytes.fromhex(json.loads(text)["ed25519_seed"]))
+        key = SigningKey(bytes.fromhex(read_json(text)["ed25519_seed"]))
     except PrivateFileError as error:
         if not is_showable(path):
             raise KeyFileError(_not_a_file(str(path), f"the file of {wanted}")) from None
@@ -74,7 +79,7 @@ def read_key(path: Path, purpose: str) -> SigningKey:
 def read_owner(path: Path, purpose: str) -> str | None:
     """The id that a key file names, None if it names none; KeyFileError as :func:`read_key`."""
     read_key(path, purpose)
-    owner = json.loads(path.read_text()).get("id")
+    owner = read_json(path.read_text()).get("id")
     return owner if isinstance(owner, str) else None
 
 
@@ -110,7 +115,7 @@ def _kind_of(text: str) -> str:
     if _PUBLIC_KEY.fullmatch(text.strip()):
         return _PUBLIC
     try:
-        fields = json.loads(text)
+        fields = read_json(text)
     except ValueError:
         fields = None
     if not isinstance(fields, dict):

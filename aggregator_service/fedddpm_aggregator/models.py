@@ -20,8 +20,11 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from fedddpm_protocol import canonical
+from fedddpm_protocol.foreign_json import read_json, record_of
 from fedddpm_protocol.methods import MODEL_PARTS
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
 
@@ -29,6 +32,9 @@ ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
 INITIAL_SEED_KEY = "fedddpm.initial_seed"
 _SEED = re.compile(r"[0-9a-f]{64}")
 Vector = npt.NDArray[np.float32]
+_MANIFESTS: TypeAdapter[dict[str, list[tuple[str, tuple[int, ...]]]]] = TypeAdapter(
+    dict[str, list[tuple[str, tuple[int, ...]]]]
+)
 _ITEM, _ALIGNMENT, _PIECE = 4, 8, 2**18  # bytes of a value and of the header's steps, values written together
 
 
@@ -131,18 +137,19 @@ def manifests_json(manifests: dict[str, Manifest]) -> str:
 
 
 def manifests_of(text: str) -> dict[str, Manifest]:
-    """Inverse of :func:`manifests_json`; ValueError or TypeError for another form."""
-    parts: dict[str, list[tuple[str, list[int]]]] = json.loads(text)
-    return {
-        str(part): tuple(TensorSpec(str(name), tuple(int(side) for side in shape)) for name, shape in tensors)
-        for part, tensors in parts.items()
-    }
+    """Inverse of :func:`manifests_json`; ValueError for another form."""
+    try:
+        parts = _MANIFESTS.validate_python(read_json(text))
+    except ValidationError:  # it repeats what it refused
+        raise ValueError("its manifest is not {part: [[name, shape], ..]}") from None
+    return {part: tuple(TensorSpec(name, shape) for name, shape in tensors) for part, tensors in parts.items()}
 
 
 def _architecture(text: str) -> Architecture:
-    fields = json.loads(text)
     # Files from before there were classes name none: they read as the default, 0.
-    return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
+    architecture = record_of(Architecture, read_json(text))
+    canonical.encode(architecture)  # ValueError for what no specification can hold
+    return architecture
 
 
 def _initial_seed(path: Path, text: str | None) -> bytes:
@@ -154,6 +161,9 @@ def _initial_seed(path: Path, text: str | None) -> bytes:
 
 
 def _flatten(file: safe_open, manifest: Manifest, into: Vector | None = None) -> Vector:
+    for tensor in manifest:  # before there is memory for so many
+        if file.get_slice(tensor.name).get_shape() != list(tensor.shape):  # type: ignore[no-untyped-call]
+            raise ModelFileError(f"tensor {tensor.name} has another shape than its manifest says")
     vector: Vector = np.empty(coordinates(manifest), np.float32) if into is None else into
     start = 0
     for tensor in manifest:

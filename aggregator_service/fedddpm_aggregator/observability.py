@@ -1,5 +1,6 @@
 """Logs as one JSON object a line. Fields are named by the caller; bodies, keys and headers are never logged.
 
+Every text in a line is plain (see ``fedddpm_protocol.showing``), also when a program unpacks the JSON.
 What a request or a job is about (request, run, round, session) is noted once and stands on every line until it ends.
 """
 
@@ -17,6 +18,8 @@ from datetime import UTC, datetime
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+
+from fedddpm_protocol.showing import plain_lines, plain_values
 
 _DETAIL = re.compile(r"^DETAIL:.*$", re.MULTILINE)  # PostgreSQL shows the row that it refused
 OWN_LOGGERS = ("fedddpm_aggregator", "fedddpm_protocol")
@@ -61,9 +64,10 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)
+        told = {name: plain_values(value) for name, value in line.items()}
         if record.exc_info and record.exc_info[1] is not None:
-            line["traceback"] = "".join(_traceback(record.exc_info[1]))
-        return json.dumps(line, default=str)
+            told["traceback"] = plain_lines("".join(_traceback(record.exc_info[1])))
+        return json.dumps(told)
 
 
 def configure_logging(level: str = "INFO") -> None:

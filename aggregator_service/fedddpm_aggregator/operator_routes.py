@@ -10,16 +10,16 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedddpm_aggregator import examples
 from fedddpm_aggregator.auth import SIGNER, Signer
 from fedddpm_aggregator.problems import problem_of
-from fedddpm_aggregator.routes import PROBLEMS, Caller, Ctx, Name, context
+from fedddpm_aggregator.routes import NAME, PROBLEMS, Caller, Ctx, Name, context
 from fedddpm_aggregator.service import audit, incoming, operating
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.runs import RunSettings
-from fedddpm_protocol.api import HexHash
+from fedddpm_protocol.api import MAX_INT32, Count, HexHash, UnixSeconds
 from fedddpm_protocol.messages import SignedDocument
 
 
@@ -43,7 +43,7 @@ class Done(BaseModel):
 class IncomingModel(BaseModel):
     """How far the upload of a first model is."""
 
-    chunk_bytes: int
+    chunk_bytes: Annotated[int, Field(ge=1)]
     stored: tuple[int, ...]
 
 
@@ -57,8 +57,8 @@ class RoundsPage(BaseModel):
 class AuditEntry(BaseModel):
     """One entry of the audit log; bytes are hexadecimal."""
 
-    seq: int
-    at: float
+    seq: Count
+    at: UnixSeconds
     actor: str
     action: str
     details: dict[str, str | int]
@@ -138,8 +138,8 @@ def install_roster(
 def get_rounds(
     ctx: Ctx,
     _operator: Caller,
-    run: Annotated[str | None, Query(description="the newest by default")] = None,
-    start: Annotated[int, Query(alias="from", ge=0, le=2**31 - 1, description="next of the page before")] = 0,
+    run: Annotated[str | None, Query(pattern=NAME, description="the newest by default")] = None,
+    start: Annotated[int, Query(alias="from", ge=0, le=MAX_INT32, description="next of the page before")] = 0,
 ) -> RoundsPage:
     """Sessions of a run in order, of at most 50 attempts."""
     lines, following = operating.rounds(ctx, run, start)

@@ -15,11 +15,14 @@ from fedddpm_aggregator.long_poll import long_poll
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.api import HexHash, Problem, ResultsPage, RunState
+from fedddpm_protocol.api import MAX_COUNT, MAX_INT32, HexHash, Problem, ResultsPage, RunState
 from fedddpm_protocol.messages import SignedDocument
 
 LONGEST_WAIT_S = 300.0  # of a poll; longer ones save little
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", examples=["decoder"])]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+Name = Annotated[str, Path(pattern=NAME, examples=["decoder"])]
+Round = Annotated[int, Path(ge=0, le=MAX_INT32)]
+RunName = Annotated[str, Query(pattern=NAME, examples=["fashion-1"])]
 PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"model": Problem, "description": words, "content": {"application/problem+json": {}}}
     for status, words in (
@@ -82,7 +85,7 @@ async def get_state(
     request: Request,
     ctx: Ctx,
     _caller: Caller,
-    after: Annotated[int, Query(ge=0, description="answer once the version is above this")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_COUNT, description="answer once the version is above this")] = 0,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="wait at most so many seconds")] = 0.0,
 ) -> Response:
     """What goes on; waits for news when asked (long poll), with white space every 20 seconds until the JSON comes."""
@@ -109,16 +112,21 @@ def get_model(request: Request, ctx: Ctx, _caller: Caller, model: HexHash) -> Re
 def get_results(
     ctx: Ctx,
     _caller: Caller,
-    run: Annotated[str, Query(examples=["fashion-1"])],
-    start: Annotated[int, Query(alias="from", ge=0, description="first round, from 0")] = 0,
+    run: RunName,
+    start: Annotated[int, Query(alias="from", ge=0, le=MAX_INT32, description="first round, from 0")] = 0,
 ) -> ResultsPage:
-    """Signed results of a run in round order, at most 100."""
+    """Signed results of a run in round order: at most 100, and as many as fit an answer."""
     return reading.results_page(ctx, run, start)
 
 
 @router.get("/results/{run}/{round_index}/opened/{part}", response_class=VectorResponse)
 def get_opened(
-    request: Request, ctx: Ctx, _caller: Caller, run: Name, round_index: Annotated[int, Path(ge=0)], part: Name
+    request: Request,
+    ctx: Ctx,
+    _caller: Caller,
+    run: Name,
+    round_index: Round,
+    part: Name,
 ) -> Response:
     """The opened sum of a part: packed little-endian ring words, from which everybody derives the next model."""
     name, digest = reading.opened_name(ctx, run, round_index, part)

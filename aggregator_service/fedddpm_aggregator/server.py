@@ -64,7 +64,7 @@ def serve_forever(settings: Settings, ctx: Context) -> None:
         app.state.watch.release()
 
     with (
-        metrics_server(settings.metrics_host, settings.metrics_port, ctx.metrics.registry),
+        metrics_server(settings.metrics_host, settings.metrics_port, ctx.metrics.registry, settings.names_of_metrics),
         _bind(settings.host, settings.port) as listener,
     ):
         _Server(config, drain, settings.drain_delay_s, certificate).run(sockets=[listener])

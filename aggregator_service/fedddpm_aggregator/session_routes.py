@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fedddpm_aggregator import examples
 from fedddpm_aggregator.routes import PROBLEMS, Caller, Ctx, Name
 from fedddpm_aggregator.service import confirming, joins, shares, uploads
-from fedddpm_protocol.api import CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
+from fedddpm_protocol.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
 from fedddpm_protocol.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest
 
 router = APIRouter(prefix="/v1/sessions/{spec}/{part}", tags=["secure sum"], responses=PROBLEMS)
@@ -58,7 +58,7 @@ async def put_chunk(
     spec: HexHash,
     part: Name,
     segment: Name,
-    index: Annotated[int, Path(ge=0)],
+    index: Annotated[int, Path(ge=0, le=MAX_INT32)],
 ) -> Response:
     """Store one masked chunk, durable when this answers."""
     data = await request.body()

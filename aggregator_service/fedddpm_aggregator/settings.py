@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from fedddpm_aggregator.shown import shown
+from fedddpm_protocol.host_names import name_of
 
 KEY_FILE = "server.key"
 PREFIX = "FEDDDPM_AGGREGATOR_"  # of the variables
@@ -68,6 +69,9 @@ class Settings(BaseSettings):
     )
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="serve metrics here, plain HTTP")
     metrics_host: str = Field(default="127.0.0.1", description="address of metrics_port")
+    metrics_names: str = Field(
+        default="", description="NAME, ..: what metrics may be asked for as, beside addresses, localhost, authorities"
+    )
     tracing: bool = Field(default=False, description="OpenTelemetry by the OTEL_* variables; needs the extra otel")
     shutdown_grace_s: float = Field(default=20.0, ge=0, le=600, description="for open requests after SIGTERM")
     drain_delay_s: float = Field(default=0.0, ge=0, le=600, description="from SIGTERM until no connection is taken")
@@ -110,6 +114,12 @@ class Settings(BaseSettings):
     def names(self) -> frozenset[str]:
         """The authorities that requests may be signed for; none: any."""
         return frozenset(name.lower() for name in _listed(self.authorities))
+
+    @property
+    def names_of_metrics(self) -> frozenset[str]:
+        """Host names, without ports, under which metrics may be asked for besides addresses."""
+        listed = {self.metrics_host, self.host, *self.names, *_listed(self.metrics_names)}
+        return frozenset(map(name_of, listed))
 
     @property
     def first_name(self) -> str | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from fedddpm_protocol.showing import holds_key
+
 MOST_SHOWN = 200  # characters of a name
-_SECRET_LIKE = re.compile(r"[A-Za-z0-9+=]{32}")  # hex or base64 of a key
 
 
 def is_showable(value: str | Path) -> bool:
     """Whether a value names a file that is there, or looks like a name: a short line without JSON or a key's digits."""
     text = str(value)
-    looks_so = len(text) < MOST_SHOWN and text.isprintable() and "{" not in text and not _SECRET_LIKE.search(text)
+    looks_so = len(text) < MOST_SHOWN and text.isprintable() and "{" not in text and not holds_key(text)
     return looks_so or _exists(text)
 
 

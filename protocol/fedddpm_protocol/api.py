@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from fedddpm_protocol.messages import Join, MemberId, Message, ShareItem, SignedDocument
+from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT, Join, MemberId, Message, ShareItem, SignedDocument
 from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.roster import MAX_MEMBERS
+from fedddpm_protocol.showing import plain
 
-HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+def _shown(most: int) -> tuple[AfterValidator, WithJsonSchema]:
+    """Words for people: cleaned and cut where they are parsed, and where they are written (see ``showing``)."""
+    return AfterValidator(partial(plain, most=most)), WithJsonSchema({"type": "string", "maxLength": most})
+
+
+MAX_COUNT = 2**53 - 1  # what every reader of JSON has exactly, and every database
+MAX_INT32 = 2**31 - 1  # of rounds, attempts and indices
+RESULTS = 100  # of one page
+MAX_SESSIONS = 3 * -(-MAX_MEMBERS // 3)  # parts of a method, times shards of the smallest size
+SEGMENTS = 2  # of a session
+HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+RoundIndex = Annotated[int, Field(ge=0, le=MAX_INT32)]
+Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Words = Annotated[str, *_shown(4000)]
+ShortWords = Annotated[str, *_shown(300)]
+UnixSeconds = Annotated[float, Field(ge=0, le=2**33, allow_inf_nan=False)]  # until the year 2242
 PROBLEM_TYPE = "urn:fedddpm:problem:"
 SIGNED_COMPONENTS = ("@method", "@authority", "@path", "@query", "content-digest")  # RFC 9421, every request
 SIGNATURE_MAX_AGE_S = 300
@@ -19,7 +39,8 @@ class Reply(Message):
     """Base of the aggregator's unsigned replies.
 
     Fields that are not known are ignored, so that an institution can talk to a later aggregator under the same /v1.
-    What is signed inside stays as strict as ever.
+    What is signed inside stays as strict as ever. Every field has a bound, from which that of the whole reply follows
+    (see ``bounds``).
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -29,69 +50,75 @@ class SessionState(Reply):
     """One secure sum of the current attempt."""
 
     phase: Phase
-    cohort_size: Annotated[int, Field(ge=0)]
-    posted: Annotated[int, Field(ge=0)]  # members that have done their part of this phase
-    reason: str | None = None  # why a session failed
+    cohort_size: Count
+    posted: Count  # members that have done their part of this phase
+    reason: ShortWords | None = None  # why a session failed
 
 
 class RunState(Reply):
     """Everything an institution needs to know what to do next; ``version`` grows with every change."""
 
-    version: int
-    roster_version: int
-    run: str | None
-    method: str | None
+    version: Count
+    roster_version: Count
+    run: MemberId | None  # as a name
+    method: Name | None
     status: Literal["waiting", "running", "finished", "stalled"]
-    reason: str | None = None
-    round: int
-    rounds: int
-    attempt: int
+    reason: Words | None = None
+    round: RoundIndex
+    rounds: RoundIndex
+    attempt: RoundIndex
     spec: SignedDocument | None
-    sessions: dict[str, SessionState]
-    results: int  # finished rounds of the run
+    sessions: Annotated[dict[Name, SessionState], Field(max_length=MAX_SESSIONS)]
+    results: RoundIndex  # finished rounds of the run
     last_result: HexHash | None
-    server_time: float  # Unix seconds, for humans and for clock correction only
+    server_time: UnixSeconds  # for humans and for clock correction only
 
 
 class JoinReceipt(Reply):
     """What became of a JOIN."""
 
     outcome: Literal["accepted", "replaced", "unchanged", "stale"]
-    newest_seq: int
+    newest_seq: Annotated[int, Field(ge=0, le=2**63 - 1)]  # as a JOIN signs it
 
 
 class CohortReply(Reply):
     """U1: the JOINs of the closed cohort."""
 
-    joins: Annotated[tuple[Join, ...], Field(max_length=128)]
+    joins: Annotated[tuple[Join, ...], Field(max_length=MAX_COHORT)]
 
 
 class ShareInbox(Reply):
     """Shares addressed to the asking member, and U2 as the aggregator sees it."""
 
-    items: Annotated[tuple[ShareItem, ...], Field(max_length=128)]
-    sharers: tuple[MemberId, ...]
+    items: Annotated[tuple[ShareItem, ...], Field(max_length=MAX_COHORT)]
+    sharers: Annotated[tuple[MemberId, ...], Field(max_length=MAX_COHORT)]
+
+
+ChunkIndex = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
+_INDICES: dict[str, JsonValue] = {"propertyNames": {"pattern": "^[0-9]+$", "maxLength": len(str(MAX_CHUNKS))}}
+StoredChunks = Annotated[dict[ChunkIndex, HexHash], Field(max_length=MAX_CHUNKS, json_schema_extra=_INDICES)]
 
 
 class UploadStatus(Reply):
     """Which chunks of the asking member's upload arrived, by segment and index."""
 
-    chunks: dict[str, dict[int, HexHash]]
+    chunks: Annotated[dict[Name, StoredChunks], Field(max_length=SEGMENTS)]
     complete: bool
 
 
 class ResultsPage(Reply):
-    """Signed results in round order."""
+    """Signed results in round order: as many as fit ``most_bytes``, and one at least."""
 
-    results: tuple[SignedDocument, ...]
+    most_bytes: ClassVar[int] = 32 * 2**20
+    results: Annotated[tuple[SignedDocument, ...], Field(max_length=RESULTS)]
 
 
 class Problem(Reply):
     """An RFC 9457 problem document."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    server_time: float | None = None
+    type: ShortWords
+    title: ShortWords
+    status: Annotated[int, Field(ge=100, le=599)]
+    detail: Words
+    code: Annotated[str, *_shown(64)]
+    server_time: float | None = None  # as it stands there: who corrects a clock by it looks whether it can be

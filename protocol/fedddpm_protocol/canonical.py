@@ -24,6 +24,7 @@ from fedddpm_protocol.errors import MalformedError
 PROTOCOL = "fedddpm/sa/1"
 PREFIX = PROTOCOL.encode() + b"/"
 MAX_U64 = 2**64 - 1
+MAX_INT = 2**63 - 1  # of a record's whole number
 
 T = typing.TypeVar("T")
 
@@ -111,11 +112,25 @@ def _decode_float(data: bytes) -> float:
     return float(struct.unpack(">d", data)[0])
 
 
+def _encode_int(value: int) -> bytes:
+    """Below 2^63, so that every database and every language can hold what was signed."""
+    if value > MAX_INT:
+        raise ValueError(f"{value} does not fit a signed 64-bit field")
+    return u64(value)
+
+
+def _decode_int(data: bytes) -> int:
+    value = read_u64(data)
+    if value > MAX_INT:
+        raise MalformedError(f"a whole number is {value}, which is 2^63 or more")
+    return value
+
+
 _SCALARS: dict[type, _Codec] = {
     str: _Codec(str.encode, _decode_text),
     bytes: _Codec(bytes, bytes),
     bool: _Codec(lambda flag: b"\x01" if flag else b"\x00", _decode_bool),
-    int: _Codec(u64, read_u64),
+    int: _Codec(_encode_int, _decode_int),
     float: _Codec(lambda value: struct.pack(">d", value), _decode_float),
 }
 

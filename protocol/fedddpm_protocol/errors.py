@@ -34,11 +34,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fedddpm_protocol.showing import plain
+
 
 class ProtocolError(Exception):
-    """Base of all protocol refusals; the message says what happened and what it means."""
+    """Base of all protocol refusals; the message says what happened and what it means.
+
+    It often repeats what the other side sent, so it is made plain here (see ``showing``).
+    """
 
     code: ClassVar[str] = "protocol-error"
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(plain(text))
 
 
 class LocalProtocolError(ProtocolError):

@@ -61,6 +61,10 @@ Bytes32 = Annotated[bytes, *_Base64, Field(min_length=32, max_length=32), _base6
 Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _base64_schema(64, 64)]
 SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92, 92)]
 Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20, 1)]
+# What one member signs in a session names the other members, once or with a share of each. (Multiples of 3 are exact in
+# base64.)
+JoinBytes = Annotated[bytes, *_Base64, Field(min_length=1, max_length=12_288), _base64_schema(12_288, 1)]
+UnmaskBytes = Annotated[bytes, *_Base64, Field(min_length=1, max_length=24_576), _base64_schema(24_576, 1)]
 MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -105,7 +109,7 @@ class JoinBody:
 class Join(Message):
     """Step 1: fresh session keys, signed by the institution's identity."""
 
-    body: Body
+    body: JoinBytes
     signature: Signature
 
     def parse(self) -> JoinBody:
@@ -214,7 +218,7 @@ class Unmask(Message):
     """Step 6: the one answer that lets the aggregator open this sum."""
 
     id: MemberId
-    body: Body
+    body: UnmaskBytes
     signature: Signature
 
     def parse(self) -> UnmaskBody:

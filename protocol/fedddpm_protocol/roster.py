@@ -19,6 +19,7 @@ from fedddpm_protocol.spec import HASH_BYTES, require_name
 
 MAX_MEMBERS = 10_000
 MAX_OPERATORS = 32
+MAX_VERSION = 2**31 - 1
 SHARD_RISK_BITS = 40  # a draw gives some shard more conspirators than c_max with a chance of at most 2^-40
 
 
@@ -122,8 +123,8 @@ class Roster:
             raise ValueError("the aggregator must not hold the identity of a member")
         self._check_operators()
         self._check_sharding()
-        if self.version < 1:
-            raise ValueError("roster versions start at 1")
+        if not 1 <= self.version <= MAX_VERSION:
+            raise ValueError(f"roster versions go from 1 to {MAX_VERSION}")
         if self.n_min < max(3, self.c_max + 2) and not (self.n_min == 2 and self.c_max == 0):
             raise ValueError(f"n_min {self.n_min} is below max(3, c_max + 2) = {max(3, self.c_max + 2)}")
 

@@ -10,6 +10,7 @@ import typer
 from fedddpm import cli_evaluate, cli_experiment, cli_participate, cli_sample, errors
 from fedddpm.cli_choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli_errors import Commands
+from fedddpm_protocol.showing import plain
 
 if TYPE_CHECKING:
     from fedddpm_protocol.api import RunState
@@ -90,7 +91,9 @@ def status(
     except errors.TransportError as error:
         remote = f"not reachable ({error})"
     for name, value in status_rows(folder, remote):
-        typer.echo(f"{name + ':':<{_NAME_WIDTH}} {value}")  # no table: commands and hashes must not be cut or broken
+        typer.echo(
+            f"{plain(name) + ':':<{_NAME_WIDTH}} {plain(value)}"
+        )  # no table: commands and hashes must not be cut or broken
     if isinstance(remote, str):
         raise typer.Exit(4)
 

@@ -6,14 +6,20 @@ it, 5 the state folder, the disk or the training, 130 stopped by hand or by SIGT
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from fedddpm import errors
 from fedddpm.errors import FedDDPMError
+from fedddpm.terminal import PlainConsole
+from fedddpm_protocol.showing import message
+
+# Typer may bring a Click of its own; this is the base of all that its commands raise.
+_WRONG_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 STOPPED, STOPPED_CODE = "Stopped. The same command goes on where it was.", 130
 _EXIT_CODES: tuple[tuple[type[FedDDPMError], int], ...] = (
@@ -36,15 +42,29 @@ def exit_code(error: FedDDPMError) -> int:
 class Commands(TyperGroup):
     """Shows errors for users as one message, without a trace."""
 
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """Read the options before the command."""
+        with _plain_usage():
+            return super().make_context(info_name, args, *more, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            return super().invoke(ctx)
+            with _plain_usage():
+                return super().invoke(ctx)
         except FedDDPMError as error:
-            Console(stderr=True, soft_wrap=True).print(
-                f"Error: {error}", style="bold red", markup=False, highlight=False
-            )
+            PlainConsole(stderr=True, soft_wrap=True).print(f"Error: {error}", style="bold red")
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
-            Console(stderr=True).print(STOPPED, style="yellow")
+            PlainConsole(stderr=True).print(STOPPED, style="yellow")
             raise typer.Exit(STOPPED_CODE) from None
+
+
+@contextmanager
+def _plain_usage() -> Iterator[None]:
+    """What the library says of wrong arguments repeats them, and any of them may be a key."""
+    try:
+        yield
+    except _WRONG_USAGE as error:
+        error.message = message(error.message)
+        raise

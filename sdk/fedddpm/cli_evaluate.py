@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedddpm.cli_choices import SamplerName, WeightsName
 from fedddpm.errors import CheckpointError, ConfigError
+from fedddpm.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,7 @@ def evaluate(
     greys = grey_line(real.test)
     held = (f"reference: {greys.sentence}", greys.concern)
     notes = [note for note in (how_drawn, real.note, *held, *(f"{one.name}: {one.source}" for one in nets)) if note]
-    print_scores(Console(soft_wrap=False), scores, notes)
+    print_scores(PlainConsole(soft_wrap=False), scores, notes)
     if out is not None:
         write_scores(out, scores, str(images or model or state_dir), reference, notes)
         typer.echo(str(out))
@@ -208,7 +208,7 @@ class _Judges:
 @contextmanager
 def _bars() -> Iterator[Watch]:
     """Bars on a terminal, nothing elsewhere: a function from what happens to what hears how far it is."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedddpm.cli_choices import Preset
+from fedddpm.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from fedddpm.experiment.plan import RunPlan
@@ -133,7 +133,7 @@ def experiment(
     cluster = RayPlace(ray, cpus_per_institution, gpus_per_institution) if ray is not None else None
     count = workers or default_workers(settings, device)
     place = Place(out, cache or default_cache(), count, device, weights, command, cluster)
-    console = Console(soft_wrap=False)
+    console = PlainConsole(soft_wrap=False)
     with _Watching(settings) as watching:
         results = run_study(settings, place, watching)
     print_tables(console, results)
@@ -148,7 +148,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a study")]) ->
 
     results = read_results(folder)
     page = write_report(folder, results)
-    print_tables(Console(soft_wrap=False), results)
+    print_tables(PlainConsole(soft_wrap=False), results)
     typer.echo(f"report: {page}")
 
 
@@ -161,7 +161,7 @@ class _Watching:
     """Two bars on a terminal: the study with the time left, and what happens now; elsewhere a line now and then."""
 
     def __init__(self, settings: StudySettings) -> None:
-        self._console = Console(stderr=True)
+        self._console = PlainConsole(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedddpm.cli_choices import SamplerName, WeightsName
 from fedddpm.errors import CheckpointError, ConfigError
+from fedddpm.terminal import PlainConsole
 
 
 class FormatName(StrEnum):
@@ -109,7 +109,7 @@ def _require_target(out: Path | None, folder: Path | None) -> None:
 @contextmanager
 def _bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left, on a terminal only; gives what is to be told of each step."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),

@@ -126,6 +126,7 @@ class MetricsOptions(_Options):
 
     port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: nowhere; 0: any free one
     host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()  # under which it may be asked, beside addresses, localhost and host
     silence_s: Seconds = 600.0  # without a sign of life, after which /healthz says so: longer than any one step
 
 
@@ -209,8 +210,10 @@ def _read_toml(path: Path) -> dict[str, Setting]:
         raise ConfigError(
             f"{named('the settings', path)} cannot be read ({error.strerror})", "Check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML for this program: too many brackets", "Correct it") from None
     _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
     _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
     network = settings.get("network")

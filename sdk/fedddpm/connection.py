@@ -9,10 +9,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -26,6 +27,7 @@ from fedddpm.replies import REPLY, WORTH_WAITING, BytesSoFar, parse, read_reply,
 from fedddpm.signing import RequestSigner
 from fedddpm.tls import tls_context
 from fedddpm.traffic import Meter, Traffic
+from fedddpm_protocol.bounds import NOTHING, Bound, bound_of
 from fedddpm_protocol.messages import Message
 
 FIRST_DELAY_S = 0.5
@@ -85,7 +87,7 @@ class Connection:
 
     def get(self, reply: type[REPLY], path: str, params: Mapping[str, str | float] | None = None) -> REPLY:
         """GET a JSON reply; TransportError if it is not what the interface promises."""
-        response = self._patiently(lambda: self._send("GET", path, params=params))
+        response = self._patiently(lambda: self._send("GET", path, bound_of(reply), params=params))
         return parse(reply, response)
 
     def poll(self, reply: type[REPLY], path: str, params: Mapping[str, str | float], wait_s: float) -> REPLY:
@@ -101,7 +103,7 @@ class Connection:
             while True:
                 wait = self._polls.begin(wait_s)
                 try:
-                    response = self._send("GET", path, params={**params, "wait": wait})
+                    response = self._send("GET", path, bound_of(reply), params={**params, "wait": wait})
                 except (httpx.TransportError, ProblemError) as error:
                     if not self._polls.cut(error) or cut:
                         raise
@@ -112,16 +114,23 @@ class Connection:
 
         return parse(reply, self._patiently(attempt))
 
-    def post(self, path: str, message: Message) -> httpx.Response:
+    def ask(self, reply: type[REPLY], path: str, message: Message) -> REPLY:
+        """POST a message that has a JSON reply; TransportError as of :meth:`get`."""
+        return parse(reply, self._post(path, message, bound_of(reply)))
+
+    def post(self, path: str, message: Message) -> None:
         """POST a message."""
+        self._post(path, message, NOTHING)
+
+    def _post(self, path: str, message: Message, bound: Bound) -> httpx.Response:
         body = message.model_dump_json().encode()
         headers = {"Content-Type": "application/json"}
-        return self._patiently(lambda: self._send("POST", path, content=body, headers=headers))
+        return self._patiently(lambda: self._send("POST", path, bound, content=body, headers=headers))
 
     def put(self, path: str, data: bytes) -> None:
         """PUT raw bytes."""
         headers = {"Content-Type": "application/octet-stream"}
-        self._patiently(lambda: self._send("PUT", path, content=data, headers=headers))
+        self._patiently(lambda: self._send("PUT", path, NOTHING, content=data, headers=headers))
 
     def download(self, path: str, target: Path, most_bytes: int, on_bytes: BytesSoFar) -> None:
         """GET at most ``most_bytes`` raw bytes into ``target``; continues a broken download where it stopped.
@@ -137,15 +146,16 @@ class Connection:
         self,
         method: str,
         path: str,
+        bound: Bound,
         *,
         params: Mapping[str, str | float] | None = None,
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         everything = {"Accept-Encoding": "identity", **(headers or {})}
-        with self._http.stream(method, path, params=params, content=content, headers=everything) as stream:
+        with self._stream(method, path, params=params, content=content, headers=everything) as stream:
             try:
-                response = read_reply(stream, self._pieces(stream))
+                response = read_reply(stream, self._pieces(stream), bound)
             finally:
                 self._count(stream)
         if response.is_error or response.is_redirect:
@@ -155,10 +165,10 @@ class Connection:
     def _download_rest(self, path: str, target: Path, most_bytes: int, on_bytes: BytesSoFar) -> httpx.Response:
         have = target.stat().st_size if target.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self._http.stream("GET", path, headers=headers) as response:
+        with self._stream("GET", path, headers=headers) as response:
             try:
                 if response.is_error or response.is_redirect:
-                    refusal = read_reply(response, self._pieces(response))
+                    refusal = read_reply(response, self._pieces(response), NOTHING)
                     if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                         target.unlink(missing_ok=True)
                     raise self._problem(refusal)
@@ -167,6 +177,15 @@ class Connection:
             finally:
                 self._count(response)
         return response
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+        """One request and what comes back; httpx.TransportError also for heads that end in an error of the library."""
+        try:
+            with self._http.stream(method, path, **request) as response:
+                yield response
+        except (ValueError, OverflowError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise httpx.RemoteProtocolError(f"its answer makes no sense ({type(error).__name__})") from error
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         """What comes, as it comes."""

@@ -24,6 +24,7 @@ from fedddpm.errors import CheckpointError
 from fedddpm.local_update import LocalUpdate
 from fedddpm_protocol.encoding import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
+from fedddpm_protocol.foreign_json import read_json
 from fedddpm_protocol.methods import part_of
 from fedddpm_protocol.spec import PartSpec, RoundResult, RoundSpec
 
@@ -121,7 +122,7 @@ class ErrorFeedback:
         try:
             tensors, metadata = load_tensors(self._path)
             residual: Vector = tensors["residual"].numpy()
-            fits = json.loads(metadata[_KEY]) == _binding(run, round_, sizes)
+            fits = read_json(metadata[_KEY]) == _binding(run, round_, sizes)
             l2_norm(residual)
         except (CheckpointError, KeyError, TypeError, ValueError, NonFiniteError):
             return None
@@ -131,7 +132,7 @@ class ErrorFeedback:
     def _stored_sizes(self) -> Sizes:
         """Of the parts in the file; empty without one."""
         try:
-            return dict(json.loads(load_tensors(self._path)[1][_KEY])["parts"])
+            return dict(read_json(load_tensors(self._path)[1][_KEY])["parts"])
         except (CheckpointError, OSError, KeyError, TypeError, ValueError):
             return {}
 

@@ -13,18 +13,22 @@
 Everything a user can cause or can mend is one of these; any other exception is a defect of this package.
 """
 
+from fedddpm_protocol.showing import message
+
 
 class FedDDPMError(Exception):
     """Base of all errors shown to users: what happened, then what to do about it.
+
+    Both may repeat what came from elsewhere or was given in the wrong place, so they are made plain and hold no key.
 
     >>> str(FedDDPMError("the folder /data is empty", "Put PNG or JPEG files there"))
     'the folder /data is empty. Put PNG or JPEG files there'
     """
 
     def __init__(self, happened: str, advice: str = "") -> None:
-        self.happened = happened.rstrip(".")
-        self.advice = advice
-        super().__init__(f"{self.happened}. {advice}" if advice else happened)
+        self.happened = message(happened).rstrip(".")
+        self.advice = message(advice)
+        super().__init__(f"{self.happened}. {self.advice}" if advice else message(happened))
 
     def __reduce__(self) -> tuple[type["FedDDPMError"], tuple[str, str]]:
         return type(self), (self.happened, self.advice)

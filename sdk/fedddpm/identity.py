@@ -25,6 +25,7 @@ from fedddpm.errors import ConfigError
 from fedddpm.private_files import read_private
 from fedddpm.shown import holds_private_key, named, shown
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.foreign_json import read_json
 from fedddpm_protocol.keys import KEY_BYTES, SigningKey, fingerprint
 from fedddpm_protocol.spec import require_name
 
@@ -146,7 +147,7 @@ def _ask(text: str) -> str:
 
 def _json_public_key(content: str) -> str:
     try:
-        document = json.loads(content)
+        document = read_json(content)
     except ValueError:
         return ""
     found = document.get("public_key", "") if isinstance(document, dict) else ""

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from fedddpm.checkpoint import load_tensors
 from fedddpm.errors import CheckpointError, DataError
 from fedddpm.image_set import ImageSet
+from fedddpm_protocol.foreign_json import read_json
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = "fedddpm/images/2"  # changes when files are decoded in another way, or more is kept of them
@@ -90,11 +91,11 @@ def _read(path: Path, key: str) -> ImageSet | None:
         tensors, metadata = load_tensors(path)
         if metadata["key"] != key:
             return None
-        skipped = tuple(json.loads(metadata["skipped"]))
+        skipped = tuple(map(str, read_json(metadata["skipped"])))
         images = ImageSet(tensors["images"], tensors.get("labels"), skipped, metadata["scaling"])
         if metadata["crc32"] != _checksum(images):
             raise ValueError("its checksum is wrong")
-    except (CheckpointError, DataError, KeyError, ValueError) as error:
+    except (CheckpointError, DataError, KeyError, TypeError, ValueError) as error:
         _LOG.warning(f"the decoded images in {path} are damaged ({error}); they are decoded anew")
         return None
     return images

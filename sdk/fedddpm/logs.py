@@ -1,6 +1,7 @@
 """The command's log on stderr: lines for people, or one JSON object a line for programs.
 
-A line says what happened to this institution and nothing that is secret: no key, no share, no word of an update.
+A line says what happened to this institution and nothing that is secret: no key, no share, no word of an update. Each
+event is one line, whatever the text in it holds; only a trace has more, each with a mark in front.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
+
+from fedddpm_protocol.showing import plain, plain_lines, plain_values
 
 LOG = logging.getLogger("fedddpm")
 Format = Literal["text", "json", "none"]
@@ -31,6 +34,15 @@ class TextFormatter(logging.Formatter):
         record.kind = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}.get(record.levelno, "")
         return super().format(record)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line without its trace."""
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """The trace."""
+        return plain_lines(super().formatException(ei))
+
 
 class JsonFormatter(logging.Formatter):
     """Time (UTC), level, event, message, what the line is about (run, round, attempt), and the event's own fields."""
@@ -46,9 +58,10 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)
+        told = {name: plain_values(value) for name, value in line.items()}
         if record.exc_info and record.exc_info[1] is not None:
-            line["traceback"] = _traceback(record.exc_info[1])
-        return json.dumps(line, default=str)
+            told["traceback"] = plain_lines(_traceback(record.exc_info[1]))
+        return json.dumps(told)
 
 
 @contextmanager

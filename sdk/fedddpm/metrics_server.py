@@ -1,6 +1,7 @@
 """``/metrics`` for Prometheus and ``/healthz`` for whoever restarts what hangs, over plain HTTP.
 
-Nobody is asked who he is: it listens on the loopback address unless told otherwise. Who asks slowly, or many times at
+Nobody is asked who he is: it listens on the loopback address unless told otherwise, and answers to no name that it does
+not know, so that no web page reads it through a browser on this machine. Who asks slowly, or many times at
 once, is hung up on: this process has other work.
 """
 
@@ -21,6 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from fedddpm.config import MetricsOptions
 from fedddpm.errors import ConfigError
 from fedddpm.vitals import Activity, LiveVitals
+from fedddpm_protocol.host_names import may_be_asked_as
 
 _LOG = logging.getLogger("fedddpm")
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
@@ -96,7 +98,7 @@ def serving_metrics(options: MetricsOptions, vitals: LiveVitals) -> Iterator[int
         yield None
         return
     with _listening(options.host, options.port) as server:
-        server.set_app(_app(vitals, options.silence_s))
+        server.set_app(_app(vitals, options))
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
         thread.start()
         shown = f"[{options.host}]" if ":" in options.host else options.host
@@ -122,7 +124,7 @@ def _listening(host: str, port: int) -> _Server:
     return server
 
 
-def _app(vitals: LiveVitals, silence_s: float) -> App:
+def _app(vitals: LiveVitals, options: MetricsOptions) -> App:
     try:
         from prometheus_client import make_wsgi_app
 
@@ -133,8 +135,10 @@ def _app(vitals: LiveVitals, silence_s: float) -> App:
         ) from error
     metrics: App = make_wsgi_app(registry_of(vitals))
 
-    def app(environ: dict[str, object], start_response: Callable[..., object]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        if not may_be_asked_as(environ.get("HTTP_HOST"), (options.host, *options.names)):
+            status, text = "421 Misdirected Request", "ask by address, or name this host below [metrics] names\n"
+        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             status, text = "405 Method Not Allowed", "read only\n"
         elif environ["PATH_INFO"] == "/metrics":
             try:
@@ -143,7 +147,7 @@ def _app(vitals: LiveVitals, silence_s: float) -> App:
                 _LOG.exception("a defect of fedddpm: the metrics cannot be read", extra={"event": "defect"})
                 status, text = "500 Internal Server Error", "see the log\n"
         elif environ["PATH_INFO"] == "/healthz":
-            status, text = health(vitals, silence_s)
+            status, text = health(vitals, options.silence_s)
         else:
             status, text = "404 Not Found", "/metrics or /healthz\n"
         start_response(status, [_PLAIN])

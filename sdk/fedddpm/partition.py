@@ -18,6 +18,7 @@ from torch import nn
 from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import ModelError
 from fedddpm.unet import UNet
+from fedddpm_protocol.foreign_json import read_json, record_of
 from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec
 
 PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
@@ -147,10 +148,9 @@ def read_architecture(path: Path) -> Architecture:
 
 def _architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
     try:
-        fields = json.loads(metadata[ARCHITECTURE_KEY])
         # Files from before there were classes name none: they read as the default, 0.
-        return Architecture(**{**fields, "multipliers": tuple(fields["multipliers"])})
-    except (KeyError, TypeError, ValueError) as error:
+        return record_of(Architecture, read_json(metadata[ARCHITECTURE_KEY]))
+    except (KeyError, ValueError) as error:
         raise ModelError(f"{path} is no model file of this package", "Give a file written by save_model") from error
 
 

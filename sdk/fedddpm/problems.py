@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from fedddpm.errors import StateError, TransportError
 from fedddpm_protocol.api import Problem
+from fedddpm_protocol.bounds import bound_of
 
 CLOCK_ADVICE = "Set this machine's clock (for instance: timedatectl set-ntp true)"
 
@@ -46,6 +47,8 @@ class SecondClientError(StateError):
 
 def read_problem(content: bytes) -> Problem | None:
     """The problem document in a reply's body; None if it is none."""
+    if not bound_of(Problem).holds(content):
+        return None
     try:
         return Problem.model_validate_json(content)
     except ValidationError:

@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedddpm.connection import Outage
+from fedddpm.terminal import PlainConsole
 from fedddpm.traffic import Traffic
 from fedddpm.trainer import Progress as Training
 from fedddpm.vitals import Activity, LiveVitals, Work
+from fedddpm_protocol.showing import plain, plain_values
 
 _LOG = logging.getLogger("fedddpm")
 _TELL_EVERY_S = 30.0  # of training, and of others arriving one by one
@@ -150,7 +152,8 @@ class Reporter:
         self.transfer(what, done, total)
 
     def _log(self, level: int, text: str, event: str, fields: Fields | None = None) -> None:
-        _LOG.log(level, text, extra={"event": str(event), "fields": {**self._about, **(fields or {})}})
+        told = plain_values({**self._about, **(fields or {})})
+        _LOG.log(level, plain(text), extra={"event": str(event), "fields": told})
 
 
 class TerminalReporter(Reporter):
@@ -158,7 +161,7 @@ class TerminalReporter(Reporter):
 
     def __init__(self, console: Console | None = None, vitals: LiveVitals | None = None) -> None:
         super().__init__(vitals)
-        self._console = console or Console(stderr=True)
+        self._console = console or PlainConsole(stderr=True)
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -193,12 +196,13 @@ class TerminalReporter(Reporter):
 
     def show(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
     def warning(self, text: str, event: str = "warning") -> None:
         """Print a yellow line above the bar."""
         super().warning(text, event)
-        self._console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        text = f"Warning: {plain(text)}"
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def waiting(self, text: str, activity: Activity | None = None, key: str = "") -> None:
         """Show a bar without an end."""
@@ -222,6 +226,7 @@ class TerminalReporter(Reporter):
         self._show(what, done, total or None, f"{done / 1e6:.1f} MB")
 
     def _show(self, text: str, done: int | None, total: int | None, detail: str, same_bar: str = "") -> None:
+        text = plain(text)
         what = same_bar or text
         if self._task is None or self._what != what:
             if self._task is not None:

@@ -13,16 +13,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fedddpm_protocol.showing import holds_key
+
 _LONGEST_PATH = 200
-_DIGITS = re.compile(r"[0-9A-Za-z]{32,}|[0-9A-Za-z+/_-]{32,}={1,2}")  # hex or base64, perhaps with one too few
-_MIXED = re.compile(r"(?=.*[0-9])(?=.*[A-Z])(?=.*[a-z])[0-9A-Za-z+/_-]{40,}")  # base64 may look like a long path, too
 _PRIVATE = re.compile(r'"(seed|private_?key|secret_?key)"|PRIVATE KEY', re.IGNORECASE)
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether ``text`` may be repeated: one short line, and neither JSON, nor PEM, nor the digits of a key."""
+    """Whether ``text`` may be repeated: one short line without JSON, PEM, or the digits of a key."""
     one_line = text.isprintable() and len(text) < _LONGEST_PATH
-    return one_line and "{" not in text and "-----" not in text and not _digits_of_a_key(text)
+    return one_line and "{" not in text and "-----" not in text and not holds_key(text)
 
 
 def holds_private_key(text: str) -> bool:
@@ -51,8 +51,4 @@ def _kind(text: str) -> str:
         return "the content of a JSON file"
     if "-----" in text:
         return "the content of a PEM file"
-    return "perhaps the digits of a key" if _digits_of_a_key(text) else f"a text of {len(text)} characters"
-
-
-def _digits_of_a_key(text: str) -> bool:
-    return any(kind.fullmatch(text.strip()) for kind in (_DIGITS, _MIXED))
+    return "perhaps the digits of a key" if holds_key(text) else f"a text of {len(text)} characters"

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import CheckpointError
+from fedddpm_protocol.foreign_json import read_json
 
 CHECKPOINT_KEY = "fedddpm.training"
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+_DELETE = "Delete it: the round's training then starts afresh"
 
 Parameters = Mapping[str, torch.nn.Parameter]
 Tensors = Mapping[str, Tensor]
@@ -96,10 +98,10 @@ def load_training(
     if not path.exists():
         return None
     tensors, metadata = load_tensors(path)
-    where = json.loads(metadata.get(CHECKPOINT_KEY, "{}"))
-    if where.get("training") != name:
-        return None
     try:
+        where = read_json(metadata.get(CHECKPOINT_KEY, "{}"))
+        if not isinstance(where, dict) or where.get("training") != name:
+            return None
         for key, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{key}"])
             for part in _ADAM_KEYS:
@@ -109,4 +111,6 @@ def load_training(
             tensor.copy_(tensors[f"average/{key}"])
         return Position(where["step"], where["seconds"], tensors["loss_sum"].to(device))
     except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}", "Delete it: the round's training then starts afresh") from error
+        raise CheckpointError(f"{path} lacks {error}", _DELETE) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} says nothing sensible about its training: {error}", _DELETE) from error

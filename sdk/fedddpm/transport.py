@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import ValidationError
-
 from fedddpm.connection import Connection
-from fedddpm.errors import TransportError
 from fedddpm.replies import BytesSoFar
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
@@ -39,11 +36,7 @@ class SessionApi:
 
     def join(self, join: Join) -> JoinReceipt:
         """Offer fresh session keys."""
-        response = self._connection.post(f"{self._path}/joins", join)
-        try:
-            return JoinReceipt.model_validate_json(response.content)
-        except ValidationError as error:
-            raise TransportError("the aggregator's answer to a JOIN makes no sense", "Compare the versions") from error
+        return self._connection.ask(JoinReceipt, f"{self._path}/joins", join)
 
     def cohort(self) -> CohortReply:
         """Everybody's JOIN, once the cohort is closed."""

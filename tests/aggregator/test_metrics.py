@@ -182,6 +182,33 @@ def test_a_port_of_its_own(watched: Watched) -> None:
             scrape(f"http://127.0.0.1:{port}")
 
 
+FOREIGN = (
+    "evil.example",
+    "evil.example:80",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "127.0.0.1,evil.example",
+)
+
+
+def test_no_name_that_is_not_known_reads_the_metrics(watched: Watched) -> None:
+    with (
+        watched.site.federation.context() as ctx,
+        metrics_server("127.0.0.1", 0, ctx.metrics.registry, ["metrics.example.org"]) as port,
+    ):
+        for url in (f"http://127.0.0.1:{port}/metrics", f"{watched.site.url}/metrics"):
+            for host in FOREIGN:
+                assert httpx.get(url, headers={"Host": host}).status_code == 421, (url, host)
+            for host in ("127.0.0.1", "10.1.2.3:9750", "[::1]:9", "localhost", "LOCALHOST:1", "localhost."):
+                assert httpx.get(url, headers={"Host": host}).status_code == 200, (url, host)
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"Host": "Metrics.example.org:1"}).is_success
+
+
+def test_names_of_metrics_are_those_of_the_settings(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, authorities="Agg.example.org:443, b.example.org", metrics_names="m.example.org")
+    assert settings.names_of_metrics >= {"agg.example.org", "b.example.org", "m.example.org", "127.0.0.1"}
+
+
 @pytest.mark.parametrize(
     ("fields", "shown"),
     [

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from tests.protocol.specs import make_result, make_spec
 
 from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import MAX_U64, decode, encode, kdf, label, lp, read_u64, tagged_hash, u64, unlp
+from fedddpm_protocol.canonical import (
+    MAX_INT,
+    MAX_U64,
+    decode,
+    encode,
+    kdf,
+    label,
+    lp,
+    read_u64,
+    tagged_hash,
+    u64,
+    unlp,
+)
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.messages import JoinBody, RevealedShare, UnmaskBody
 from fedddpm_protocol.spec import Architecture, RoundResult, RoundSpec
@@ -41,7 +53,7 @@ RECORDS = st.builds(
     Record,
     text=TEXT,
     raw=st.binary(max_size=12),
-    number=st.integers(0, MAX_U64),
+    number=st.integers(0, MAX_INT),
     ratio=st.floats(allow_nan=False),
     names=st.lists(TEXT, max_size=4).map(tuple),
     leaves=st.lists(st.builds(Leaf, TEXT, st.booleans()), max_size=3).map(tuple),
@@ -224,3 +236,14 @@ def test_unmask_body_with_trailing_or_missing_bytes() -> None:
 
 def test_the_protocol_names_its_version() -> None:
     assert canonical.PREFIX == b"fedddpm/sa/1/"
+
+
+@pytest.mark.parametrize("number", [MAX_INT + 1, MAX_U64])
+def test_whole_numbers_of_records_fit_every_database(number: int) -> None:
+    fields = [b"", b"", u64(MAX_INT), struct.pack(">d", 0.0), b"", b""]
+    assert decode(Record, lp(*fields)).number == MAX_INT
+    fields[2] = u64(number)
+    with pytest.raises(MalformedError, match="2\\^63"):
+        decode(Record, lp(*fields))
+    with pytest.raises(ValueError, match="64-bit"):
+        encode(Record("", b"", number, 0.0, (), ()))

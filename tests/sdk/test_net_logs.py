@@ -24,7 +24,7 @@ def test_text_has_the_time_and_marks_what_needs_attention(capsys):
         tell(Reporter())
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert first[19:] == " before any round"
-    assert second[19:] == ' Warning: with "quotes"'
+    assert second[19:] == ' Warning: with "quotes"\\nand a line break', "one event, one line"
 
 
 def test_json_has_an_object_a_line_with_what_it_is_about(capsys):

@@ -141,6 +141,34 @@ def test_only_what_is_there_is_served():
         fetch(port, "/healthz")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/"])
+def test_no_name_that_is_not_known_is_answered_to(path):
+    """A web page whose name leads to this address (DNS rebinding) sends that name."""
+    with serving_metrics(MetricsOptions(port=0, names=("Hospital-a.example.org",)), LiveVitals()) as port:
+        found = httpx.get(f"http://127.0.0.1:{port}{path}").status_code
+        assert found in (200, 404)
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
+            assert (answer.status_code, "python" in answer.text) == (421, False), host
+        for host in (
+            "localhost",
+            "LOCALHOST:80",
+            "10.42.0.7:9760",
+            "[::1]:9760",
+            "hospital-a.example.org",
+            "localhost.",
+        ):
+            assert httpx.get(f"http://127.0.0.1:{port}{path}", headers={"Host": host}).status_code == found, host
+
+
+def test_the_configured_host_is_a_known_name():
+    with serving_metrics(MetricsOptions(port=0, host="localhost"), LiveVitals()) as port:
+        assert fetch(port, "/healthz", host="localhost").status_code == 200
+    with serving_metrics(MetricsOptions(port=0), LiveVitals()) as port, silent_clients(port, 1) as (old,):
+        old.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")  # no browser leaves the header out
+        assert b"starting" in b"".join(iter(lambda: old.recv(1000), b""))
+
+
 def test_without_a_port_nothing_is_served():
     with serving_metrics(MetricsOptions(), LiveVitals()) as port:
         assert port is None

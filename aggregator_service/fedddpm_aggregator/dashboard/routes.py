@@ -22,7 +22,7 @@ from fedddpm_aggregator.service import reading
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.watch import VersionWatch
-from fedddpm_protocol.api import HexHash
+from fedddpm_protocol.api import MAX_INT32, HexHash
 
 log = logging.getLogger(__name__)
 CONTENT_SECURITY_POLICY = (
@@ -58,7 +58,8 @@ async def admitted(request: Request) -> Page:
 
 
 Shown = Annotated[Page, Depends(admitted)]
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Path(pattern=NAME)]
 router = APIRouter(include_in_schema=False)
 
 
@@ -85,8 +86,8 @@ async def _refused(_request: Request, error: Exception) -> Response:
 @router.get("/")
 def get_page(
     page: Shown,
-    run: Annotated[str | None, Query(max_length=64)] = None,
-    before: Annotated[int | None, Query(ge=1, le=2**31)] = None,
+    run: Annotated[str | None, Query(pattern=f"{NAME}|^$")] = None,
+    before: Annotated[int | None, Query(ge=1, le=MAX_INT32)] = None,
 ) -> Response:
     """The whole page, of the current run or another."""
     return HTMLResponse(page.views.page(run or None, before), headers=HEADERS)
@@ -126,7 +127,7 @@ def get_model(request: Request, page: Shown, model: HexHash) -> Response:
 
 
 @router.get("/page/results/{run}/{round_index}.json")
-async def get_result(page: Shown, run: Name, round_index: Annotated[int, Path(ge=0, le=2**31)]) -> Response:
+async def get_result(page: Shown, run: Name, round_index: Annotated[int, Path(ge=0, le=MAX_INT32)]) -> Response:
     """A round's result as the aggregator signed it, as a file."""
     found = await run_in_threadpool(reading.results_page, page.ctx, run, round_index)
     if not found.results:

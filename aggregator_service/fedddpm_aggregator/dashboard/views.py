@@ -20,8 +20,10 @@ from fedddpm_aggregator.service.dashboard import CONNECTED_S, Now, now
 from fedddpm_aggregator.service.dashboard_history import Histories, History
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
 from fedddpm_aggregator.service.dashboard_rounds import NEVER
+from fedddpm_protocol.showing import plain
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
+_LONGEST = 2**20  # characters of one value, such as the points of a curve
 WIDE, NARROW = (1000.0, 280.0), (340.0, 230.0)
 
 
@@ -135,6 +137,7 @@ def _environment() -> Environment:
         loader=PackageLoader("fedddpm_aggregator.dashboard"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
+        finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -145,6 +148,11 @@ def _environment() -> Environment:
         phases=words.PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on, never=NEVER
     )
     return environment
+
+
+def _plain(value: object) -> object:
+    """Texts of other members, of a run's name, of a reason; what a template made itself is no ``str`` but markup."""
+    return plain(value, _LONGEST) if type(value) is str else value
 
 
 def _moment(unix: float) -> str:

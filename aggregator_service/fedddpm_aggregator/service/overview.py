@@ -13,6 +13,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.sessions import join_message
 from fedddpm_aggregator.tables import AttemptRow, ResultRow, RunRow
 from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.api import Count
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.spec import PartResult, RoundSpec
 
@@ -30,14 +31,14 @@ class SessionLine:
     joined: tuple[str, ...]
     cohort: tuple[str, ...]
     survivors: tuple[str, ...]
-    sums: tuple[int, ...]  # opened: weight, loss before, loss after in protocol units
+    sums: tuple[Count, ...]  # opened: weight, loss before, loss after in protocol units
     reason: str | None
     base_model: str  # hex
     model: str | None  # hex of the model that the attempt published
     bits: int  # ring of the values
     clip_norm: float  # of the round
-    upload_bytes: int  # masked values and sums of one survivor
-    opened_bytes: int  # opened values; 0: none were published
+    upload_bytes: Count  # masked values and sums of one survivor
+    opened_bytes: Count  # opened values; 0: none were published
 
 
 def run_called(db: Session, name: str | None) -> RunRow:

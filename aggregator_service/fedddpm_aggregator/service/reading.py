@@ -17,12 +17,11 @@ from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import join_message
 from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
 from fedddpm_protocol import canonical
-from fedddpm_protocol.api import ResultsPage, RunState, SessionState
+from fedddpm_protocol.api import RESULTS, ResultsPage, RunState, SessionState
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.phases import Phase
 from fedddpm_protocol.spec import RoundResult
 
-PAGE = 100
 PAUSED = "the coordinator has paused the run; it goes on when it is resumed"
 _STEP = {
     Phase.SHARES: store.SHARES,
@@ -64,12 +63,18 @@ def run_state(ctx: Context) -> RunState:
 
 
 def results_page(ctx: Context, run_name: str, start: int) -> ResultsPage:
-    """Signed results of a run from round ``start`` on, at most 100; NotFoundError for an unknown run."""
+    """Signed results of a run from round ``start`` on, as many as fit a page; NotFoundError for an unknown run."""
     with ctx.database.read() as db:
         run = _run(db, run_name)
         mine = (ResultRow.run_id == run.id, ResultRow.round >= start)
-        rows = db.scalars(select(ResultRow).where(*mine).order_by(ResultRow.round).limit(PAGE)).all()
-        return ResultsPage(results=tuple(SignedDocument(body=row.body, signature=row.signature) for row in rows))
+        found: list[SignedDocument] = []
+        size = 0
+        for row in db.scalars(select(ResultRow).where(*mine).order_by(ResultRow.round).limit(RESULTS)):
+            size += 2 * len(row.body)  # in base64, with room for what is around it
+            if found and size > ResultsPage.most_bytes:
+                break
+            found.append(SignedDocument(body=row.body, signature=row.signature))
+        return ResultsPage(results=tuple(found))
 
 
 def model_name(ctx: Context, model: str) -> str:

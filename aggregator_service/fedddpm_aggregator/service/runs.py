@@ -5,11 +5,13 @@ These work while the server runs: they only write rows, and the server's sweeper
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -28,8 +30,10 @@ from fedddpm_aggregator.service.attempts import (
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.publishing import remember_model, store_model
 from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
+from fedddpm_aggregator.settings_errors import first_error
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_protocol import canonical, ring
+from fedddpm_protocol.api import MAX_COUNT, MAX_INT32
 from fedddpm_protocol.clipping import ADAPTIVE, CLIPPINGS
 from fedddpm_protocol.methods import Method
 from fedddpm_protocol.roster import Roster
@@ -46,32 +50,45 @@ _BLOCK = 4096  # coordinates that are rotated together, at least, where a part h
 RING_CHOICES = ", ".join(map(str, RINGS))
 
 
+Number = Annotated[int, Field(ge=0, le=MAX_INT32)]
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a coordinator decides about a run."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
 
-    name: str
-    method: str
-    rounds: int
-    epochs: int = 1
-    max_steps: int = 0  # 0: no limit
-    batch_size: int = 128
+    name: Annotated[str, Field(max_length=64)]
+    method: Annotated[str, Field(max_length=16)]
+    rounds: Number
+    epochs: Number = 1
+    max_steps: Number = 0  # 0: no limit
+    batch_size: Number = 128
     learning_rate: float = 1e-4
     clip_norm: float = 10.0  # the largest, in any round
-    clip: str = ADAPTIVE  # or FIXED: the same in all rounds
-    weighting: str = "equal"
-    weight_cap: int = 65535
-    min_cohort: int = 0  # 0: the roster's n_min
-    chunk_coordinates: int = CHUNK_COORDINATES
-    bits: int = DEFAULT_BITS  # ring of the values
-    first_bits: int | None = None  # ring where nothing is known of their size; None: 24, or bits where that is more
+    clip: Annotated[str, Field(max_length=16)] = ADAPTIVE  # or FIXED: the same in all rounds
+    weighting: Annotated[str, Field(max_length=16)] = "equal"
+    weight_cap: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 65535
+    min_cohort: Number = 0  # 0: the roster's n_min
+    chunk_coordinates: Number = CHUNK_COORDINATES
+    bits: Number = DEFAULT_BITS  # ring of the values
+    first_bits: Number | None = None  # ring where nothing is known of their size; None: 24, or bits where that is more
     join_s: float = 3600.0
     shares_s: float = 60.0
     masked_s: float = 600.0
     confirm_s: float = 60.0
     unmask_s: float = 120.0
+
+    def require_bounds(self) -> None:
+        """OperatorError where a value is none that the database can hold; requests are refused before."""
+        try:
+            _SETTINGS.validate_python(dataclasses.asdict(self))
+        except ValidationError as error:
+            raise OperatorError(f"the run cannot be started: {first_error(error, '', '')}") from None
+
+
+_SETTINGS = TypeAdapter(RunSettings)
 
 
 def start_run(
@@ -81,6 +98,7 @@ def start_run(
 
     ``request`` (64 characters at most) is kept with the run, to tell the same request from another one.
     """
+    settings.require_bounds()
     _check_rings(settings)
     if settings.clip not in CLIPPINGS:
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from fedddpm_protocol.showing import plain_text
+
 INSECURE = "INSECURE plain average"
 NONE = "-"  # in a cell: there is no such number, or not yet
 
@@ -69,7 +71,7 @@ def as_rich(table: Table) -> RichTable:
     for column in table.columns:
         shown.add_column(Text(column.title), justify="right" if column.number else "left")
     for row in table.rows:
-        shown.add_row(*(Text(cell, style="bold red" if cell == INSECURE else "") for cell in row))
+        shown.add_row(*(Text(plain_text(cell), style="bold red" if cell == INSECURE else "") for cell in row))
     return shown
 
 
@@ -82,7 +84,7 @@ def show(table: Table, console: Console) -> None:
     console.print(Text(table.title, "bold"))
     for row in table.rows:
         cells = [f"{column.title} {cell}" for column, cell in zip(table.columns, row, strict=True) if cell != NONE]
-        line = Text("* " + ", ".join(cells))
+        line = Text(plain_text("* " + ", ".join(cells)))
         line.highlight_words([INSECURE], "bold red")
         console.print(line)
     console.print(Text("\n".join((*table.notes, ""))))

@@ -10,7 +10,7 @@ import copy
 import secrets
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +59,7 @@ def offer(base: UNet, run: str, members: int, terms: Terms, attempt: int = 0) ->
         chunk_coordinates=CHUNK_COORDINATES,
         encoding_seed=bytes(32),
     )
-    return replace(
-        spec,
+    return spec.with_terms_hash(
         run=run,
         attempt=attempt,
         architecture=base.architecture,
@@ -69,8 +68,7 @@ def offer(base: UNet, run: str, members: int, terms: Terms, attempt: int = 0) ->
         max_steps=terms.max_steps,
         batch_size=terms.batch_size,
         learning_rate=terms.learning_rate,
-        terms_hash=b"",
-    ).with_terms_hash()
+    )
 
 
 def institution_seed(member: str, *, secret: bool) -> int:
@@ -116,5 +114,5 @@ def telling_offer(spec: RoundSpec, members: Sequence[str], images: int, tries: i
 
     They differ in the weight cap, which is a term of the training and changes nothing where all weigh the same.
     """
-    offers = (replace(spec, weight_cap=cap, terms_hash=b"").with_terms_hash() for cap in range(1, tries + 1))
+    offers = (spec.with_terms_hash(weight_cap=cap) for cap in range(1, tries + 1))
     return min(offers, key=lambda one: max(int(predicted(one, member, images).t.max()) for member in members))

@@ -16,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +172,7 @@ class Rounds:
         cap = max(len(train) for train, _ in self._images.values())
         place = {"round": number, "rounds": number + 1, "previous_result": self._previous, "base_model_hash": hashed}
         changes = {"weighting": self._way.weighting, "weight_cap": cap, **place, **shared, **self._settings}
-        return replace(spec, **changes)  # type: ignore[arg-type]
+        return spec.with_terms_hash(**changes)
 
     def _train(self, spec: RoundSpec, member: str) -> LocalUpdate:
         unflatten(self._model, MODEL_PARTS, self._base)

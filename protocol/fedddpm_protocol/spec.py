@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -322,9 +322,10 @@ class RoundSpec:
             learning_rate=self.learning_rate,
         )
 
-    def with_terms_hash(self) -> Self:
-        """The same specification with the hash of its terms, as institutions want it."""
-        return replace(self, terms_hash=self.terms.hash)
+    def with_terms_hash(self, **changes: Any) -> Self:
+        """The same specification with ``changes``, and with the hash of the terms that it then has."""
+        changed = replace(self, **{**changes, "terms_hash": b""})
+        return replace(changed, terms_hash=changed.terms.hash)
 
     def _check_ring(self, part: PartSpec) -> None:
         values, chunks = part.values, -(-part.values.coordinates // self.chunk_coordinates)

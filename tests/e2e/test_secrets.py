@@ -121,7 +121,7 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
     check_keys(fed)
     deltas = [UpdateStore(fed.site(member) / "state") for member in fed.members]
     spec = fed.spec()
-    updates = [store.load(spec.run, spec.round, spec.base_model_hash) for store in deltas]
+    updates = [store.load(spec.base_model_hash, spec.terms_hash) for store in deltas]
     uploads = list(contents([fed.data, fed.folder / "logs"]))
     for update in updates:
         assert update is not None

@@ -83,7 +83,7 @@ def make_spec(
 
 def changed(spec: RoundSpec, **changes: Any) -> RoundSpec:
     """The same spec with other fields, under the hash of the terms that it then has."""
-    return replace(spec, **changes, terms_hash=b"").with_terms_hash()
+    return spec.with_terms_hash(**changes)
 
 
 def make_part_result(**changes: Any) -> PartResult:

@@ -49,7 +49,7 @@ def summed(
     """Everybody's shares; the update of the first is ``size`` of the others'."""
     federation = found(tuple(members))
     spec, updates = make_spec(federation, method), make_updates(tuple(members), method)
-    spec = replace(spec, **changes)  # type: ignore[arg-type]
+    spec = spec.with_terms_hash(**changes)
     first = updates[members[0]]
     updates[members[0]] = replace(first, delta=first.delta * np.float32(size))
     base = np.linspace(-1, 1, len(first.delta)).astype(np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 RECORD = TypeVar("RECORD")
@@ -29,6 +29,7 @@ def record_of(kind: type[RECORD], fields: object) -> RECORD:
         raise ValueError(f"it is no {kind.__name__}: other fields than those")
     try:
         record = TypeAdapter(kind).validate_python(fields)
-    except ValueError as error:  # pydantic's repeats what it refused
-        raise ValueError(f"it is no {kind.__name__}: {type(error).__name__}") from None
+    except ValidationError as error:
+        said = error.errors(include_input=False, include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"it is no {kind.__name__}: {said}") from None
     return record

@@ -13,6 +13,7 @@ from fedddpm.problems import UnreachableError
 from fedddpm.transport import Transport
 from fedddpm.vitals import LiveVitals
 from fedddpm_protocol.api import RunState
+from fedddpm_protocol.bounds import NOTHING
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_every_piece_of_an_answer_is_a_sign_of_life(tmp_path):
     script = Script(Limited(0.2, "cut off", ()), "whole", state_reply())
     with serve(script) as url, connect(url, on_piece=heard) as connection:
         with pytest.raises(httpx.RemoteProtocolError):
-            connection._send("GET", "/v1/state?wait=240")
+            connection._send("GET", "/v1/state?wait=240", NOTHING)
         assert beats == [1], "a space came before the poll ended"
         assert vitals.read().served_at is not None
         assert not vitals.read().away

@@ -27,6 +27,7 @@ from fedddpm.unet import UNet
 from fedddpm_protocol.canonical import tagged_hash, u64
 from fedddpm_protocol.encoding import l2_norm, loss_units
 from fedddpm_protocol.errors import NonFiniteError
+from fedddpm_protocol.foreign_json import read_json
 from fedddpm_protocol.methods import MODEL_PARTS, Method
 from fedddpm_protocol.spec import RoundSpec
 
@@ -84,7 +85,7 @@ class UpdateStore:
             return None
         try:
             tensors, metadata = load_tensors(self._update)
-            fields = json.loads(metadata[_KEY])
+            fields = dict(read_json(metadata[_KEY]))
             average_updates = fields.pop(_AVERAGE)
             averaged = None if average_updates is None else AverageState(tensors["average"].numpy(), average_updates)
             update = LocalUpdate(

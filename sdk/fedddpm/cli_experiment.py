@@ -94,7 +94,7 @@ def experiment(
     """Run a study: institutions, rounds with the real secure aggregation, baselines, scores, a report."""
     from fedddpm.evaluation.cache import default_cache
     from fedddpm.experiment.presets import preset as preset_named
-    from fedddpm.experiment.settings import build, read_toml
+    from fedddpm.experiment.settings import build, read_settings
     from fedddpm.experiment.study import Place, RayPlace, default_workers, run_study
     from fedddpm.experiment.tables import print_tables
 
@@ -126,7 +126,7 @@ def experiment(
         "inception": fid,
         "insecure_plain_average": "below-floor" if insecure_plain_average else None,
     }
-    file = {} if config is None else read_toml(config)
+    file = {} if config is None else read_settings(config)
     named = preset or file.pop("preset", None)
     settings = build({} if named is None else preset_named(str(named)), file, options)
     command = shlex.join(["fedddpm", *sys.argv[1:]])

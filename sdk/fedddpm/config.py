@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
@@ -34,7 +33,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedddpm.errors import ConfigError
-from fedddpm.shown import named
+from fedddpm.toml_file import read_toml
 
 Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
 Seconds = Annotated[float, Field(gt=0)]
@@ -204,16 +203,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Setting] | Non
 
 
 def _read_toml(path: Path) -> dict[str, Setting]:
-    try:
-        settings: dict[str, Setting] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{named('the settings', path)} cannot be read ({error.strerror})", "Check the path"
-        ) from None
-    except ValueError as error:  # also of a number with thousands of digits
-        raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid TOML for this program: too many brackets", "Correct it") from None
+    settings: dict[str, Setting] = read_toml(path)
     _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
     _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
     network = settings.get("network")

@@ -18,7 +18,7 @@ from fedddpm.errors import ConfigError
 from fedddpm.experiment.images import ImageSource
 from fedddpm.experiment.ray_workers import RayWorkers
 from fedddpm.experiment.results import read_results
-from fedddpm.experiment.settings import StudySettings, build, read_toml
+from fedddpm.experiment.settings import StudySettings, build, read_settings
 from fedddpm.experiment.study import Place, run_study
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def settings_of(config: Path) -> StudySettings:
-    return build(read_toml(config))
+    return build(read_settings(config))
 
 
 @pytest.mark.soak  # a minute: Ray starts, is hurt, and starts again

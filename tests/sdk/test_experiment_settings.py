@@ -9,7 +9,7 @@ import pytest
 from fedddpm.errors import ConfigError
 from fedddpm.experiment.plan import plan_runs, smallest_sum
 from fedddpm.experiment.presets import PRESETS, preset
-from fedddpm.experiment.settings import StudySettings, build, read_toml
+from fedddpm.experiment.settings import StudySettings, build, read_settings
 from fedddpm_protocol.methods import assign_parts
 
 
@@ -70,18 +70,19 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_text('rounds = 7\nepochs = 2\ndata_root = "sets"\n')
-    settings = build(preset("smoke"), read_toml(file), {"epochs": 3, "batch_size": None})
+    settings = build(preset("smoke"), read_settings(file), {"epochs": 3, "batch_size": None})
     assert (settings.rounds, settings.epochs, settings.batch_size) == (7, 3, PRESETS["smoke"]["batch_size"])
     assert settings.data_root == tmp_path / "sets"
 
 
-def test_a_broken_file_is_said_to_be_broken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["rounds = = 7", "rounds = " + "9" * 10_000, "methods = " + "[" * 100_000])
+def test_a_broken_file_is_said_to_be_broken(tmp_path: Path, text: str) -> None:
     file = tmp_path / "study.toml"
-    file.write_text("rounds = = 7")
+    file.write_text(text)
     with pytest.raises(ConfigError, match="not valid TOML"):
-        read_toml(file)
+        read_settings(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_toml(tmp_path / "none.toml")
+        read_settings(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("institutions", range(2, 12))

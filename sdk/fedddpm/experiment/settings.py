@@ -11,7 +11,6 @@ Lists are axes: the study runs every combination.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedddpm.diffusion import Diffusion
 from fedddpm.errors import ConfigError
+from fedddpm.toml_file import read_toml
 from fedddpm_protocol.roster import MAX_MEMBERS
 from fedddpm_protocol.spec import RINGS
 
@@ -152,18 +152,13 @@ def build(*layers: Mapping[str, object], where: str = "the options") -> StudySet
         raise ConfigError(f"the setting {name!r}: {what}", f"Correct it in {where}") from error
 
 
-def read_toml(path: Path) -> dict[str, object]:
+def read_settings(path: Path) -> dict[str, object]:
     """The settings of a TOML file as they stand there; relative folders start at the file.
 
     Raises:
         ConfigError: the file cannot be read, or is no TOML.
     """
-    try:
-        settings: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the settings {path} cannot be read ({error.strerror})", "Check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}", "Correct that line") from error
+    settings: dict[str, object] = read_toml(path)
     root, data = settings.get("data_root"), settings.get("data")
     if isinstance(root, str):
         settings["data_root"] = path.parent / root

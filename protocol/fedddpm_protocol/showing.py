@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from itertools import accumulate, pairwise
-from urllib.parse import unquote
 
 MOST_SHOWN = 4000  # characters of a message
 _LONGEST_SEARCHED = 8 * MOST_SHOWN  # characters of a message
@@ -35,6 +34,7 @@ _DIGITS = re.compile(
 )
 _LIKELY = re.compile(r"(?=[A-Za-z]*[0-9])[0-9A-Za-z]{32,}")  # digits of something, whatever it is
 _RUN = re.compile(_64 + "{43,}")
+_QUOTED = re.compile("%([0-9A-Fa-f]{2})")  # a byte in a URL; keys are ASCII, so no other encoding matters
 _LINE_ENDS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -98,7 +98,7 @@ def message(text: str) -> str:
 def _unquoted(text: str) -> str:
     """Read as a part of a URL, also of one within another."""
     for _ in range(_DEEPEST):
-        text = unquote(text)
+        text = _QUOTED.sub(lambda quoted: chr(int(quoted[1], 16)), text)
     return text
 
 

@@ -98,8 +98,8 @@ def start_run(
 
     ``request`` (64 characters at most) is kept with the run, to tell the same request from another one.
     """
-    settings.require_bounds()
     _check_rings(settings)
+    settings.require_bounds()
     if settings.clip not in CLIPPINGS:
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
     try:

@@ -38,7 +38,7 @@ def norms_allowed(result: RoundResult) -> dict[str, float]:
 def _mean_square(shards: list[PartResult]) -> float:
     """Of the updates behind the shards' means, were all in a shard of one size and at right angles."""
     survivors = sum(len(shard.survivors) for shard in shards)
-    return sum((len(shard.survivors) * shard.norm) ** 2 for shard in shards) / survivors
+    return math.fsum((len(shard.survivors) * shard.norm) ** 2 for shard in shards) / survivors  # alike everywhere
 
 
 def next_clip_norm(largest: float, first: Mapping[str, float], newest: Mapping[str, float]) -> float:
@@ -54,4 +54,4 @@ def next_clip_norm(largest: float, first: Mapping[str, float], newest: Mapping[s
 
 
 def _length(norms: Mapping[str, float]) -> float:
-    return math.sqrt(sum(norm * norm for norm in norms.values()))
+    return math.sqrt(math.fsum(norm * norm for norm in norms.values()))

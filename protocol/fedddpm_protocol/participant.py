@@ -48,10 +48,15 @@ from fedddpm_protocol.prg import MaskStream, Scratch
 from fedddpm_protocol.roster import Release, Roster
 from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
 from fedddpm_protocol.shamir import RandomBytes, split
-from fedddpm_protocol.spec import ROTATED
+from fedddpm_protocol.spec import FIXED_POINT, INTEGERS, RINGS, SegmentSpec
 from fedddpm_protocol.spent import SpentRecord, check_answers
 
 T = TypeVar("T")
+
+
+def _is_widest(segment: SegmentSpec) -> bool:
+    """Whether rounding is too fine to tell anything, or there is none."""
+    return segment.encoding == INTEGERS or (segment.encoding == FIXED_POINT and segment.bits == max(RINGS))
 
 
 @dataclass(repr=False)
@@ -116,7 +121,7 @@ class Participant:
                     f"part {self.plan.part!r} of this base model is released to {', '.join(self._allowed_u3)} only; "
                     "this institution sits out until the base model changes"
                 )
-            if self._allowed_u3 and any(segment.encoding == ROTATED for segment in self.plan.segments):
+            if self._allowed_u3 and not all(_is_widest(segment) for segment in self.plan.segments):
                 raise SpentError(
                     f"part {self.plan.part!r} of this base model was summed before: it is summed again only in a ring "
                     "of 32 bits, because several roundings with public dither tell more than one"

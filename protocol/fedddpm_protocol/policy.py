@@ -9,6 +9,7 @@ from fedddpm_protocol import canonical, keys
 from fedddpm_protocol.errors import MalformedError, PolicyError, ResultError, SignatureError, SpecError
 from fedddpm_protocol.messages import SignedDocument
 from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.shards import largest_cohort
 from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec
 
 _SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
@@ -27,6 +28,7 @@ class LocalPolicy:
     max_clip_norm: float | None = None
     min_bits: int = 8  # of a ring; coarse rounding shows more of what sets one update apart
     allow_two_party: bool = False
+    discloses_samples: bool = True  # whether a round may ask for the number of samples in clear
 
     def floor(self, roster: Roster) -> int:
         """Smallest set of sharers or survivors this institution accepts."""
@@ -67,6 +69,11 @@ class LocalPolicy:
                 f"the round trains {spec.architecture}, which is not the network you configured; "
                 "compare preset, image size and channels with the coordinator's"
             )
+        if spec.weighting == "disclosed" and not self.discloses_samples:
+            raise PolicyError(
+                "the round asks for the number of samples in clear (weighting 'disclosed'),"
+                " your policy does not give it (disclose_samples)"
+            )
         for part in spec.parts:
             if part.values.bits < self.min_bits:
                 raise PolicyError(
@@ -98,6 +105,12 @@ def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> R
         )
     if not spec.terms_hash:
         raise SpecError("the round specification does not name its terms; the aggregator is of an older release")
+    if spec.largest_cohort > largest_cohort(roster):
+        raise SpecError(
+            f"the round makes room for {spec.largest_cohort} institutions in a sum, where the roster allows for"
+            f" {largest_cohort(roster)}: rounding would be coarser than it has to be",
+            "aggregator",
+        )
     policy.check_roster(roster)
     policy.check_spec(spec)
     return spec

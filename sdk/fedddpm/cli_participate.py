@@ -49,6 +49,9 @@ def participate(
     warn_share: Annotated[float | None, typer.Option(help="policy: share of the mean to warn above")] = None,
     max_share: Annotated[float | None, typer.Option(help="policy: share of the mean to stop above")] = None,
     min_bits: Annotated[int | None, typer.Option(help="policy: narrowest ring for updates")] = None,
+    disclose_samples: Annotated[
+        bool | None, typer.Option("--disclose-samples", help="policy: give the number of images in clear if asked")
+    ] = None,
     allow_two_party: Annotated[
         bool | None, typer.Option("--allow-two-party", help="policy: hides from the server, not from the other party")
     ] = None,
@@ -103,6 +106,7 @@ def participate(
             "warn_share": warn_share,
             "max_share": max_share,
             "min_bits": min_bits,
+            "disclose_samples": disclose_samples,
             "allow_two_party": allow_two_party,
         },
         "learning": {"ema_decay": ema_decay, "error_feedback": error_feedback, "precision": precision},

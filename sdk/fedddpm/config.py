@@ -60,6 +60,7 @@ class LocalPolicyOptions(_Options):
     warn_share: Annotated[float, Field(gt=0)] = 0.6  # of the own update in a mean, above which the log says so
     max_share: Annotated[float, Field(gt=0)] = 0.9  # above which no further update is sent; 1e9: no limit
     min_bits: Annotated[int, Field(ge=4, le=32)] = 8  # of the ring that updates travel in
+    disclose_samples: bool = False  # whether a round may ask for the number of images in clear
     allow_two_party: bool = False  # two institutions hide updates from the aggregator, not from each other
 
     @model_validator(mode="after")

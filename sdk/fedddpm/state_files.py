@@ -97,6 +97,7 @@ def _close_to_others(folder: Path) -> None:
 
 def open_database(path: Path) -> sqlite3.Connection:
     """Open or make the database; whatever is committed is on the disk. StateError if it is unusable."""
+    _keep_private(path)
     try:
         db = sqlite3.connect(path, isolation_level=None, timeout=10)
     except sqlite3.Error as error:
@@ -109,6 +110,19 @@ def open_database(path: Path) -> sqlite3.Connection:
         db.close()
         raise unusable(path, error) from error
     return db
+
+
+def _keep_private(path: Path) -> None:
+    """Make the file, for this user alone: it holds the secret that trainings draw from. SQLite's others follow it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be kept from other users of this machine ({error.strerror})",
+            "Choose a state_dir that belongs to the user who runs this",
+        ) from None
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StateError:

@@ -55,7 +55,8 @@ class Telling:
         """What was learned from the base model went under masks and is gone; it is not trained on again."""
         self._reporter.warning(
             f"round {spec.round + 1}: the update on this base model was sent before and its file is gone; sums of two"
-            " different ones could give them away, so this institution sits out until the base model changes"
+            " different ones could give them away, so this institution sits out until the base model changes. If no"
+            " round can follow without it, the coordinator must start a run from another first model"
         )
 
     def clipped(self, spec: RoundSpec, pieces: Pieces) -> None:

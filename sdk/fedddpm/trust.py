@@ -101,6 +101,7 @@ def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> 
         max_clip_norm=options.max_clip_norm,
         min_bits=options.min_bits,
         allow_two_party=options.allow_two_party,
+        discloses_samples=options.disclose_samples,
     )
 
 

@@ -10,6 +10,7 @@ from local_federation import CommandError
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import SIZE, TRAINING, Federation
 
+from fedddpm import LocalPolicyOptions
 from fedddpm.partition import flatten, manifest
 from fedddpm.sampling import newest_network
 from fedddpm.traffic import plan_bytes, plan_round
@@ -83,7 +84,9 @@ def test_two_rounds_of_usplit_with_six(new_federation: NewFederation) -> None:
 def test_disclosed_counts_give_the_same_weights(new_federation: NewFederation) -> None:
     fed = new_federation("abc")
     fed.start(Method.UDEC, weighting="disclosed", weight_cap=10)
-    fed.join_here()
+    fed.join_here(fed.members[0])
+    assert "policy does not give it" in str(fed.failure_of(fed.members[0]))
+    fed.join_here(policy=LocalPolicyOptions(disclose_samples=True))
     fed.end()
     fed.check_round(0, fed.members)
     fed.check_models()

@@ -64,7 +64,7 @@ def make_spec(
         "weighting": "equal" if scheme is Method.USPLIT else "hidden",
         "clip_norm": 2.0,
         "weight_cap": 1000,
-        "largest_cohort": 5,
+        "largest_cohort": min(5, len(roster.members)),
         "chunk_coordinates": chunk,
         "encoding_seed": b"\x08" * 32,
         "epochs": 1,

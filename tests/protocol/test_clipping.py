@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -172,3 +173,11 @@ def test_what_a_part_gave_last_counts_where_it_was_not_opened_again() -> None:
 def test_a_result_is_all_that_counts() -> None:
     result = result_of(part("full", "abc", 1.0))
     assert norms_allowed(replace(result, model_hash=bytes([1]) * 32, attempt=3)) == norms_allowed(result)
+
+
+def test_the_sum_over_parts_is_the_same_on_every_python() -> None:
+    """The built-in sum of floats is compensated from 3.12 on; the clip norm is a term that must not depend on it."""
+    norms = {"encoder": 0.1, "bottleneck": 1.3, "decoder": 1.3}
+    exact = sum(Fraction(norm * norm) for norm in norms.values())
+    assert next_clip_norm(10.0, norms, norms) == math.sqrt(float(exact))
+    assert math.sqrt(0.1 * 0.1 + 1.3 * 1.3 + 1.3 * 1.3) != math.sqrt(float(exact))  # a plain sum is another number

@@ -163,7 +163,9 @@ def test_a_spec_must_be_signed_by_the_rosters_aggregator() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"federation": "other"}, {"roster_version": 2}, {"roster_hash": bytes(32)}], ids=lambda c: next(iter(c))
+    "changes",
+    [{"federation": "other"}, {"roster_version": 2}, {"roster_hash": bytes(32)}, {"largest_cohort": 6}],
+    ids=lambda c: next(iter(c)),
 )
 def test_a_spec_of_another_federation_or_roster_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
@@ -177,6 +179,12 @@ def test_a_signed_spec_of_the_wrong_form_is_refused(damage: Any) -> None:
         check_spec(SignedDocument(body=body, signature=SERVER.sign("spec", body)), ROSTER, policy())
 
 
+def test_a_spec_without_the_hash_of_its_terms_is_refused() -> None:
+    older = replace(make_spec(ROSTER), terms_hash=b"")
+    with pytest.raises(SpecError, match="does not name its terms"):
+        check_spec(sign_spec(older, SERVER), ROSTER, policy())
+
+
 OTHER = replace(ARCHITECTURE, base_dim=16)
 OUTSIDE = {
     "epochs": ({"epochs": 9}, {"max_epochs": 8}),
@@ -186,6 +194,7 @@ OUTSIDE = {
     "bits": ({}, {"min_bits": 33}),
     "c_max": ({}, {"c_max": 2}),
     "min_cohort": ({}, {"min_cohort": 6}),
+    "disclosed samples": ({"weighting": "disclosed"}, {"discloses_samples": False}),
 }
 
 

@@ -8,14 +8,20 @@ from tests.protocol.sessions import make_participants, make_plan, make_roster
 from fedddpm_protocol.errors import SpentError
 from fedddpm_protocol.messages import Unmask
 from fedddpm_protocol.phases import ClientState
-from fedddpm_protocol.spec import TensorSpec, part_spec
+from fedddpm_protocol.spec import SegmentSpec, TensorSpec, part_spec
 from fedddpm_protocol.spent import SpentLog, SpentRecord
+
+WEIGHTS = SegmentSpec("part.weights", 32, 3, "integers")
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16, 24, 32])
-def test_a_spent_base_is_summed_again_in_32_bits_only(bits: int) -> None:
+@pytest.mark.parametrize("rotated", [True, False])
+def test_a_spent_base_is_summed_again_in_32_bits_only(bits: int, rotated: bool) -> None:
+    """Whatever else the specification calls its encoding: coarse rounding tells of single values in either."""
     roster = make_roster(3)
     segments = part_spec("part", (TensorSpec("w", (64,)),), bits, chunk_coordinates=8).segments
+    if not rotated:
+        segments = (SegmentSpec("part", bits, 64, "fixed-point"), WEIGHTS)
     plan = make_plan(roster, segments=segments)
     unspent = make_participants(roster, plan)["site-1"]
     unspent.join(1)

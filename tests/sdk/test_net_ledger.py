@@ -98,6 +98,6 @@ def test_nothing_is_recorded_when_the_disk_is_full(folder):
             pages = db.execute("PRAGMA page_count").fetchone()[0]
             db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StateError, match="disk is full"):
-            ledger.commit(SPEC, record(body=bytes(500_000)))
+            ledger.commit(SPEC, record(body=bytes(24_000)))
         assert ledger.recorded(BASE, PART) == ()
         assert ledger.owed() == []

@@ -17,7 +17,7 @@ from fedddpm.checkpoint import load_tensors
 from fedddpm.contribution import Contribution
 from fedddpm.ledger import SpentLedger
 from fedddpm.local_update import LocalUpdate, UpdateStore
-from fedddpm.secret import rounding_seed
+from fedddpm.secret import rounding_seed, training_seed
 from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi
 from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
@@ -170,6 +170,23 @@ def test_a_digest_covers_all_that_is_sent():
     ]
     assert len({one.digest, *(other.digest for other in others)}) == 6
     assert replace(one, seconds=99.0, run="another").digest == one.digest
+
+
+@pytest.mark.parametrize("found", ["nothing", "a folder of somebody", "an open database"])
+def test_the_secret_lies_in_files_of_this_user_alone(folder, found):
+    """Also in a folder that others may enter, and where an older release left the database open to them."""
+    if found != "nothing":
+        folder.mkdir(mode=0o755)
+        (folder / "lost+found").mkdir()
+    if found == "an open database":
+        sqlite3.connect(folder / "state.sqlite").close()
+        (folder / "state.sqlite").touch(0o644)
+        (folder / "state.sqlite").chmod(0o644)
+    with opened(folder) as state:
+        training_seed(state)
+        files = [path for path in folder.iterdir() if path.name.startswith("state.sqlite")]
+        assert len(files) == 3  # with SQLite's log and index
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
 # --- with a real aggregator -------------------------------------------------------------------------------------------

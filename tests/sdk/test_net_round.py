@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.sdk.federation import make_network
 
+from fedddpm import LocalPolicyOptions
 from fedddpm.partition import flatten, manifest
 from fedddpm.traffic import plan_bytes, plan_round
 from fedddpm_protocol.methods import MODEL_PARTS, Method
@@ -51,7 +52,7 @@ def test_two_rounds_end_with_one_model_everywhere(federation, method, members, w
     fed = federation(members)
     rings = (max(16, bits), bits)
     fed.start_run(method, weighting=weighting, bits=bits, first_bits=rings[0])
-    summaries = fed.together()
+    summaries = fed.together(policy=LocalPolicyOptions(disclose_samples=weighting == "disclosed"))
     for rounds in summaries.values():
         assert [summary.round for summary in rounds] == [0, 1]
         assert all(summary.took_part and summary.attempt == 0 for summary in rounds)

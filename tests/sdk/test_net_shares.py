@@ -8,9 +8,11 @@ from sqlalchemy import select
 from tests.sdk.federation import SIZE
 from tests.sdk.test_net_crashes import Crash
 
+import fedddpm.own_update
 from fedddpm import LocalPolicyOptions
 from fedddpm.errors import PolicyError
 from fedddpm.own_update import OwnUpdate
+from fedddpm.seeds import derived_seed
 from fedddpm.status import status_rows
 from fedddpm.transport import SessionApi
 from fedddpm_aggregator.app import open_context
@@ -25,6 +27,12 @@ from fedddpm_protocol.spec import RoundSpec
 
 BIG, SMALL = "hospital-a", ("hospital-b", "hospital-c")
 NO_LIMIT = LocalPolicyOptions(warn_share=1e9, max_share=1e9)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_every_run(monkeypatch):
+    """What institutions draw is secret and so are the figures to the last digit; here they follow from names."""
+    monkeypatch.setattr(fedddpm.own_update, "training_seed", lambda state: derived_seed("shares", state.path.name))
 
 
 @pytest.fixture
@@ -107,10 +115,10 @@ def test_a_fixed_clip_norm_stays(fed):
 def test_a_share_that_the_next_clip_norm_mends_stops_nobody(fed, caplog):
     """After round 1 the share is above max_share; within the clip norm that follows it is not."""
     start(fed, rounds=2)
-    policy = LocalPolicyOptions(warn_share=0.5, max_share=0.84)
+    policy = LocalPolicyOptions(warn_share=0.5, max_share=0.78)
     with caplog.at_level(logging.WARNING, logger="fedddpm"):
         shares = figures(fed.together(policy=policy))[BIG]
-    assert shares[0] > 0.84 > shares[1]
+    assert shares[0] > 0.78 > shares[1]
     told = [text for text in caplog.messages if "above warn_share" in text]
     assert len(told) == 2
     assert "the others' images count for little" in told[0]

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from fedddpm_protocol.showing import plain_lines, plain_values
+from fedddpm_protocol.showing import plain, plain_lines, plain_values
 
 _DETAIL = re.compile(r"^DETAIL:.*$", re.MULTILINE)  # PostgreSQL shows the row that it refused
 OWN_LOGGERS = ("fedddpm_aggregator", "fedddpm_protocol")
@@ -64,7 +64,7 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)
-        told = {name: plain_values(value) for name, value in line.items()}
+        told = {plain(name): plain_values(value) for name, value in line.items()}
         if record.exc_info and record.exc_info[1] is not None:
             told["traceback"] = plain_lines("".join(_traceback(record.exc_info[1])))
         return json.dumps(told)

@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)
-        told = {name: plain_values(value) for name, value in line.items()}
+        told = {plain(name): plain_values(value) for name, value in line.items()}
         if record.exc_info and record.exc_info[1] is not None:
             told["traceback"] = plain_lines(_traceback(record.exc_info[1]))
         return json.dumps(told)

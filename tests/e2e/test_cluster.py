@@ -141,7 +141,7 @@ def test_pods_die_in_the_middle_of_a_round(site: Installation, observer: Observe
 def test_an_upgrade_while_a_round_runs(site: Installation, observer: Observer) -> None:
     before = {pod["metadata"]["name"] for pod in site.servers()}
     site.start_run("upgraded", rounds=3, epochs=40)
-    observer.until_phase("upgraded", range(1), Phase.JOIN)
+    observer.until_phase("upgraded", range(2), Phase.JOIN)
     failures: list[BaseException] = []
     upgrade = threading.Thread(target=_caught(site.install_aggregator, failures, settings={"KEEP_ROUNDS": 40}))
     upgrade.start()
@@ -159,7 +159,7 @@ def test_a_failed_upgrade_is_rolled_back(site: Installation, observer: Observer)
     settings = {"KEEP_ROUNDS": 40}
     before = sorted(pod["metadata"]["name"] for pod in site.servers())
     site.start_run("rolled-back", rounds=2, epochs=40)
-    observer.until_phase("rolled-back", range(1), Phase.JOIN)
+    observer.until_phase("rolled-back", range(2), Phase.JOIN)  # on a busy machine the first may be over already
     image = {"repository": site.aggregator_values()["image"]["repository"], "tag": "never-built"}
     hook = {"hook": False}  # else the hook's pod, which has the same image, is what fails
     with pytest.raises(ClusterError):

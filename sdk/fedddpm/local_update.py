@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class LocalUpdate:
         """What goes into the sum: the delta, and what is made up for."""
         return self.delta if self.feedback is None else self.delta + self.feedback
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """32 bytes that name all of it that goes under masks."""
         figures = (self.samples, loss_units(self.loss_before), loss_units(self.loss_after))
@@ -96,7 +97,7 @@ class UpdateStore:
                 feedback=tensors["feedback"].numpy() if "feedback" in tensors else None,
             )
         except (CheckpointError, KeyError, TypeError, ValueError):
-            return None  # a damaged file is trained again, nothing was sent from it that could be lost
+            return None  # a damaged file is as good as none: whether it is made again is the ledger's to say
         wanted = (base_model_hash, update.terms_hash if terms_hash is None else terms_hash)
         return update if (update.base_model_hash, update.terms_hash) == wanted else None
 

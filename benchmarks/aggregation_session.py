@@ -16,17 +16,11 @@ import numpy.typing as npt
 from benchmarks.aggregation_cost import Job, Stopwatch
 from benchmarks.sum_spec import sum_spec
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.cohort import Cohort, SessionPlan, SurvivorSet, session_plan
-from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Join, ShareItem, Unmask
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Member, Roster
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Member, Roster
+from fedddpm_protocol.agreement.spec import (
     WEIGHT_UNITS,
     PartSpec,
     RoundSpec,
@@ -35,7 +29,13 @@ from fedddpm_protocol.spec import (
     TensorSpec,
     part_spec,
 )
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, session_plan
+from fedddpm_protocol.session.coordinator import MaskPlan, form_cohort, recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog
+from fedddpm_protocol.wire.messages import Join, ShareItem, Unmask
 
 Vector = npt.NDArray[np.float32]
 PART = "full"

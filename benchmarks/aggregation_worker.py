@@ -19,14 +19,14 @@ import xxhash
 from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
 from benchmarks.aggregation_session import PART, Machines, Session, Vector, mask_plan, words_of
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.coordinator import MaskPlan
-from fedddpm_protocol.decoding import OpenedPart, check_opened, next_model
-from fedddpm_protocol.encoding import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.scale import Energy
-from fedddpm_protocol.spec import SegmentSpec, model_hash
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.agreement.spec import SegmentSpec, model_hash
+from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, next_model
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
+from fedddpm_protocol.encoding.scale import Energy
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.coordinator import MaskPlan
+from fedddpm_protocol.session.participant import Participant
 
 SAMPLES = 1000  # of every institution
 LOSS = 0.5

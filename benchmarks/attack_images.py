@@ -15,7 +15,7 @@ from torch import Tensor
 from fedddpm.image_set import ImageSet
 from fedddpm.local_update import Vector
 from fedddpm.unet import UNet
-from fedddpm_protocol.spec import Architecture, RoundSpec
+from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
 
 PUBLIC, SECRET = "public", "secret"
 REPEATS, SOLVES = "repeats the draws", "solves for the noise"

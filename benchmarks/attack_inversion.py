@@ -23,7 +23,7 @@ from fedddpm.diffusion import Diffusion
 from fedddpm.initial import initial_network, seed_of
 from fedddpm.local_update import Vector
 from fedddpm.unet import UNet
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
 
 LEARNING_RATE = 0.1  # so that updates stand out of the float32 weights they are added to
 _LAST = 1e-9  # of the last convolution's weights: gradients below 1e-10

@@ -18,9 +18,9 @@ from benchmarks.attack_training import Terms, institution_seed, offer, secure_su
 from fedddpm.image_set import ImageSet
 from fedddpm.local_update import LocalUpdate, UpdateStore, Vector
 from fedddpm.unet import UNet
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import TermsError
-from fedddpm_protocol.spec import RoundSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.session.spent import SpentLog
 
 TERMS = Terms(learning_rate=1e-3, batch_size=8)
 _NOTHING = 1e-30  # a learning rate that moves no float32 weight

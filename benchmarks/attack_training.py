@@ -27,8 +27,8 @@ from fedddpm.partition import PARTS, flatten, manifest
 from fedddpm.seeds import derived_seed, generator_for
 from fedddpm.train_settings import silent
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, model_hash, part_spec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, model_hash, part_spec
 
 _CPU = torch.device("cpu")
 _METHOD = Method.FULL

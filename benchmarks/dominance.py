@@ -42,10 +42,9 @@ from fedddpm.own_share import OwnShare, own_share
 from fedddpm.partition import flatten, manifest, unflatten
 from fedddpm.seeds import derived_seed
 from fedddpm.unet import UNet
-from fedddpm_protocol.clipping import next_clip_norm, norms_allowed
-from fedddpm_protocol.encoding import weight_units
-from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.clipping import next_clip_norm, norms_allowed
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.spec import (
     NOTHING_KNOWN,
     PartResult,
     RoundResult,
@@ -54,6 +53,7 @@ from fedddpm_protocol.spec import (
     model_hash,
     part_spec,
 )
+from fedddpm_protocol.encoding.encoder import weight_units
 
 Vector = npt.NDArray[np.float32]
 PART, SIZE, DIGEST = "full", 28, bytes(32)

@@ -31,8 +31,8 @@ from benchmarks.encoding_updates import log_normal, student_t
 from fedddpm.errors import FedDDPMError
 from fedddpm.partition import manifest
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import DECODER
-from fedddpm_protocol.spec import RINGS, Manifest, coordinates
+from fedddpm_protocol.agreement.methods import DECODER
+from fedddpm_protocol.agreement.spec import RINGS, Manifest, coordinates
 
 _MADE = {"student-t": student_t, "log-normal": log_normal}
 

@@ -14,16 +14,9 @@ import numpy.typing as npt
 from benchmarks.encoding_updates import Vector, Wide
 from benchmarks.sum_spec import sum_spec
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.decoding import OpenedPart, add_mean, check_opened, measure
-from fedddpm_protocol.dither import UNITS, Dither
-from fedddpm_protocol.encoding import Place, ValuesEncoder
-from fedddpm_protocol.errors import WrappedSumError
-from fedddpm_protocol.methods import DECODER, Method
-from fedddpm_protocol.rotation import Rotation
-from fedddpm_protocol.scale import predicted_norm, step_of
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.methods import DECODER, Method
+from fedddpm_protocol.agreement.spec import (
     CHUNK_COORDINATES,
     NOTHING_KNOWN,
     ROTATED,
@@ -33,6 +26,13 @@ from fedddpm_protocol.spec import (
     ScaleReference,
     part_spec,
 )
+from fedddpm_protocol.encoding.decoder import OpenedPart, add_mean, check_opened, measure
+from fedddpm_protocol.encoding.dither import UNITS, Dither
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder
+from fedddpm_protocol.encoding.rotation import Rotation
+from fedddpm_protocol.encoding.scale import predicted_norm, step_of
+from fedddpm_protocol.errors import WrappedSumError
+from fedddpm_protocol.primitives import ring
 
 CLIP_NORM = 4.0  # four times the norm of the made updates
 FIRST_BITS = 24  # of a run's first round, which knows nothing of its scale

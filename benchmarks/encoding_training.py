@@ -25,8 +25,8 @@ from fedddpm.partition import flatten, manifest, unflatten
 from fedddpm.seeds import derived_seed
 from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import DECODER, MODEL_PARTS
-from fedddpm_protocol.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
+from fedddpm_protocol.agreement.methods import DECODER, MODEL_PARTS
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
 
 Tell = Callable[[str], None]
 _KEPT = tuple(part for part in MODEL_PARTS if part != DECODER)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol.spec import WEIGHT_UNITS, Manifest, coordinates
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, Manifest, coordinates
 
 Vector = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]

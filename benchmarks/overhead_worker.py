@@ -21,9 +21,9 @@ from fedddpm.partition import flatten
 from fedddpm.progress import make_reporter
 from fedddpm.state import StateDir
 from fedddpm.transport import Transport
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 
 class ReadyUpdate(OwnUpdate):

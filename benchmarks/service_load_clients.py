@@ -26,19 +26,19 @@ from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
 from http_message_signatures.algorithms import ED25519
 from pydantic import BaseModel
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
-from fedddpm_protocol.chunks import chunk_count
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.encoding import Place, ValuesEncoder, sums_words, weight_units
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Confirmations, SignedDocument, Survivors
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.policy import LocalPolicy, check_spec
-from fedddpm_protocol.roster import Roster, open_roster
-from fedddpm_protocol.shards import session_of
-from fedddpm_protocol.spec import PartSpec, RoundSpec
+from fedddpm_protocol.agreement.chunks import chunk_count
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.roster import Roster, open_roster
+from fedddpm_protocol.agreement.shards import session_of
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, sums_words, weight_units
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
+from fedddpm_protocol.wire.messages import Confirmations, SignedDocument, Survivors
+from fedddpm_protocol.wire.phases import Phase
 
 Vector = npt.NDArray[np.float32]
 PART = "decoder"

@@ -22,9 +22,9 @@ from fedddpm_aggregator.models import write_safetensors
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.settings import KEY_FILE, Settings
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
-from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec
+from fedddpm_protocol.agreement.roster import Member, Roster, Sharding, sign_roster
+from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec
+from fedddpm_protocol.primitives.keys import SigningKey
 
 BITS = 16
 RUN = "load"
@@ -150,7 +150,7 @@ def _first_model(coordinates: int, folder: Path) -> Path:
 
 
 def _start(settings: Settings, folder: Path) -> Process:
-    command = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve", "--port", "0", "--data", str(settings.data)]
+    command = [sys.executable, "-m", "fedddpm_aggregator", "serve", "--port", "0", "--data", str(settings.data)]
     command += ["--database-url", settings.database_url] if settings.database_url else []
     command += ["--blobs", settings.blobs] if settings.blobs else []
     with (folder / "server.log").open("a") as log:

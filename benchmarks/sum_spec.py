@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import Architecture, PartSpec, RoundSpec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import Architecture, PartSpec, RoundSpec
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 _HASH = bytes(32)
 

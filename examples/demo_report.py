@@ -15,8 +15,8 @@ from fedddpm.data import open_images, split_holdout
 from fedddpm.sampling import newest_network, sample_images
 from fedddpm.traffic import less_than_fedavg
 from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm_protocol.encoding import loss_units, mean_losses
-from fedddpm_protocol.spec import LOSS_UNITS
+from fedddpm_protocol.agreement.spec import LOSS_UNITS
+from fedddpm_protocol.encoding.encoder import loss_units, mean_losses
 
 SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
 

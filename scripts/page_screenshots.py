@@ -31,7 +31,7 @@ from fedddpm_aggregator.app import open_context  # noqa: E402
 from fedddpm_aggregator.service.context import Context  # noqa: E402
 from fedddpm_aggregator.service.overview import SessionLine, overview  # noqa: E402
 from fedddpm_aggregator.settings import Settings  # noqa: E402
-from fedddpm_protocol.phases import Phase  # noqa: E402
+from fedddpm_protocol.wire.phases import Phase  # noqa: E402
 
 MEMBERS = ("city-radiology", "clinic-bergen", "hospital-porto", "lab-lyon", "st-marys")
 DROPS_IN, FAILS_IN, SHOWN = 6, 3, 9  # rounds, from 0

@@ -34,7 +34,7 @@ from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.tracing import open_tracer, trace_requests
 from fedddpm_aggregator.watch import Newest, VersionWatch
 from fedddpm_aggregator.workers import Workers
-from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 log = logging.getLogger(__name__)
 KEY_PURPOSE = SERVER_PURPOSE

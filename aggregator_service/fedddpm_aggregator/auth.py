@@ -26,9 +26,9 @@ from http_message_signatures.algorithms import ED25519
 
 from fedddpm_aggregator.errors import AuthenticationError, ClockSkewError, NotEnrolledError, ReplayedError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.api import SIGNED_COMPONENTS
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import UnknownMemberError
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
 
 MIN_NONCE, MAX_NONCE = 16, 128  # characters
 SIGNER = "fedddpm.signer"  # where a request's scope names its Signer, once its head was checked

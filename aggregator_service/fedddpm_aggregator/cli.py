@@ -39,8 +39,8 @@ from fedddpm_aggregator.settings import PREFIX, Settings
 from fedddpm_aggregator.settings_errors import first_error
 from fedddpm_aggregator.shown import shown
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.keys import SigningKey, fingerprint
-from fedddpm_protocol.showing import message
+from fedddpm_protocol.foreign.showing import message
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 HELP = """The aggregator of a federation: its keys, its rosters, its runs, and the server that institutions talk to.
 

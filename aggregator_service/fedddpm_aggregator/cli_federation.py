@@ -14,7 +14,7 @@ from fedddpm_aggregator.keyfile import ROOT_PURPOSE, write_key
 from fedddpm_aggregator.rosterfile import read_document
 from fedddpm_aggregator.service.federation import install_roster
 from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, resume_run, start_run
-from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 federation_app = typer.Typer(no_args_is_help=True, help="Keys, rosters and runs of the federation.")
 federation_app.add_typer(roster_app, name="roster")

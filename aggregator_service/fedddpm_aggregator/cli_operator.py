@@ -18,7 +18,7 @@ from fedddpm_aggregator.operator_client import OperatorClient
 from fedddpm_aggregator.rosterfile import read_document
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.runs import RunSettings
-from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 operator_app = typer.Typer(no_args_is_help=True, help="Runs and rosters from afar, signed by an operator's key.")
 Url = Annotated[str, typer.Option(help="of the aggregator", envvar="FEDDDPM_OPERATOR_URL")]

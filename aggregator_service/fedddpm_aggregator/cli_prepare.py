@@ -18,8 +18,8 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise
 from fedddpm_aggregator.service.preparing import bring_in_force, require_own_key
 from fedddpm_aggregator.waiting import wait_for_database
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.primitives.keys import fingerprint
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 def prepare_command(

@@ -20,11 +20,11 @@ from fedddpm_aggregator.rosterfile import (
     write_roster,
 )
 from fedddpm_aggregator.shown import is_showable, quoted
-from fedddpm_protocol import canonical
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Member, Release, Roster
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import fingerprint
 
 roster_app = typer.Typer(no_args_is_help=True, help="Sign rosters with the federation's root key, offline.")
 RosterFile = Annotated[Path, typer.Argument(help="file of the signed roster")]

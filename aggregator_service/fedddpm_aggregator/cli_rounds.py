@@ -13,10 +13,10 @@ from rich.text import Text
 
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic
-from fedddpm_protocol.encoding import mean_losses
-from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.showing import plain, plain_text
-from fedddpm_protocol.spec import SUM_FIELDS, WEIGHT_UNITS
+from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.agreement.spec import SUM_FIELDS, WEIGHT_UNITS
+from fedddpm_protocol.encoding.encoder import mean_losses
+from fedddpm_protocol.foreign.showing import plain, plain_text
 
 WIDTH_WITHOUT_TERMINAL = 160  # of a pipe or a file, where nobody tells one
 

@@ -12,9 +12,9 @@ import typer
 
 from fedddpm_aggregator.service.attempts import DEFAULT_BITS, DEFAULT_FIRST_BITS
 from fedddpm_aggregator.service.runs import RING_CHOICES, RunSettings
-from fedddpm_protocol.clipping import ADAPTIVE
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import CHUNK_COORDINATES
+from fedddpm_protocol.agreement.clipping import ADAPTIVE
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES
 
 InitialModel = Annotated[Path, typer.Option(help="theta_0, a safetensors file by the SDK's save_model")]
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fedddpm_protocol.showing import message
+from fedddpm_protocol.foreign.showing import message
 
 # Typer may bring a Click of its own; this is the base of all that its commands raise.
 _WRONG_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from fedddpm_protocol.showing import plain
+from fedddpm_protocol.foreign.showing import plain
 
 
 class AggregatorError(Exception):

@@ -21,7 +21,7 @@ from fedddpm_aggregator.metrics_server import UNKNOWN_NAME
 from fedddpm_aggregator.probing import Probe
 from fedddpm_aggregator.schema import this_release
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.host_names import may_be_asked_as
+from fedddpm_protocol.foreign.host_names import may_be_asked_as
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

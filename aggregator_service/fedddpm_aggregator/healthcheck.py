@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from fedddpm_aggregator.service_links import service_links
 from fedddpm_aggregator.shown import shown_url
-from fedddpm_protocol.showing import message
+from fedddpm_protocol.foreign.showing import message
 
 NAME = "healthcheck"
 HELP = "Ask this machine's server whether it lives: status 0, or 1 with a line that says why not."

@@ -10,9 +10,9 @@ from pathlib import Path
 from fedddpm_aggregator.private_files import PrivateFileError, read_and_judge
 from fedddpm_aggregator.shown import is_showable
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign_json import read_json
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.showing import message
+from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.foreign.showing import message
+from fedddpm_protocol.primitives.keys import SigningKey
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
 OPERATOR_PURPOSE = "fedddpm-operator"

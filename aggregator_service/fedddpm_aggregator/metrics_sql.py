@@ -15,7 +15,7 @@ from fedddpm_aggregator.probing import Probe
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.figures import FigureReader, Figures, RunFigures
 from fedddpm_aggregator.service.tally import ROUND_S
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 3.0  # for the database, before a scrape goes on without it

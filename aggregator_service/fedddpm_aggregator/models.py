@@ -23,10 +23,10 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.foreign_json import read_json, record_of
-from fedddpm_protocol.methods import MODEL_PARTS
-from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.agreement.methods import MODEL_PARTS
+from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.foreign.json_reading import read_json, record_of
+from fedddpm_protocol.primitives import canonical
 
 ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
 INITIAL_SEED_KEY = "fedddpm.initial_seed"

@@ -17,9 +17,9 @@ from fedddpm_aggregator.operator_routes import AuditEntry, Done, IncomingModel, 
 from fedddpm_aggregator.request_signing import message_signer, sign_request
 from fedddpm_aggregator.service.runs import RunSettings
 from fedddpm_aggregator.shown import shown_url
-from fedddpm_protocol.api import Problem
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.api import Problem
+from fedddpm_protocol.wire.messages import SignedDocument
 
 _TIMEOUT_S = 60.0
 MOST_REPLY_BYTES = 64 * 2**20  # sessions of 50 attempts with thousands of members

@@ -19,8 +19,8 @@ from fedddpm_aggregator.routes import NAME, PROBLEMS, Caller, Ctx, Name, context
 from fedddpm_aggregator.service import audit, incoming, operating
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.runs import RunSettings
-from fedddpm_protocol.api import MAX_INT32, Count, HexHash, UnixSeconds
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.api import MAX_INT32, Count, HexHash, UnixSeconds
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 class StartRun(BaseModel):

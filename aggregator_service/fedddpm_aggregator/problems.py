@@ -21,7 +21,6 @@ from starlette.routing import Match
 from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.errors import AggregatorError, AuthenticationError
 from fedddpm_aggregator.observability import note
-from fedddpm_protocol.api import PROBLEM_TYPE, Problem
 from fedddpm_protocol.errors import (
     ConflictError,
     DuplicateError,
@@ -30,6 +29,7 @@ from fedddpm_protocol.errors import (
     SignatureError,
     UnknownMemberError,
 )
+from fedddpm_protocol.wire.api import PROBLEM_TYPE, Problem
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"

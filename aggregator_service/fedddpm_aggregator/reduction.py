@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from fedddpm_aggregator.stored_chunks import DamagedUploadError, StoredChunks
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count, segment_digest
-from fedddpm_protocol.coordinator import MaskPlan
-from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, segment_digest
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.coordinator import MaskPlan
 
 __all__ = ["DamagedUploadError", "Look", "ReadChunk", "Reducer", "ThreadReducer", "WriteAt", "open_segment"]
 

@@ -18,8 +18,8 @@ import ray
 import ray.exceptions
 
 from fedddpm_aggregator.reduction_tasks import SumJob, open_stretch
-from fedddpm_protocol import canonical
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count
+from fedddpm_protocol.primitives import canonical
 
 READY, CHUNK, END, FAILED = b"R", b"C", b"E", b"F"  # first byte of what is sent
 RETRIES = 5  # of a task whose worker or node died

@@ -32,11 +32,11 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.reduction import Look, WriteAt, open_chunks
 from fedddpm_aggregator.reduction_tasks import SumJob, release
 from fedddpm_aggregator.stored_chunks import StoredChunks
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.coordinator import MaskPlan
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.session.coordinator import MaskPlan
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 120.0  # without a chunk, or until a cluster answers

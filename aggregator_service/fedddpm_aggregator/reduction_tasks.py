@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fedddpm_aggregator.blobs import open_blobs
 from fedddpm_aggregator.stored_chunks import StoredChunks
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.coordinator import SegmentOpener
-from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.session.coordinator import SegmentOpener
 
 
 def release() -> str:

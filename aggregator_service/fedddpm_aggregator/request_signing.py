@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
 from http_message_signatures.algorithms import ED25519
 
-from fedddpm_protocol.api import SIGNED_COMPONENTS
-from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
 
 _NONCE_BYTES = 18
 

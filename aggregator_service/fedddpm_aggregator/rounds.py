@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 
 class Verdict(Enum):

@@ -15,8 +15,8 @@ from fedddpm_aggregator.long_poll import long_poll
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service import federation, reading
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.api import MAX_COUNT, MAX_INT32, HexHash, Problem, ResultsPage, RunState
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32, HexHash, Problem, ResultsPage, RunState
+from fedddpm_protocol.wire.messages import SignedDocument
 
 LONGEST_WAIT_S = 300.0  # of a poll; longer ones save little
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"

@@ -10,8 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fedddpm_aggregator import examples
 from fedddpm_aggregator.routes import PROBLEMS, Caller, Ctx, Name
 from fedddpm_aggregator.service import confirming, joins, shares, uploads
-from fedddpm_protocol.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
-from fedddpm_protocol.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest
+from fedddpm_protocol.wire.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
+from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest
 
 router = APIRouter(prefix="/v1/sessions/{spec}/{part}", tags=["secure sum"], responses=PROBLEMS)
 

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from fedddpm_aggregator.shown import shown
-from fedddpm_protocol.host_names import name_of
+from fedddpm_protocol.foreign.host_names import name_of
 
 KEY_FILE = "server.key"
 PREFIX = "FEDDDPM_AGGREGATOR_"  # of the variables

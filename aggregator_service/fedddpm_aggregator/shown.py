@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedddpm_protocol.showing import holds_key
+from fedddpm_protocol.foreign.showing import holds_key
 
 MOST_SHOWN = 200  # characters of a name
 

@@ -28,7 +28,7 @@ from fedddpm_aggregator.tables import (
     SessionRow,
     ShareRow,
 )
-from fedddpm_protocol.methods import session_name
+from fedddpm_protocol.agreement.methods import session_name
 
 T = TypeVar("T")
 SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"

@@ -28,7 +28,7 @@ from fedddpm_aggregator.service.retention import retain
 from fedddpm_aggregator.service.sessions import live_of
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_aggregator.workers import Workers
-from fedddpm_protocol.phases import TERMINAL, Phase
+from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
 TIDY_S = 60.0

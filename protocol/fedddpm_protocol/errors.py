@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedddpm_protocol.showing import plain
+from fedddpm_protocol.foreign.showing import plain
 
 
 class ProtocolError(Exception):

@@ -11,13 +11,13 @@ from fedddpm.progress import Reporter
 from fedddpm.session_driver import Seat, SessionDriver
 from fedddpm.transport import Transport
 from fedddpm.vitals import Activity
-from fedddpm_protocol.api import SessionState
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import members_of, session_of
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import members_of, session_of
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.wire.api import SessionState
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 class Attempt:

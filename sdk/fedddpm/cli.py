@@ -10,10 +10,10 @@ import typer
 from fedddpm import cli_evaluate, cli_experiment, cli_participate, cli_sample, errors
 from fedddpm.cli_choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli_errors import Commands
-from fedddpm_protocol.showing import plain
+from fedddpm_protocol.foreign.showing import plain
 
 if TYPE_CHECKING:
-    from fedddpm_protocol.api import RunState
+    from fedddpm_protocol.wire.api import RunState
 
 _NAME_WIDTH = 29  # of the longest name that status shows
 

@@ -27,8 +27,8 @@ from fedddpm.replies import REPLY, WORTH_WAITING, BytesSoFar, parse, read_reply,
 from fedddpm.signing import RequestSigner
 from fedddpm.tls import tls_context
 from fedddpm.traffic import Meter, Traffic
-from fedddpm_protocol.bounds import NOTHING, Bound, bound_of
-from fedddpm_protocol.messages import Message
+from fedddpm_protocol.foreign.bounds import NOTHING, Bound, bound_of
+from fedddpm_protocol.wire.messages import Message
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0  # well within a phase, so that whoever waits out an outage is not late for the session

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm.local_update import LocalUpdate
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.encoding import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.agreement.spec import ROTATED, RoundSpec, SegmentSpec
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
 from fedddpm_protocol.errors import EncodingError, PhaseError
-from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import ROTATED, RoundSpec, SegmentSpec
+from fedddpm_protocol.primitives import ring
 
 Vector = npt.NDArray[np.float32]
 

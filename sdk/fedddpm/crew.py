@@ -34,7 +34,7 @@ from fedddpm.train_settings import TrainSettings
 from fedddpm.trainer import Trainer
 from fedddpm.training_state import fingerprint
 from fedddpm.unet import UNet
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
 
 _STUCK = timedelta(minutes=30)  # longer than any rank works between two exchanges
 _LOOK_EVERY_S = 0.1

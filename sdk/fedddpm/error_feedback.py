@@ -22,11 +22,11 @@ from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.contribution import Contribution, scaled_pieces
 from fedddpm.errors import CheckpointError
 from fedddpm.local_update import LocalUpdate
-from fedddpm_protocol.encoding import l2_norm
+from fedddpm_protocol.agreement.methods import part_of
+from fedddpm_protocol.agreement.spec import PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.encoding.encoder import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
-from fedddpm_protocol.foreign_json import read_json
-from fedddpm_protocol.methods import part_of
-from fedddpm_protocol.spec import PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.foreign.json_reading import read_json
 
 Vector = npt.NDArray[np.float32]
 Sizes = Mapping[str, int]  # part -> parameters, in the order of the round

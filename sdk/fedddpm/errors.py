@@ -13,7 +13,7 @@
 Everything a user can cause or can mend is one of these; any other exception is a defect of this package.
 """
 
-from fedddpm_protocol.showing import message
+from fedddpm_protocol.foreign.showing import message
 
 
 class FedDDPMError(Exception):

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from fedddpm_protocol.errors import PeerProtocolError
-from fedddpm_protocol.messages import Message
+from fedddpm_protocol.wire.messages import Message
 
 FILE = "evidence.jsonl"
 _LOG = logging.getLogger("fedddpm")

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedddpm.errors import ConfigError
 from fedddpm.private_files import read_private
 from fedddpm.shown import holds_private_key, named, shown
+from fedddpm_protocol.agreement.spec import require_name
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign_json import read_json
-from fedddpm_protocol.keys import KEY_BYTES, SigningKey, fingerprint
-from fedddpm_protocol.spec import require_name
+from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.primitives.keys import KEY_BYTES, SigningKey, fingerprint
 
 FORMAT = "fedddpm-identity-1"
 _NEW_KEY = "Make one with: fedddpm keygen --id NAME --out NAME.key"

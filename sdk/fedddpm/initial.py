@@ -1,7 +1,7 @@
 """theta_0 from a public seed: 32 bytes instead of a download, and the same bits on every machine.
 
 PyTorch's own initialisation promises the same numbers only for one release on one kind of machine. Here every tensor
-reads 32-bit words w from a stream of its own (:class:`fedddpm_protocol.prg.MaskStream` under the tensor's name), and
+reads 32-bit words w from a stream of its own (:class:`~fedddpm_protocol.primitives.prg.MaskStream` of its name), and
 
     weight = float32( ((2 w + 1) - 2^32) * (bound / 2^32) )
 
@@ -29,9 +29,9 @@ from torch import nn
 from fedddpm.errors import ModelError
 from fedddpm.partition import PARTS, Vector, parameters_of, unflatten
 from fedddpm.unet import UNet
-from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.prg import MaskStream
 
 SEED_BYTES = 32
 _WORD_BITS = 32

@@ -11,11 +11,11 @@ import sqlite3
 from dataclasses import dataclass
 
 from fedddpm.state import StateDir, ids_from_json, ids_to_json
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.errors import ConflictError, SpentError
-from fedddpm_protocol.messages import Unmask
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Release, Roster
-from fedddpm_protocol.spent import SpentRecord, check_given, check_spent, check_terms, usable_release
+from fedddpm_protocol.session.spent import SpentRecord, check_given, check_spent, check_terms, usable_release
+from fedddpm_protocol.wire.messages import Unmask
 
 _KEY = "root = ? AND base_model_hash = ? AND part = ?"
 _CARRIES = {session: frozenset(parts) for method in Method for session, parts in method.sessions.items()}
@@ -33,7 +33,7 @@ class OwedUnmask:
 
 
 class SpentLedger:
-    """The rules of ``fedddpm_protocol.spent`` over the state folder, for the federation it is pinned to."""
+    """The rules of ``fedddpm_protocol.session.spent`` over the state folder, for the federation it is pinned to."""
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
@@ -100,7 +100,7 @@ class SpentLedger:
         ``session`` is the name of the sum on the wire, the part's own without shards.
 
         Raises:
-            SpentError, ReleaseError: the rule forbids it (see ``fedddpm_protocol.spent``).
+            SpentError, ReleaseError: the rule forbids it (see ``fedddpm_protocol.session.spent``).
             ConflictError: another message was written for this very session.
             StateError: the disk does not take it. Nothing may be sent then.
         """

@@ -25,12 +25,12 @@ from fedddpm.partition import flatten, unflatten
 from fedddpm.ranks import ALONE, Share
 from fedddpm.trainer import Progress, Trainer, TrainSettings
 from fedddpm.unet import UNet
-from fedddpm_protocol.canonical import tagged_hash, u64
-from fedddpm_protocol.encoding import l2_norm, loss_units
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.encoding.encoder import l2_norm, loss_units
 from fedddpm_protocol.errors import NonFiniteError
-from fedddpm_protocol.foreign_json import read_json
-from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.primitives.canonical import tagged_hash, u64
 
 Vector = npt.NDArray[np.float32]
 _KEY, _AVERAGE, _HASHES = "fedddpm.update", "average_updates", ("base_model_hash", "terms_hash")

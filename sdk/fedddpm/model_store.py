@@ -21,12 +21,12 @@ from fedddpm.partition import flatten, load_model_into, manifest, read_architect
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.unet import UNet
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span, segment_digest
-from fedddpm_protocol.decoding import OpenedPart, derive_model
+from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
+from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
 from fedddpm_protocol.errors import MalformedError, ResultError
-from fedddpm_protocol.methods import MODEL_PARTS, Method, part_of
-from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.primitives import ring
 
 Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all

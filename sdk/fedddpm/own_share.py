@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm.contribution import Pieces
-from fedddpm_protocol.methods import part_of
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.methods import part_of
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
 
 Vector = npt.NDArray[np.float32]
 _PIECE = 2**18  # coordinates

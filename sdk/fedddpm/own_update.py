@@ -21,8 +21,8 @@ from fedddpm.state import StateDir
 from fedddpm.telling import Telling
 from fedddpm.unet import UNet
 from fedddpm.vitals import Activity, Work
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 
 class OwnUpdate:

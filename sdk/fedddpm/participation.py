@@ -33,13 +33,13 @@ from fedddpm.telling import Telling
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_roster, accept_spec, require_enrolled
 from fedddpm.vitals import Activity, Work
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RunState
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
 from fedddpm_protocol.errors import ResultError, SpecError
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 class Participation:

@@ -18,8 +18,8 @@ from torch import nn
 from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import ModelError
 from fedddpm.unet import UNet
-from fedddpm_protocol.foreign_json import read_json, record_of
-from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec
+from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec
+from fedddpm_protocol.foreign.json_reading import read_json, record_of
 
 PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
 ARCHITECTURE_KEY = "fedddpm.architecture"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from fedddpm.errors import StateError, TransportError
-from fedddpm_protocol.api import Problem
-from fedddpm_protocol.bounds import bound_of
+from fedddpm_protocol.foreign.bounds import bound_of
+from fedddpm_protocol.wire.api import Problem
 
 CLOCK_ADVICE = "Set this machine's clock (for instance: timedatectl set-ntp true)"
 

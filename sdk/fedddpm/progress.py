@@ -22,7 +22,7 @@ from fedddpm.terminal import PlainConsole
 from fedddpm.traffic import Traffic
 from fedddpm.trainer import Progress as Training
 from fedddpm.vitals import Activity, LiveVitals, Work
-from fedddpm_protocol.showing import plain, plain_values
+from fedddpm_protocol.foreign.showing import plain, plain_values
 
 _LOG = logging.getLogger("fedddpm")
 _TELL_EVERY_S = 30.0  # of training, and of others arriving one by one

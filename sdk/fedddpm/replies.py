@@ -1,6 +1,6 @@
 """Answers of the aggregator: bounded in memory and on disk, never unpacked, and of the kind that was asked for.
 
-How much each kind can have follows from its model (``fedddpm_protocol.bounds``), and no more of it is read.
+How much each kind can have follows from its model (``fedddpm_protocol.foreign.bounds``), and no more of it is read.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import httpx
 from pydantic import ValidationError
 
 from fedddpm.errors import CheckpointError, TransportError
-from fedddpm_protocol.api import Problem
-from fedddpm_protocol.bounds import Bound, bound_of
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.messages import Message
+from fedddpm_protocol.foreign.bounds import Bound, bound_of
+from fedddpm_protocol.wire.api import Problem
+from fedddpm_protocol.wire.messages import Message
 
 WORTH_WAITING = frozenset({408, 429, 500, 502, 503, 504, 507})
 REPLY = TypeVar("REPLY", bound=Message)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from fedddpm.state import StateDir
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 _FACT = "sit-out"
 

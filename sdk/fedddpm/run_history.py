@@ -18,12 +18,12 @@ from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_results
 from fedddpm.unet import UNet
-from fedddpm_protocol.decoding import check_move
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.encoding.decoder import check_move
 from fedddpm_protocol.errors import ResultError, SpecError
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.ring import packed_bytes
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.primitives.ring import packed_bytes
 
 _FLOAT32_BYTES = 4
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 
 from fedddpm.state import StateDir
-from fedddpm_protocol.canonical import kdf
+from fedddpm_protocol.primitives.canonical import kdf
 
 _FACT, _BYTES = "training-secret", 32
 

@@ -16,16 +16,16 @@ from fedddpm.problems import ProblemError, SecondClientError
 from fedddpm.secret import rounding_seed
 from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi, Transport
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.cohort import session_plan
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
 from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, SpentError
-from fedddpm_protocol.messages import Join, Message
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import ClientState, Phase
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.ring import packed_bytes
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.primitives.ring import packed_bytes
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.messages import Join, Message
+from fedddpm_protocol.wire.phases import ClientState, Phase
 
 _UPLOAD_PASSES = 3
 _ORDER = {phase: number for number, phase in enumerate(Phase)}

@@ -18,8 +18,8 @@ from fedddpm.local_update import LocalUpdate
 from fedddpm.own_share import OwnShare, own_share
 from fedddpm.state import StateDir
 from fedddpm.state_report import OWN_SHARE
-from fedddpm_protocol.encoding import weight_units
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.encoding.encoder import weight_units
 
 Vector = npt.NDArray[np.float32]
 _ASK = "ask the federation's coordinator for a run with equal weights, or with a lower clip norm"

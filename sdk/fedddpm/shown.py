@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fedddpm_protocol.showing import holds_key
+from fedddpm_protocol.foreign.showing import holds_key
 
 _LONGEST_PATH = 200
 _PRIVATE = re.compile(r'"(seed|private_?key|secret_?key)"|PRIVATE KEY', re.IGNORECASE)

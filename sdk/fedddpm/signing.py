@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, MappingKeyResolver, algorithms
 
 from fedddpm.identity import Identity
-from fedddpm_protocol.api import SIGNED_COMPONENTS
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
 
 LABEL = "sig1"
 NONCE_BYTES = 18

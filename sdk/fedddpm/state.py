@@ -21,7 +21,7 @@ from fedddpm.identity import root_id
 from fedddpm.state_files import lock_folder, open_database, unusable
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.messages import SignedDocument
 
 _COUNTERS = tuple(field.name for field in fields(Traffic))
 

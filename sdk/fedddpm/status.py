@@ -11,7 +11,7 @@ from fedddpm.own_share import OwnShare
 from fedddpm.state_report import RunReport, parameters_in, read_state
 from fedddpm.traffic import beside_fedavg, fedavg_bytes
 from fedddpm.transport import Transport
-from fedddpm_protocol.api import RunState
+from fedddpm_protocol.wire.api import RunState
 
 _SHORT_PATIENCE_S = 5.0
 

@@ -11,9 +11,9 @@ from fedddpm.errors import StateError
 from fedddpm.local_update import LocalUpdate
 from fedddpm.own_share import OwnShare
 from fedddpm.traffic import Traffic, beside_fedavg, fedavg_bytes
-from fedddpm_protocol.encoding import pooled_losses
-from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.spec import PartResult, RoundResult
+from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult
+from fedddpm_protocol.encoding.encoder import pooled_losses
 
 FILE = "rounds.jsonl"
 

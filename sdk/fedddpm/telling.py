@@ -10,8 +10,8 @@ from fedddpm.progress import Reporter
 from fedddpm.state import StateDir
 from fedddpm.summary import RoundSummary
 from fedddpm.vitals import Activity
-from fedddpm_protocol.api import RunState
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.wire.api import RunState
 
 
 class Telling:

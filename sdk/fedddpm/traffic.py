@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.ring import packed_bytes
-from fedddpm_protocol.spec import PartSpec
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.spec import PartSpec
+from fedddpm_protocol.primitives.ring import packed_bytes
 
 FLOAT_BYTES = 4  # of a parameter in float32
 

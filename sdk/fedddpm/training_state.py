@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import CheckpointError
-from fedddpm_protocol.foreign_json import read_json
+from fedddpm_protocol.foreign.json_reading import read_json
 
 CHECKPOINT_KEY = "fedddpm.training"
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")

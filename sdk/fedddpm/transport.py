@@ -8,8 +8,8 @@ from urllib.parse import quote
 from fedddpm.connection import Connection
 from fedddpm.replies import BytesSoFar
 from fedddpm.traffic import Traffic
-from fedddpm_protocol.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
-from fedddpm_protocol.messages import (
+from fedddpm_protocol.wire.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
+from fedddpm_protocol.wire.messages import (
     Confirmation,
     Confirmations,
     Join,

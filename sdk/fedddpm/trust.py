@@ -12,13 +12,13 @@ from fedddpm.partition import manifest
 from fedddpm.problems import NotEnrolledError
 from fedddpm.state import StateDir
 from fedddpm.unet import UNet
-from fedddpm_protocol import canonical, keys
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result
+from fedddpm_protocol.agreement.roster import Roster, open_roster
+from fedddpm_protocol.agreement.spec import Architecture, Manifest, RoundResult, RoundSpec
 from fedddpm_protocol.errors import OlderRosterError, ResultError, RosterError, SignatureError, UnknownMemberError
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result
-from fedddpm_protocol.roster import Roster, open_roster
-from fedddpm_protocol.spec import Architecture, Manifest, RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.wire.messages import SignedDocument
 
 _CALL = "Stop, and call the federation's coordinator before you go on"
 
@@ -80,7 +80,7 @@ def accept_spec(document: SignedDocument, roster: Roster, options: LocalPolicyOp
     """The round's specification, signed by the roster's aggregator and within the local policy.
 
     Raises:
-        ProtocolError: see ``fedddpm_protocol.policy.check_spec``; PolicyError: see :func:`expected_network`.
+        ProtocolError: see ``fedddpm_protocol.agreement.policy.check_spec``; PolicyError: see :func:`expected_network`.
     """
     keys.verify(roster.server_public_key, "spec", document.body, document.signature, "aggregator")
     asked = canonical.decode(RoundSpec, document.body)

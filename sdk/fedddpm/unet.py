@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedddpm.attention import Attention, LinearAttention
 from fedddpm.errors import ModelError
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
 
 MULTIPLIERS = (1, 2, 4)
 GROUPS = 4  # for the GroupNorm of ResNet blocks; divides the width of every level

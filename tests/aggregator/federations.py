@@ -26,9 +26,9 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.settings import KEY_FILE, Settings
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.roster import Member, Roster, Sharding, sign_roster
-from fedddpm_protocol.spec import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.agreement.roster import Member, Roster, Sharding, sign_roster
+from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.primitives.keys import SigningKey
 
 ARCHITECTURE = Architecture("tiny", 8, 1, 8, (1, 2))
 MANIFESTS = {
@@ -137,7 +137,7 @@ class ServerProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        program = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve", "--port", str(self.port)]
+        program = [sys.executable, "-m", "fedddpm_aggregator", "serve", "--port", str(self.port)]
         arguments = ["--data", str(self.federation.settings.data)]
         if self.federation.database_url:
             arguments += ["--database-url", self.federation.database_url]

@@ -57,6 +57,6 @@ class FutureRelease:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One command of the future, to its end."""
         path = os.pathsep.join([str(self._folder), *(os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-        command = [sys.executable, "-m", "fedddpm_aggregator.cli", *arguments]
+        command = [sys.executable, "-m", "fedddpm_aggregator", *arguments]
         env = os.environ | {"PYTHONPATH": path}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)

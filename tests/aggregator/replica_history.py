@@ -15,13 +15,13 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OpenedValues
 from fedddpm_aggregator.tables import AttemptRow, ResultRow, SessionRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.chunks import chunk_count
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.phases import NEXT_PHASE, Phase
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.chunks import chunk_count
+from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.phases import NEXT_PHASE, Phase
 
 FULL_WAY = [Phase.JOIN, *NEXT_PHASE.values()]
 

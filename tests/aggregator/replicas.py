@@ -21,14 +21,14 @@ from tests.aggregator.driver import ORDER, STEPS, Institution, ProblemError, Sea
 from tests.aggregator.federations import Federation, ServerProcess, identity_of
 from tests.balancer import Balancer
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RunState
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import CohortError, SpentError
-from fedddpm_protocol.messages import Confirmations
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec
-from fedddpm_protocol.spent import SpentLog, SpentRecord
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.session.spent import SpentLog, SpentRecord
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.messages import Confirmations
+from fedddpm_protocol.wire.phases import Phase
 
 PART = "decoder"
 PATIENCE_S = 90.0

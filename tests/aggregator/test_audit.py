@@ -16,7 +16,7 @@ from fedddpm_aggregator.errors import AuditError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.runs import end_run, pause_run, resume_run
-from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.primitives.keys import SigningKey
 
 
 def actions(ctx: Context) -> list[str]:

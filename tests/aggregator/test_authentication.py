@@ -11,8 +11,8 @@ from tests.aggregator.driver import Institution, ProblemError
 from tests.aggregator.federations import identity_of
 from tests.aggregator.sites import NewFederation, Serve, Site
 
-from fedddpm_protocol.api import SIGNED_COMPONENTS
-from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 

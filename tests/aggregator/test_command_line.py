@@ -28,8 +28,8 @@ from fedddpm_aggregator.cli_rounds import console, print_rounds
 from fedddpm_aggregator.service.federation import next_step
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.spec import LOSS_UNITS, WEIGHT_UNITS
+from fedddpm_protocol.agreement.spec import LOSS_UNITS, WEIGHT_UNITS
+from fedddpm_protocol.primitives.keys import fingerprint
 
 PUBLIC = {name: identity_of(name).public_key.hex() for name in "abcde"}
 
@@ -317,7 +317,7 @@ def test_a_used_port_and_a_second_server_are_told(shell: Shell) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         assert "choose another --port" in shell.fails("serve", "--data", "d", "--port", port)
-    program = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve", "--data", "d", "--port", "0"]
+    program = [sys.executable, "-m", "fedddpm_aggregator", "serve", "--data", "d", "--port", "0"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         assert first.stdout is not None
         assert "listening on http://127.0.0.1:" in first.stdout.readline()
@@ -334,7 +334,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_serves_over_tls(shell: Shell, certificate: tuple[Path, Path]) -> None:
     enrol(shell)
     chain, private = certificate
-    program = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve", "--data", "d", "--port", "0"]
+    program = [sys.executable, "-m", "fedddpm_aggregator", "serve", "--data", "d", "--port", "0"]
     program += ["--tls-cert", str(chain), "--tls-key", str(private)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None

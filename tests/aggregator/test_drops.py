@@ -9,10 +9,10 @@ from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, take_seats
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
-from fedddpm_protocol.messages import Confirmations, RevealedShare, Unmask, UnmaskBody
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Release
-from fedddpm_protocol.spent import usable_release
+from fedddpm_protocol.agreement.roster import Release
+from fedddpm_protocol.session.spent import usable_release
+from fedddpm_protocol.wire.messages import Confirmations, RevealedShare, Unmask, UnmaskBody
+from fedddpm_protocol.wire.phases import Phase
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 

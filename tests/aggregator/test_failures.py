@@ -21,7 +21,7 @@ from tests.aggregator.watching import check_part, first_state, until
 from fedddpm_aggregator import problems, workers
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.guard import Guard, Sizes
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 
 class FullDisk:

@@ -9,11 +9,11 @@ from tests.aggregator.federations import read_safetensors, theta_0
 from tests.aggregator.sites import NewFederation, Serve
 from tests.aggregator.watching import base_of, check_part, first_state, opened_part, result_of
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.decoding import next_model
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import model_hash
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import model_hash
+from fedddpm_protocol.encoding.decoder import next_model
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.phases import Phase
 
 
 @pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])

@@ -95,4 +95,4 @@ def test_it_loads_nothing_that_a_server_needs() -> None:
     assert "fedddpm_aggregator" in loaded
     assert not loaded & {"fastapi", "pydantic", "sqlalchemy", "numpy", "typer", "httpx"}
     ours = {name for name in modules if name.startswith("fedddpm_protocol.")}
-    assert ours == {"fedddpm_protocol.showing"}, "which needs nothing else"
+    assert ours == {"fedddpm_protocol.foreign.showing"}, "which needs nothing else"

@@ -25,9 +25,9 @@ from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.observability import JsonFormatter, noting
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol import canonical
-from fedddpm_protocol.roster import Member
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.roster import Member
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
 
 OPERATOR = "operator"
 DOCUMENT = create_app(Settings(data="unused")).openapi()  # type: ignore[arg-type]

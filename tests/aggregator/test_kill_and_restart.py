@@ -18,8 +18,8 @@ from tests.aggregator.watching import check_part, first_state, result_of
 
 from fedddpm_aggregator.database import Database
 from fedddpm_aggregator.tables import SessionRow
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import TensorSpec
+from fedddpm_protocol.agreement.spec import TensorSpec
+from fedddpm_protocol.wire.phases import Phase
 
 LONG = {
     "encoder": (TensorSpec("encoder.a", (4,)),),

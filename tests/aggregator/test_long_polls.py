@@ -19,7 +19,7 @@ from fedddpm_aggregator import long_poll, watch
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.watch import Newest, VersionWatch
-from fedddpm_protocol.api import RunState
+from fedddpm_protocol.wire.api import RunState
 
 BEAT_S = 0.1
 

@@ -15,10 +15,10 @@ from tests.aggregator.federations import ARCHITECTURE
 from tests.protocol.specs import make_spec
 
 from fedddpm_aggregator.models import read_vector, vector_on_disk, write_safetensors
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.decoding import OpenedPart, advance_model, derive_model
-from fedddpm_protocol.spec import TensorSpec, model_hash, part_spec
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.spec import TensorSpec, model_hash, part_spec
+from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model, derive_model
+from fedddpm_protocol.primitives import ring
 
 CHUNK = 2**16
 TENSORS = tuple(TensorSpec(f"decoder.{index}", (2**19,)) for index in range(8))  # 4 Mi parameters, 16 MiB

@@ -30,12 +30,12 @@ from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
 from fedddpm_aggregator.service.shares import get_inbox, post_shares
 from fedddpm_aggregator.service.traffic import rounds_and_traffic
 from fedddpm_aggregator.service.verifying import verify_history
-from fedddpm_protocol import canonical
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.phases import Phase
 
 PART = "decoder"
 Replying = Callable[[Context], Callable[[], object]]

@@ -35,7 +35,7 @@ from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, res
 from fedddpm_aggregator.sweeper import Sweeper
 from fedddpm_aggregator.tables import AttemptRow, RunRow
 from fedddpm_aggregator.workers import Workers
-from fedddpm_protocol.roster import Member, sign_roster
+from fedddpm_protocol.agreement.roster import Member, sign_roster
 
 OLGA = identity_of("olga")
 one_database = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)

@@ -18,7 +18,7 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
 from fedddpm_aggregator.service.runs import pause_run
 from fedddpm_aggregator.tables import ModelRow
-from fedddpm_protocol.roster import Sharding
+from fedddpm_protocol.agreement.roster import Sharding
 
 
 @pytest.fixture

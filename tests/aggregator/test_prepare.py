@@ -24,8 +24,8 @@ from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key, write_key
 from fedddpm_aggregator.schema import alembic_config, revision_of, this_release
 from fedddpm_aggregator.service.audit import all_entries
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.keys import SigningKey, fingerprint
-from fedddpm_protocol.roster import Member, Roster, sign_roster
+from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 PREPARE = [sys.executable, "-m", "fedddpm_aggregator", "prepare"]
 

@@ -23,7 +23,7 @@ from fedddpm_aggregator.keyfile import (
     write_key,
 )
 from fedddpm_aggregator.private_files import PrivateFileError, read_private, too_open
-from fedddpm_protocol.keys import SigningKey
+from fedddpm_protocol.primitives.keys import SigningKey
 
 ROOT, ME, ANOTHER = 0, 1000, 1001
 NOBODY, GROUP = 65534, 4711

@@ -11,7 +11,7 @@ from tests.aggregator.uploaded import Uploaded
 from fedddpm_aggregator.blobs import Blobs, DirectoryBlobs, open_blobs
 from fedddpm_aggregator.reduction import DamagedUploadError, ThreadReducer
 from fedddpm_aggregator.stored_chunks import StoredChunks, chunk_blob, with_checksum
-from fedddpm_protocol import ring
+from fedddpm_protocol.primitives import ring
 
 MEMBERS, CHUNKS = [f"m{number:02}" for number in range(20)], 3
 

@@ -11,8 +11,8 @@ import pytest
 from tests.aggregator.uploaded import CHUNK, Uploaded
 
 from fedddpm_aggregator.reduction import DamagedUploadError, open_segment
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, segment_digest
+from fedddpm_protocol.agreement.chunks import chunk_bytes, segment_digest
+from fedddpm_protocol.primitives import ring
 
 
 @pytest.mark.parametrize("bits", [6, 8, 12, 32])

@@ -18,9 +18,9 @@ from fedddpm_aggregator.service.publishing import remove_strays, scrub
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.service.traffic import Models, RoundTraffic, traffic_by_round
 from fedddpm_aggregator.tables import MessageRow, ResultRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.phases import Phase
 
 
 @pytest.fixture

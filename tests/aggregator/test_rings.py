@@ -17,15 +17,9 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OpenedValues, opened_blob
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.traffic import RoundTraffic, round_traffic
-from fedddpm_protocol.decoding import check_opened, next_model
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import (
-    NOTHING_KNOWN,
-    ROTATED,
-    RoundSpec,
-    coordinates,
-    model_hash,
-)
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, ROTATED, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.encoding.decoder import check_opened, next_model
+from fedddpm_protocol.wire.phases import Phase
 
 WHOLE = 4 * sum(coordinates(manifest) for manifest in WIDER.values())
 SUMS_BYTES = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedddpm_aggregator.rounds import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 
 def view(

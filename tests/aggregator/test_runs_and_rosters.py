@@ -20,9 +20,9 @@ from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.publishing import read_model
 from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Member, sign_roster
+from fedddpm_protocol.agreement.roster import Member, sign_roster
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.phases import Phase
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 

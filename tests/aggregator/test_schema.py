@@ -19,7 +19,7 @@ from fedddpm_aggregator.service.federation import react_to_roster
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import Base
-from fedddpm_protocol import canonical
+from fedddpm_protocol.primitives import canonical
 
 
 def test_migrations_and_tables_agree(new_federation: NewFederation) -> None:

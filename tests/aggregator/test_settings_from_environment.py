@@ -18,10 +18,10 @@ from tests.aggregator.sites import NewFederation
 
 from fedddpm_aggregator.keyfile import ROOT_PURPOSE, SERVER_PURPOSE, write_key
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.keys import SigningKey, fingerprint
+from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 PREFIX = "FEDDDPM_AGGREGATOR_"
-SERVE = [sys.executable, "-m", "fedddpm_aggregator.cli", "serve"]
+SERVE = [sys.executable, "-m", "fedddpm_aggregator", "serve"]
 postgresql = pytest.mark.parametrize("new_federation", ["postgresql"], indirect=True)
 
 

@@ -13,12 +13,12 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.rosterfile import new_draw
 from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.traffic import round_traffic
-from fedddpm_protocol.decoding import next_model
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Roster, Sharding
-from fedddpm_protocol.shards import draw, sessions_of
-from fedddpm_protocol.spec import RoundSpec, model_hash
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster, Sharding
+from fedddpm_protocol.agreement.shards import draw, sessions_of
+from fedddpm_protocol.agreement.spec import RoundSpec, model_hash
+from fedddpm_protocol.encoding.decoder import next_model
+from fedddpm_protocol.wire.phases import Phase
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 

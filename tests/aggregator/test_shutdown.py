@@ -25,7 +25,7 @@ from tests.postgresql import postgresql_or_skip
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import LeaseRow
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 
 def _seats(site: Site) -> list[Seat]:

@@ -22,7 +22,7 @@ from tests.aggregator.federations import identity_of
 
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 FOLDERS = sorted((Path(__file__).parents[1] / "vectors" / "transcripts").iterdir())
 FREE = {"version", "server_time"}  # count and clock of the server

@@ -25,8 +25,8 @@ from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.verifying import attempts_in, verify_history
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.roster import Sharding
+from fedddpm_protocol.agreement.roster import Sharding
+from fedddpm_protocol.primitives.keys import SigningKey
 
 DATABASE = "aggregator.sqlite"
 
@@ -334,7 +334,7 @@ def test_shards_are_verified_one_by_one(tmp_path: Path) -> None:
 
 def test_the_command(place: Place) -> None:
     def command(*options: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", "fedddpm_aggregator.cli", "verify", "--data", str(place.data)]
+        program = [sys.executable, "-m", "fedddpm_aggregator", "verify", "--data", str(place.data)]
         return subprocess.run([*program, *options], capture_output=True, text=True, check=False)
 
     whole = command()

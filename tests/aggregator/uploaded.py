@@ -9,10 +9,10 @@ from tests.protocol.sessions import inputs_for, make_participants, make_plan, ma
 from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.reduction import open_segment
 from fedddpm_aggregator.stored_chunks import StoredChunks, chunk_blob, session_folder, with_checksum
-from fedddpm_protocol import ring
-from fedddpm_protocol.coordinator import MaskPlan, recover
-from fedddpm_protocol.spec import SegmentSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.coordinator import MaskPlan, recover
+from fedddpm_protocol.session.spent import SpentLog
 
 WORDS, CHUNK = 1000, 64
 

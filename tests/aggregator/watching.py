@@ -10,12 +10,12 @@ from tests.aggregator.driver import Seat, expected_sum
 from tests.aggregator.federations import read_safetensors
 from tests.aggregator.sites import Site
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.api import ResultsPage, RunState
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.decoding import OpenedPart
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.spec import PartResult, PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.spec import PartResult, PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.encoding.decoder import OpenedPart
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.wire.api import ResultsPage, RunState
 
 
 def first_state(site: Site, rounds_done: int = 0) -> RunState:

@@ -20,11 +20,11 @@ from fedddpm.model_store import ModelStore
 from fedddpm.state import StateDir
 from fedddpm.transport import Transport
 from fedddpm.trust import accept_results
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RunState
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Roster, open_roster
-from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.roster import Roster, open_roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.phases import Phase
 
 POLL_S = 2.0
 

@@ -33,12 +33,12 @@ from fedddpm_aggregator.service.overview import SessionLine, overview
 from fedddpm_aggregator.service.reading import run_state
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import AttemptRow, ResultRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RunState
-from fedddpm_protocol.encoding import loss_units, weight_units
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.encoding.encoder import loss_units, weight_units
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.phases import Phase
 
 SIZE = 8
 NETWORK = {"poll_s": 1.0, "patience_s": 60.0}

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import wait_until
 
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 AWAY_S = 3.0
 MOMENTS = {

@@ -21,8 +21,8 @@ from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.routes import LONGEST_WAIT_S
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.api import SIGNED_COMPONENTS
-from fedddpm_protocol.roster import Member
+from fedddpm_protocol.agreement.roster import Member
+from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
 
 MEMBER, OPERATOR = "a", "operator"
 

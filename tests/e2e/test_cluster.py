@@ -29,9 +29,9 @@ from tests.cluster.installation import (
 from tests.cluster.kind import Cluster, ClusterError, cluster, run, run_bytes, until, world_or_skip
 from tests.cluster.observer import Observer
 
-from fedddpm_protocol.encoding import loss_units
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.encoding.encoder import loss_units
+from fedddpm_protocol.wire.phases import Phase
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from tests.slow_pipe import far_away
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.service.reading import run_state
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RunState
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RunState
 
 ONE_WAY_S, ROUNDS, ASKING = 0.01, 3, 12
 

@@ -9,7 +9,7 @@ from tests.e2e.federation import SIZE, TRAINING, Federation
 from fedddpm.initial import initial_vector, seed_of
 from fedddpm.partition import flatten, save_model
 from fedddpm.sampling import load_network, newest_network
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 
 def fetched_models(fed: Federation, member: str) -> list[str]:

@@ -12,8 +12,8 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, sitecustomize, wait_until
 
 from fedddpm import LocalPolicyOptions
-from fedddpm_protocol.api import JoinReceipt
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.api import JoinReceipt
+from fedddpm_protocol.wire.phases import Phase
 
 EVERY_STEP = """
 import time

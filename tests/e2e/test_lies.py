@@ -19,11 +19,11 @@ import fedddpm.contribution
 from fedddpm import LocalPolicyOptions
 from fedddpm.errors import ModelError, PolicyError, TransportError
 from fedddpm.problems import NotEnrolledError
-from fedddpm_protocol import canonical
-from fedddpm_protocol.encoding import ValuesEncoder
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.policy import sign_result, sign_spec
-from fedddpm_protocol.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.policy import sign_result, sign_spec
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.encoding.encoder import ValuesEncoder
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.messages import SignedDocument
 
 Words = npt.NDArray[np.unsignedinteger]
 NOT_THIS_MODEL = bytes(range(32))

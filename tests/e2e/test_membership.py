@@ -10,8 +10,8 @@ from tests.e2e.federation import Federation, blobs, command_error, wait_until
 
 from fedddpm.identity import Identity
 from fedddpm.problems import NotEnrolledError
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.phases import Phase
 
 
 def first_round(fed: Federation) -> None:

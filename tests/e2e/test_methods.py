@@ -15,9 +15,9 @@ from fedddpm.partition import flatten, manifest
 from fedddpm.sampling import newest_network
 from fedddpm.traffic import plan_bytes, plan_round
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import coordinates
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.spec import coordinates
+from fedddpm_protocol.wire.phases import Phase
 
 
 def check_traffic(fed: Federation, method: Method, bits: int) -> None:

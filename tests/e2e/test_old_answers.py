@@ -13,10 +13,10 @@ from tests.e2e.federation import Federation
 
 from fedddpm import doubt
 from fedddpm.errors import PolicyError, TransportError
-from fedddpm_protocol import canonical
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.policy import sign_spec
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.policy import sign_spec
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.messages import SignedDocument
 
 State = dict[str, Any]
 Lie = Callable[[Federation, State, State], State]  # of what was said in round 1 and what is said now

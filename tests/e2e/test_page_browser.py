@@ -24,9 +24,9 @@ from tests.aggregator.watching import first_state, result_of, until
 
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.spec import TensorSpec, model_hash
+from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.spec import TensorSpec, model_hash
+from fedddpm_protocol.wire.messages import SignedDocument
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PASSWORD = "correct horse battery"  # noqa: S105 - of a page that lives for one test

@@ -30,7 +30,7 @@ from fedddpm_aggregator.blobs import DirectoryBlobs
 from fedddpm_aggregator.reduction import DamagedUploadError
 from fedddpm_aggregator.reduction_ray import RayReducer
 from fedddpm_aggregator.stored_chunks import chunk_blob
-from fedddpm_protocol import ring
+from fedddpm_protocol.primitives import ring
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -17,7 +17,7 @@ from tests.e2e.federation import Federation
 import fedddpm.session_driver
 from fedddpm.identity import Identity
 from fedddpm.local_update import UpdateStore
-from fedddpm_protocol.participant import Participant
+from fedddpm_protocol.session.participant import Participant
 
 
 class Recorder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.e2e.conftest import NewFederation
 
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.shards import draw
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.shards import draw
+from fedddpm_protocol.wire.phases import Phase
 
 
 def test_two_shards_train_one_model(new_federation: NewFederation) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.test_institution_killed import EVERY_STEP, step_of
 from tests.e2e.test_secrets import forms
 
 from fedddpm.identity import Identity
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 
 def terminate(fed: Federation, member: str) -> None:

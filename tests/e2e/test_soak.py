@@ -10,9 +10,9 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
 
-from fedddpm_protocol.encoding import loss_units
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.encoding.encoder import loss_units
+from fedddpm_protocol.wire.phases import Phase
 
 ROUNDS = int(os.environ.get("FEDDDPM_SOAK_ROUNDS", "20"))
 SECONDS = float(os.environ.get("FEDDDPM_SOAK_SECONDS", "300"))  # of killing; then the run may end in peace

@@ -17,8 +17,8 @@ def main() -> None:
     from tests.protocol.specs import make_spec
     from tests.protocol.sums import opened_part
 
-    from fedddpm_protocol import ring
-    from fedddpm_protocol.decoding import next_model
+    from fedddpm_protocol.encoding.decoder import next_model
+    from fedddpm_protocol.primitives import ring
 
     size = 325_000  # five blocks of 65536, each in 16 lanes
     base = (np.arange(size) % 1999 - 999).astype(np.float32) / np.float32(1000)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.protocol.test_vectors import Replay
 
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import ClientState
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.phases import ClientState
 
 
 def flip(data: bytes, position: int = -1) -> bytes:

@@ -17,17 +17,17 @@ from itertools import count
 
 from tests.protocol.sessions import identity_of, inputs_for, make_plan, make_roster, mask_all
 
-from fedddpm_protocol import canonical, keys
-from fedddpm_protocol.cohort import Cohort
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Confirmation, Join, JoinBody, ShareItem, Shares, Survivor
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import ClientState
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.sealed import channel_key, seal
-from fedddpm_protocol.spec import SegmentSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import Cohort
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.sealed import channel_key, seal
+from fedddpm_protocol.session.spent import SpentLog
+from fedddpm_protocol.wire.messages import Confirmation, Join, JoinBody, ShareItem, Shares, Survivor
+from fedddpm_protocol.wire.phases import ClientState
 
 PRIME = 2**61 - 1
 NOTHING = 255  # terms under which nothing is learned

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.cohort import SessionPlan
-from fedddpm_protocol.coordinator import form_cohort, recover
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Join, ShareItem, Unmask
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Member, Roster
-from fedddpm_protocol.spec import SegmentSpec
-from fedddpm_protocol.spent import SpentLog, SpentRecord
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Member, Roster
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import SessionPlan
+from fedddpm_protocol.session.coordinator import form_cohort, recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog, SpentRecord
+from fedddpm_protocol.wire.messages import Join, ShareItem, Unmask
 
 CHUNK = 8
 SEGMENTS = (SegmentSpec("part", 32, 20, "fixed-point"), SegmentSpec("part.weights", 32, 3, "integers"))

@@ -7,10 +7,9 @@ from typing import Any
 
 from tests.protocol.sessions import make_roster
 
-from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import (
     LARGEST_BLOCK,
     WIDEST_ROTATED,
     Architecture,
@@ -20,6 +19,7 @@ from fedddpm_protocol.spec import (
     TensorSpec,
     part_spec,
 )
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 ARCHITECTURE = Architecture("tiny", 28, 1, 8, (1, 2))
 MANIFESTS = {

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.decoding import OpenedPart, add_mean
-from fedddpm_protocol.encoding import Place, ValuesEncoder
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.encoding.decoder import OpenedPart, add_mean
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder
+from fedddpm_protocol.primitives import ring
 
 
 def names(n: int) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from fedddpm_protocol import api, canonical, messages
-from fedddpm_protocol.api import Reply, RunState, SessionState
-from fedddpm_protocol.bounds import NOTHING, Bound, bound_of
-from fedddpm_protocol.messages import Message, SignedDocument
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.foreign.bounds import NOTHING, Bound, bound_of
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire import api, messages
+from fedddpm_protocol.wire.api import Reply, RunState, SessionState
+from fedddpm_protocol.wire.messages import Message, SignedDocument
+from fedddpm_protocol.wire.phases import Phase
 
 MIB = 2**20
 REPLIES = [

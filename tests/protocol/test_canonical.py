@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocol.specs import make_result, make_spec
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import (
+from fedddpm_protocol.agreement.spec import Architecture, RoundResult, RoundSpec
+from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.canonical import (
     MAX_INT,
     MAX_U64,
     decode,
@@ -25,9 +27,7 @@ from fedddpm_protocol.canonical import (
     u64,
     unlp,
 )
-from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.messages import JoinBody, RevealedShare, UnmaskBody
-from fedddpm_protocol.spec import Architecture, RoundResult, RoundSpec
+from fedddpm_protocol.wire.messages import JoinBody, RevealedShare, UnmaskBody
 
 FIELDS = st.lists(st.binary(max_size=20), max_size=6)
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tests.protocol.sessions import identity_of, make_plan, make_roster
 from tests.protocol.specs import make_spec
 
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.coordinator import form_cohort
+from fedddpm_protocol.agreement.methods import Method, assign_parts
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import CohortTooSmallError, DuplicateError, MalformedError, SignatureError, SpecError
-from fedddpm_protocol.messages import Join
-from fedddpm_protocol.methods import Method, assign_parts
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.session.coordinator import form_cohort
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.messages import Join
 
 
 def ids(*indices: int) -> tuple[str, ...]:

@@ -14,16 +14,8 @@ import pytest
 from tests.protocol.specs import changed, make_part_result, make_result, make_spec
 from tests.protocol.sums import encoded, mean_of, names, opened_part, summed
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.decoding import OpenedPart, check_move, check_opened, measure, next_model
-from fedddpm_protocol.dither import UNITS, shift, total_table
-from fedddpm_protocol.encoding import Place, fit_to_norm
-from fedddpm_protocol.errors import ResultError, WrappedSumError
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.scale import Energy, predicted_norm, step_of
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import (
     NOTHING_KNOWN,
     RINGS,
     ROWS,
@@ -34,6 +26,14 @@ from fedddpm_protocol.spec import (
     coordinates,
     model_hash,
 )
+from fedddpm_protocol.encoding.decoder import OpenedPart, check_move, check_opened, measure, next_model
+from fedddpm_protocol.encoding.dither import UNITS, shift, total_table
+from fedddpm_protocol.encoding.encoder import Place, fit_to_norm
+from fedddpm_protocol.encoding.scale import Energy, predicted_norm, step_of
+from fedddpm_protocol.errors import ResultError, WrappedSumError
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.prg import MaskStream
 
 SIZE = 5000
 
@@ -130,7 +130,7 @@ def test_decoding_is_its_definition_in_whole_numbers(
     bits: int, rows: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if rows is not None:  # several lanes in a block, as where blocks are larger than 4096
-        monkeypatch.setattr("fedddpm_protocol.spec.ROWS", rows)
+        monkeypatch.setattr("fedddpm_protocol.agreement.spec.ROWS", rows)
     spec = make_spec(bits=bits, coordinates=200, clip_norm=1.0)
     deltas = updates(3, 1.0, size=200)
     words = summed(spec, deltas, [30000] * 3, cohort=5)

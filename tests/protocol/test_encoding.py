@@ -12,22 +12,8 @@ import pytest
 from tests.protocol.specs import make_spec
 from tests.protocol.sums import encoded, mean_of, summed
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count
-from fedddpm_protocol.dither import UNITS, Dither
-from fedddpm_protocol.encoding import (
-    Place,
-    ValuesEncoder,
-    fit_to_norm,
-    l2_norm,
-    loss_units,
-    sums_words,
-    weight_units,
-)
-from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
-from fedddpm_protocol.rotation import Rotation
-from fedddpm_protocol.scale import step_of
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count
+from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
     NOTHING_KNOWN,
@@ -40,6 +26,20 @@ from fedddpm_protocol.spec import (
     TensorSpec,
     part_spec,
 )
+from fedddpm_protocol.encoding.dither import UNITS, Dither
+from fedddpm_protocol.encoding.encoder import (
+    Place,
+    ValuesEncoder,
+    fit_to_norm,
+    l2_norm,
+    loss_units,
+    sums_words,
+    weight_units,
+)
+from fedddpm_protocol.encoding.rotation import Rotation
+from fedddpm_protocol.encoding.scale import step_of
+from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
+from fedddpm_protocol.primitives import ring
 
 SIZE = 60
 FIRST = Place(0, 5)

@@ -15,11 +15,18 @@ import pytest
 from tests.protocol.specs import make_spec
 from tests.protocol.sums import mean_of, opened_part, summed
 
-from fedddpm_protocol.decoding import add_mean, check_opened, measure
+from fedddpm_protocol.agreement.spec import (
+    NOTHING_KNOWN,
+    WEIGHT_UNITS,
+    RoundSpec,
+    ScaleReference,
+    TensorSpec,
+    part_spec,
+)
+from fedddpm_protocol.encoding.decoder import add_mean, check_opened, measure
+from fedddpm_protocol.encoding.rotation import Rotation
+from fedddpm_protocol.encoding.scale import step_of
 from fedddpm_protocol.errors import WrappedSumError
-from fedddpm_protocol.rotation import Rotation
-from fedddpm_protocol.scale import step_of
-from fedddpm_protocol.spec import NOTHING_KNOWN, WEIGHT_UNITS, RoundSpec, ScaleReference, TensorSpec, part_spec
 
 SIZE = 2**17  # parameters; whole blocks, so that nothing is padding
 PAPER = 716_297  # of the decoder in the paper

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fedddpm_protocol.methods import DECODER, ENCODER, MODEL_PARTS, Method, assign_parts, reports_losses
+from fedddpm_protocol.agreement.methods import DECODER, ENCODER, MODEL_PARTS, Method, assign_parts, reports_losses
 
 MEMBERS = tuple("abcdefg")  # seven: a draw gives one of encoder and decoder to three of them, the other to four
 DRAWS = [assign_parts(bytes([number]) * 32, MEMBERS) for number in range(24)]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.protocol.lying_server import NOTHING, World
 
-from fedddpm_protocol.cohort import SurvivorSet
-from fedddpm_protocol.phases import ClientState
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spent import SpentLog, SpentRecord
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.session.cohort import SurvivorSet
+from fedddpm_protocol.session.spent import SpentLog, SpentRecord
+from fedddpm_protocol.wire.phases import ClientState
 
 CONFIGURATIONS = [(3, 0, 3), (4, 0, 3), (4, 1, 3), (5, 1, 3), (5, 2, 4), (6, 1, 3)]
 BOUNDED = settings(

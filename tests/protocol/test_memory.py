@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.protocol.sessions import make_participants, make_plan, make_roster
 
-from fedddpm_protocol.coordinator import recover
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.spec import SegmentSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.session.coordinator import recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog
 
 CHUNK = 2**18  # coordinates; 1 MiB at 32 bits
 CHUNK_BYTES = 4 * CHUNK

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fedddpm_protocol import api
-from fedddpm_protocol.messages import (
+from fedddpm_protocol.wire import api
+from fedddpm_protocol.wire.messages import (
     MAX_CHUNKS,
     MAX_COHORT,
     MAX_SEGMENTS,

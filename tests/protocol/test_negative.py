@@ -12,8 +12,8 @@ from tests.protocol.faults import flip, identity, is_forgotten
 from tests.protocol.sessions import identity_of, make_participants, make_plan, make_roster
 from tests.protocol.test_vectors import CASES, Replay
 
-from fedddpm_protocol import canonical, keys
-from fedddpm_protocol.cohort import verify_join
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.errors import (
     CohortError,
     CohortTooSmallError,
@@ -28,13 +28,13 @@ from fedddpm_protocol.errors import (
     SpentError,
     UnknownMemberError,
 )
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Join, JoinBody, ShareItem, Shares
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import ClientState
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Release
-from fedddpm_protocol.sealed import channel_key, open_item, seal
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import verify_join
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.sealed import channel_key, open_item, seal
+from fedddpm_protocol.wire.messages import Join, JoinBody, ShareItem, Shares
+from fedddpm_protocol.wire.phases import ClientState
 
 P = 2**255 - 19
 # The points of order 1, 2, 4 and 8 of Curve25519 and its twist, and the other encodings of the first two (Wycheproof,

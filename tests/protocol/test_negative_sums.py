@@ -19,10 +19,8 @@ from tests.protocol.sessions import (
 )
 from tests.protocol.test_vectors import CASES, Replay
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_span, segment_digest
-from fedddpm_protocol.cohort import samples_message
-from fedddpm_protocol.coordinator import recover
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_span, segment_digest
+from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.errors import (
     CohortTooSmallError,
     CommitmentError,
@@ -37,11 +35,13 @@ from fedddpm_protocol.errors import (
     SurvivorsError,
     UnknownMemberError,
 )
-from fedddpm_protocol.messages import Confirmation, RevealedShare, Survivor, Unmask, UnmaskBody, UploadManifest
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import CLIENT_STEPS, ClientState, Step
-from fedddpm_protocol.roster import Release
-from fedddpm_protocol.spent import SpentLog, SpentRecord, check_spent, usable_release
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.cohort import samples_message
+from fedddpm_protocol.session.coordinator import recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog, SpentRecord, check_spent, usable_release
+from fedddpm_protocol.wire.messages import Confirmation, RevealedShare, Survivor, Unmask, UnmaskBody, UploadManifest
+from fedddpm_protocol.wire.phases import CLIENT_STEPS, ClientState, Step
 
 ANY_UNMASK = Unmask(id="site-0", body=b"x", signature=bytes(64))
 

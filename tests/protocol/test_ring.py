@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedddpm_protocol import ring
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.prg import MaskStream
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.prg import MaskStream
 
 ODD_RINGS = (9, 11, 12, 17, 33)
 

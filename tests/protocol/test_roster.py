@@ -9,7 +9,10 @@ import pytest
 from tests.protocol.sessions import SERVER, identity_of, make_roster
 from tests.protocol.specs import ARCHITECTURE, make_part_result, make_result, make_spec, manifest_of
 
-from fedddpm_protocol import canonical
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.roster import Member, Release, Roster, open_roster, sign_roster
+from fedddpm_protocol.agreement.spec import Architecture, RoundSpec, TensorSpec, part_spec
 from fedddpm_protocol.errors import (
     OlderRosterError,
     PolicyError,
@@ -19,12 +22,9 @@ from fedddpm_protocol.errors import (
     SpecError,
     UnknownMemberError,
 )
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
-from fedddpm_protocol.roster import Member, Release, Roster, open_roster, sign_roster
-from fedddpm_protocol.spec import Architecture, RoundSpec, TensorSpec, part_spec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.messages import SignedDocument
 
 ROOT = SigningKey(b"\x99" * 32)
 ROSTER = make_roster(5, 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.protocol.sessions import make_participants, make_plan, make_roster
 
+from fedddpm_protocol.agreement.spec import SegmentSpec, TensorSpec, part_spec
 from fedddpm_protocol.errors import SpentError
-from fedddpm_protocol.messages import Unmask
-from fedddpm_protocol.phases import ClientState
-from fedddpm_protocol.spec import SegmentSpec, TensorSpec, part_spec
-from fedddpm_protocol.spent import SpentLog, SpentRecord
+from fedddpm_protocol.session.spent import SpentLog, SpentRecord
+from fedddpm_protocol.wire.messages import Unmask
+from fedddpm_protocol.wire.phases import ClientState
 
 WEIGHTS = SegmentSpec("part.weights", 32, 3, "integers")
 

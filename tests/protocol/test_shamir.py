@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedddpm_protocol.errors import CommitmentError
-from fedddpm_protocol.shamir import combine, inverse, multiply, reconstruct, split
+from fedddpm_protocol.primitives.shamir import combine, inverse, multiply, reconstruct, split
 
 SECRET = bytes(range(100, 132))
 

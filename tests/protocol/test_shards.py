@@ -15,15 +15,15 @@ from tests.protocol.sessions import SERVER, make_roster
 from tests.protocol.specs import make_spec
 from tests.protocol.sums import opened_part, summed
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.cohort import session_plan, verify_join
-from fedddpm_protocol.decoding import derive_model
+from fedddpm_protocol.agreement.methods import Method, part_of, session_name, sessions_by_part
+from fedddpm_protocol.agreement.roster import SHARD_RISK_BITS, Member, Roster, Sharding
+from fedddpm_protocol.agreement.shards import draw, members_of, session_of, sessions_of, shard_of
+from fedddpm_protocol.encoding.decoder import derive_model
 from fedddpm_protocol.errors import MalformedError, SpecError, UnknownMemberError
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Join, JoinBody
-from fedddpm_protocol.methods import Method, part_of, session_name, sessions_by_part
-from fedddpm_protocol.roster import SHARD_RISK_BITS, Member, Roster, Sharding
-from fedddpm_protocol.shards import draw, members_of, session_of, sessions_of, shard_of
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import session_plan, verify_join
+from fedddpm_protocol.wire.messages import Join, JoinBody
 
 SEED = bytes(range(32))
 

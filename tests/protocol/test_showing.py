@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedddpm_protocol.foreign_json import read_json, record_of
-from fedddpm_protocol.host_names import may_be_asked_as
-from fedddpm_protocol.showing import MOST_SHOWN, holds_key, message, plain, plain_lines, plain_values, without_keys
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.foreign.host_names import may_be_asked_as
+from fedddpm_protocol.foreign.json_reading import read_json, record_of
+from fedddpm_protocol.foreign.showing import (
+    MOST_SHOWN,
+    holds_key,
+    message,
+    plain,
+    plain_lines,
+    plain_values,
+    without_keys,
+)
 
 ODD = st.text(st.characters(), max_size=300)  # surrogates and unassigned characters, too
 KEYS = st.integers(0, 2**64).map(lambda seed: hashlib.sha256(b"%d" % seed).digest())  # as a real one: random

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedddpm_protocol import keys, masks, ring
-from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.chunks import chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.cohort import SessionPlan
-from fedddpm_protocol.coordinator import form_cohort, recover
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.methods import assign_parts
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Member, Roster
-from fedddpm_protocol.spec import SegmentSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.agreement.methods import assign_parts
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Member, Roster
+from fedddpm_protocol.agreement.spec import SegmentSpec
+from fedddpm_protocol.primitives import keys, ring
+from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session import masks
+from fedddpm_protocol.session.cohort import SessionPlan
+from fedddpm_protocol.session.coordinator import form_cohort, recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "sa1.json").read_text())
 CASES = VECTORS["cases"]

@@ -20,7 +20,7 @@ from fedddpm.transport import Transport
 from fedddpm.unet import UNet
 from fedddpm_aggregator.cli import app as operator
 
-AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator.cli"]
+AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]
 SIZE = 8
 NETWORK = NetworkOptions(poll_s=2, patience_s=60)
 

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from fedddpm.config import NetworkOptions
 from fedddpm.connection import Connection
 from fedddpm.identity import Identity
-from fedddpm_protocol.api import PROBLEM_TYPE
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.api import PROBLEM_TYPE
+from fedddpm_protocol.wire.messages import SignedDocument
 
 ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
 CONTENT = bytes(range(256)) * 4000

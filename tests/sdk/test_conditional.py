@@ -12,7 +12,7 @@ from fedddpm.partition import PARTS, flatten, manifest, parameters_of, unflatten
 from fedddpm.sampling import sample_images
 from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 LABEL = "encoder.label.weight"
 CPU = torch.device("cpu")

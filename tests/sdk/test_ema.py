@@ -21,7 +21,7 @@ from fedddpm.errors import CheckpointError, ModelError
 from fedddpm.local_update import LocalUpdate, adopt_round, local_parts
 from fedddpm.partition import flatten, save_model
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 
 def model(seed: int = 0) -> UNet:

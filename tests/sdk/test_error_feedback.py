@@ -15,9 +15,9 @@ from fedddpm.config import LearningOptions
 from fedddpm.error_feedback import ErrorFeedback, Summed
 from fedddpm.experiment.secure_sum import Opened, aggregate
 from fedddpm.local_update import LocalUpdate, UpdateStore
-from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 US = (MEMBERS[0], MEMBERS[3], MEMBERS[5])  # of similar weight
 FILE = "residual.safetensors"

@@ -10,7 +10,7 @@ from fedddpm.errors import ConfigError
 from fedddpm.experiment.plan import plan_runs, smallest_sum
 from fedddpm.experiment.presets import PRESETS, preset
 from fedddpm.experiment.settings import StudySettings, build, read_settings
-from fedddpm_protocol.methods import assign_parts
+from fedddpm_protocol.agreement.methods import assign_parts
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -11,13 +11,13 @@ from fedddpm.contribution import Pieces, scaled_pieces
 from fedddpm.experiment.secure_session import Federation
 from fedddpm.experiment.secure_sum import aggregate
 from fedddpm.local_update import LocalUpdate
-from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.encoding import capped_weight
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.shards import draw, largest_cohort
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
+from fedddpm_protocol.encoding.encoder import capped_weight
+from fedddpm_protocol.encoding.scale import step_of
 from fedddpm_protocol.errors import PolicyError, RingOverflowError, WrappedSumError
-from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.scale import step_of
-from fedddpm_protocol.shards import draw, largest_cohort
-from fedddpm_protocol.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 SIZES = {"encoder": 700, "bottleneck": 250, "decoder": 330}
 MEMBERS = tuple(f"site-{index}" for index in range(7))

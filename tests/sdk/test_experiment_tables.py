@@ -25,8 +25,8 @@ from fedddpm.experiment.traffic_table import traffic_table
 from fedddpm.partition import manifest
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import coordinates
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.spec import coordinates
 
 
 def column(table: Table, title: str) -> list[str]:

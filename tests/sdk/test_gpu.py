@@ -10,7 +10,7 @@ from fedddpm.image_set import ImageSet
 from fedddpm.partition import flatten
 from fedddpm.trainer import Trainer, TrainSettings
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS
+from fedddpm_protocol.agreement.methods import MODEL_PARTS
 
 pytestmark = [
     pytest.mark.gpu,

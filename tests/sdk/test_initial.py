@@ -16,7 +16,7 @@ from fedddpm.errors import ModelError
 from fedddpm.initial import initial_network, initial_vector, seed_of
 from fedddpm.partition import INITIAL_SEED_KEY, PARTS, flatten, manifest, parameters_of, save_model
 from fedddpm.unet import UNet, architecture_of
-from fedddpm_protocol.spec import model_hash
+from fedddpm_protocol.agreement.spec import model_hash
 
 SMALL = architecture_of(8, 1, "tiny", classes=3)
 # Whoever changes these gives every federation that runs another theta_0 than its institutions have.
@@ -27,7 +27,7 @@ import sys, torch
 from fedddpm.initial import initial_network, seed_of
 from fedddpm.partition import flatten, manifest
 from fedddpm.unet import architecture_of
-from fedddpm_protocol.spec import model_hash
+from fedddpm_protocol.agreement.spec import model_hash
 torch.set_num_threads(int(sys.argv[1]))
 torch.set_flush_denormal(sys.argv[1] == "4")
 torch.manual_seed(int(sys.argv[1]))

@@ -19,7 +19,7 @@ from fedddpm.sampling import newest_network
 from fedddpm.state_report import read_state
 from fedddpm.train_settings import silent
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")
 STEPS = 2  # a round: 11 to 14 images in batches of 8

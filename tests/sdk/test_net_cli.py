@@ -22,7 +22,7 @@ from fedddpm.initial import seed_of
 from fedddpm.partition import INITIAL_SEED_KEY, read_architecture
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.traffic import Traffic
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.messages import SignedDocument
 
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
 

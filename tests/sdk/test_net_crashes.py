@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedddpm.transport import SessionApi
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 POINTS = [
     ("join", "before"),

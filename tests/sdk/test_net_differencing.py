@@ -12,11 +12,11 @@ from fedddpm.progress import Reporter
 from fedddpm.run_history import RunHistory
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.telling import Telling
-from fedddpm_protocol.api import RunState
+from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.errors import SpecError, SpentError
-from fedddpm_protocol.messages import SignedDocument, Unmask
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spent import SpentRecord
+from fedddpm_protocol.session.spent import SpentRecord
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.messages import SignedDocument, Unmask
 
 BASE, ALL, SOME = b"b" * 32, ("a", "b", "c", "d", "e", "f"), ("a", "c", "e")
 

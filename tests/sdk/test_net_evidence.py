@@ -3,7 +3,7 @@
 import json
 
 from fedddpm.transport import SessionApi
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 
 def test_a_share_that_does_not_open_is_kept_and_the_next_attempt_goes_on(federation, monkeypatch):

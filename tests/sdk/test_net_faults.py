@@ -21,7 +21,7 @@ from fedddpm.local_update import UpdateStore
 from fedddpm.problems import NotEnrolledError, SecondClientError, UnreachableError
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.transport import SessionApi, Transport
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 A = "hospital-a"
 

@@ -31,9 +31,9 @@ from fedddpm.status import status_rows
 from fedddpm.telling import Telling
 from fedddpm.terminal import PlainConsole
 from fedddpm.transport import SessionApi, Transport
-from fedddpm_protocol.api import PROBLEM_TYPE, RunState
-from fedddpm_protocol.bounds import bound_of
-from fedddpm_protocol.messages import Confirmation, Join, Shares, SignedDocument, Unmask, UploadManifest
+from fedddpm_protocol.foreign.bounds import bound_of
+from fedddpm_protocol.wire.api import PROBLEM_TYPE, RunState
+from fedddpm_protocol.wire.messages import Confirmation, Join, Shares, SignedDocument, Unmask, UploadManifest
 
 MIB = 2**20
 ESCAPES = "\x1b[2J\x1b]0;forged\x07\n2026-01-01 00:00:00 Warning: forged\r\u202e\u200b[bold]x[/bold]"

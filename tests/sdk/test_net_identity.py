@@ -13,7 +13,7 @@ from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.tls import tls_context
-from fedddpm_protocol.keys import fingerprint, verify
+from fedddpm_protocol.primitives.keys import fingerprint, verify
 
 
 def test_a_saved_identity_is_private_and_comes_back(tmp_path):

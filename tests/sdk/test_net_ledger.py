@@ -5,11 +5,11 @@ import pytest
 from fedddpm.errors import StateError
 from fedddpm.ledger import SpentLedger
 from fedddpm.state import StateDir
+from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import ConflictError, ReleaseError, SpentError
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Unmask
-from fedddpm_protocol.roster import Member, Release, Roster
-from fedddpm_protocol.spent import SpentRecord
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.spent import SpentRecord
+from fedddpm_protocol.wire.messages import Unmask
 
 BASE, PART, SPEC = b"b" * 32, "decoder", b"s" * 32
 U3, OTHER = ("a", "b", "c"), ("a", "b", "d")

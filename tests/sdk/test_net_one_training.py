@@ -20,13 +20,13 @@ from fedddpm.local_update import LocalUpdate, UpdateStore
 from fedddpm.secret import rounding_seed, training_seed
 from fedddpm.state import StateDir
 from fedddpm.transport import SessionApi
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Release
+from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
 from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
-from fedddpm_protocol.messages import Unmask
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.roster import Release
-from fedddpm_protocol.spec import Architecture, RoundSpec
-from fedddpm_protocol.spent import MOST_ANSWERS, SpentRecord
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import MOST_ANSWERS, SpentRecord
+from fedddpm_protocol.wire.messages import Unmask
 
 BASE, OTHER, T1, T2 = b"b" * 32, b"c" * 32, b"1" * 32, b"2" * 32
 A, ALL = "hospital-a", ("a", "b", "c")

@@ -12,8 +12,8 @@ from fedddpm.identity import Identity
 from fedddpm.problems import UnreachableError
 from fedddpm.transport import Transport
 from fedddpm.vitals import LiveVitals
-from fedddpm_protocol.api import RunState
-from fedddpm_protocol.bounds import NOTHING
+from fedddpm_protocol.foreign.bounds import NOTHING
+from fedddpm_protocol.wire.api import RunState
 
 
 @pytest.fixture(autouse=True)

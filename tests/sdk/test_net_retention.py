@@ -9,7 +9,7 @@ from tests.sdk.test_net_returns import A, B, C, D, in_background, same_models
 from fedddpm.identity import Identity
 from fedddpm.problems import ProblemError
 from fedddpm.transport import Transport
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from fedddpm.partition import flatten
 from fedddpm.sampling import newest_network
 from fedddpm.state_report import read_state
 from fedddpm.transport import SessionApi
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]

@@ -9,8 +9,8 @@ from tests.sdk.federation import make_network
 from fedddpm import LocalPolicyOptions
 from fedddpm.partition import flatten, manifest
 from fedddpm.traffic import plan_bytes, plan_round
-from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.spec import coordinates, part_spec
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.spec import coordinates, part_spec
 
 
 def check_traffic(federation, method, summaries, rings):

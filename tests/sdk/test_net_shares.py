@@ -21,9 +21,9 @@ from fedddpm_aggregator.service.overview import overview
 from fedddpm_aggregator.service.verifying import verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.tables import AttemptRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
 
 BIG, SMALL = "hospital-a", ("hospital-b", "hospital-c")
 NO_LIMIT = LocalPolicyOptions(warn_share=1e9, max_share=1e9)

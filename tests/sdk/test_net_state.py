@@ -14,7 +14,7 @@ from fedddpm.identity import Identity
 from fedddpm.state import RunPosition, StateDir
 from fedddpm.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.messages import SignedDocument
 
 ROOT = bytes(range(32))
 DOCUMENT = SignedDocument(body=b"roster", signature=bytes(64))

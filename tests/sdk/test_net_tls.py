@@ -17,7 +17,7 @@ from fedddpm.connection import Connection
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.transport import Transport
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.messages import SignedDocument
 
 ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
 

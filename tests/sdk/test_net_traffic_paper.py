@@ -10,8 +10,8 @@ import pytest
 from fedddpm.partition import manifest
 from fedddpm.traffic import paper_parameters, plan_round
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.spec import coordinates
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.spec import coordinates
 
 ROUNDS = 15
 

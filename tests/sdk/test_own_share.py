@@ -18,9 +18,9 @@ from fedddpm.errors import ConfigError
 from fedddpm.experiment.secure_sum import Opened, aggregate
 from fedddpm.local_update import LocalUpdate
 from fedddpm.own_share import OwnShare, Products, own_share
-from fedddpm_protocol.encoding import weight_units
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.encoding.encoder import weight_units
 
 DIGEST = bytes(32)
 

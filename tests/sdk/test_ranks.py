@@ -17,7 +17,7 @@ from fedddpm.errors import ConfigError, DataError
 from fedddpm.image_set import ImageSet
 from fedddpm.partition import PARTS, flatten
 from fedddpm.ranks import Share
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 SCRIPT = Path(rank_worker.__file__)
 

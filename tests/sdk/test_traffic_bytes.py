@@ -8,8 +8,8 @@ import pytest
 from fedddpm.partition import manifest
 from fedddpm.traffic import beside_fedavg, fedavg_bytes, less_than_fedavg, plan_bytes, plan_round, run_bytes
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.spec import coordinates, part_spec
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.spec import coordinates, part_spec
 
 ROUNDS = 15
 MEMBERS = [f"hospital-{number}" for number in range(5)]

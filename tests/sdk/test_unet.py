@@ -6,7 +6,7 @@ import torch
 from fedddpm.attention import HEAD_WIDTH, HEADS, LinearAttention
 from fedddpm.errors import ModelError
 from fedddpm.unet import UNet
-from fedddpm_protocol.spec import Architecture
+from fedddpm_protocol.agreement.spec import Architecture
 
 PARTS = ("encoder", "bottleneck", "decoder")
 

@@ -22,7 +22,7 @@ from fedddpm_aggregator.service import reading
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.watch import VersionWatch
-from fedddpm_protocol.api import MAX_INT32, HexHash
+from fedddpm_protocol.wire.api import MAX_INT32, HexHash
 
 log = logging.getLogger(__name__)
 CONTENT_SECURITY_POLICY = (

@@ -20,7 +20,7 @@ from fedddpm_aggregator.service.dashboard import CONNECTED_S, Now, now
 from fedddpm_aggregator.service.dashboard_history import Histories, History
 from fedddpm_aggregator.service.dashboard_reasons import advice_on
 from fedddpm_aggregator.service.dashboard_rounds import NEVER
-from fedddpm_protocol.showing import plain
+from fedddpm_protocol.foreign.showing import plain
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
 _LONGEST = 2**20  # characters of one value, such as the points of a curve

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedddpm_aggregator.service.dashboard import RunNow, SessionNow
-from fedddpm_protocol.methods import part_of
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.agreement.methods import part_of
+from fedddpm_protocol.wire.phases import Phase
 
 PHASES = (Phase.JOIN, Phase.SHARES, Phase.MASKED, Phase.CONFIRM, Phase.UNMASK, Phase.OPENING, Phase.DONE)
 TITLES = {

@@ -15,18 +15,18 @@ from pydantic import BaseModel
 
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.request_signing import message_signer, sign_request
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.api import CohortReply, RunState, ShareInbox
-from fedddpm_protocol.chunks import chunk_count
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.encoding import Place, ValuesEncoder, sums_words, weight_units
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import Confirmations, Join, Survivors, Unmask
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.policy import LocalPolicy, check_spec
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.agreement.chunks import chunk_count
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, sums_words, weight_units
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.api import CohortReply, RunState, ShareInbox
+from fedddpm_protocol.wire.messages import Confirmations, Join, Survivors, Unmask
+from fedddpm_protocol.wire.phases import Phase
 
 ORDER = [*Phase]
 STEPS = ("join", "share", "upload", "confirm", "unmask")

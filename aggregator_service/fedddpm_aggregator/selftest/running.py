@@ -26,12 +26,12 @@ from fedddpm_aggregator.service.federation import initialise, install_roster
 from fedddpm_aggregator.service.runs import RunSettings, start_run
 from fedddpm_aggregator.service.verifying import verify_history
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol import ring
-from fedddpm_protocol.api import ResultsPage
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.roster import Member, Roster, sign_roster
-from fedddpm_protocol.spec import Architecture, PartResult, TensorSpec, coordinates
+from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster
+from fedddpm_protocol.agreement.spec import Architecture, PartResult, TensorSpec, coordinates
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.api import ResultsPage
 
 NAMES = ("a", "b", "c", "d", "e")
 DROPS = "e"  # after its shares are with the others

@@ -16,14 +16,14 @@ from fedddpm_aggregator.service.clip_norms import clip_norm_now
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rings import ValuesRing, next_rings
 from fedddpm_aggregator.tables import AttemptRow, RunRow, SessionRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import PROTOCOL
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import TERMINAL, Phase
-from fedddpm_protocol.policy import sign_spec
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import draw, largest_cohort, sessions_of
-from fedddpm_protocol.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import sign_spec
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import draw, largest_cohort, sessions_of
+from fedddpm_protocol.agreement.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.canonical import PROTOCOL
+from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
 DEFAULT_BITS = 8  # ring of the values, where the coordinator does not choose

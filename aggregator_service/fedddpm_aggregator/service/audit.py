@@ -20,9 +20,9 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import AuditError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.tables import AuditRow
-from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import SignatureError
-from fedddpm_protocol.keys import verify
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import verify
 
 LOCAL, SERVER = "local", "server"  # actors besides operators: the command line on the server, the server itself
 REFUSED = "request refused"

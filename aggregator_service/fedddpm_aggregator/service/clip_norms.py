@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.tables import ResultRow, RunRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.clipping import ADAPTIVE, next_clip_norm, norms_allowed
+from fedddpm_protocol.agreement.clipping import ADAPTIVE, next_clip_norm, norms_allowed
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import RoundResult
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.primitives import canonical
 
 
 class ClipNorms:

@@ -16,8 +16,8 @@ from fedddpm_aggregator.service.sessions import (
     require_reached,
     survivors_of,
 )
-from fedddpm_protocol.messages import Confirmation, Confirmations, Survivors, Unmask
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Survivors, Unmask
+from fedddpm_protocol.wire.phases import Phase
 
 
 def get_survivors(ctx: Context, spec_hash: str, part: str) -> Survivors:

@@ -21,11 +21,11 @@ from fedddpm_aggregator.reduction import Reducer, ThreadReducer
 from fedddpm_aggregator.schema_gate import SchemaGate
 from fedddpm_aggregator.spans import NoTracer, Tracer
 from fedddpm_aggregator.tables import AttemptRow, RosterRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.cohort import SessionPlan, session_plan
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import SessionPlan, session_plan
 
 MIB = 2**20
 REPLICAS_DIFFER_S = 120  # how far the clocks of two replicas may be apart without forgetting a nonce too early

@@ -20,10 +20,10 @@ from fedddpm_aggregator.service.phases import view_of
 from fedddpm_aggregator.service.reading import PAUSED
 from fedddpm_aggregator.service.sessions import Live, cohort_of, live_of, survivors_of
 from fedddpm_aggregator.tables import AttemptRow, NonceRow, RunRow, SessionRow
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.primitives.keys import fingerprint
+from fedddpm_protocol.wire.phases import Phase
 
 CONNECTED_S = 60.0  # an institution that waits for news asks again sooner; one that trains may be silent
 _SUMMED = (Phase.OPENING, Phase.DONE)

@@ -16,9 +16,9 @@ from fedddpm_aggregator.service.finished import FinishedAttempt, FinishedAttempt
 from fedddpm_aggregator.service.overview import SessionLine
 from fedddpm_aggregator.service.traffic import RoundTraffic
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.encoding import pooled_losses
-from fedddpm_protocol.methods import reports_losses
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.encoding.encoder import pooled_losses
+from fedddpm_protocol.wire.phases import Phase
 
 RECENT_ROUNDS = 5  # in which a drop is told beside the member
 MOST_FAILURES = 200  # the newest are kept

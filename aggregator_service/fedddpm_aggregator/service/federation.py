@@ -17,11 +17,11 @@ from fedddpm_aggregator.service.phases import fail
 from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import cohort_of, live_of
 from fedddpm_aggregator.tables import AttemptRow, Base, FederationRow, RosterRow, RunRow
+from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.errors import OlderRosterError, ProtocolError
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import Roster, open_roster
+from fedddpm_protocol.primitives.keys import fingerprint
+from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.phases import Phase
 
 _FEDERATION = Base.metadata.tables[FederationRow.__tablename__]
 _ROOT = _FEDERATION.c.root_public_key

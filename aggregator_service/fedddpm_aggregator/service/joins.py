@@ -19,19 +19,19 @@ from fedddpm_aggregator.service.sessions import (
     require_reached,
 )
 from fedddpm_aggregator.tables import JoinRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import CohortReply, JoinReceipt
-from fedddpm_protocol.cohort import verify_join
 from fedddpm_protocol.errors import DuplicateError
-from fedddpm_protocol.messages import Join, JoinBody
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.session.cohort import verify_join
+from fedddpm_protocol.wire.api import CohortReply, JoinReceipt
+from fedddpm_protocol.wire.messages import Join, JoinBody
+from fedddpm_protocol.wire.phases import Phase
 
 
 def post_join(ctx: Context, caller: str, spec_hash: str, part: str, join: Join) -> JoinReceipt:
     """Accept a JOIN. Until the cohort closes a higher seq replaces the older; afterwards it marks the member dropped.
 
     Raises PhaseOverError after the cohort closed, DuplicateError for another member's session key, and what
-    :func:`fedddpm_protocol.cohort.verify_join` raises.
+    :func:`fedddpm_protocol.session.cohort.verify_join` raises.
     """
     with ctx.transaction() as db:
         live = load(ctx, db, spec_hash, part, lock=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from fedddpm_aggregator.blobs import Blobs
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.scale import Energy
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.encoding.scale import Energy
+from fedddpm_protocol.primitives import ring
 
 OPENED = "opened"
 

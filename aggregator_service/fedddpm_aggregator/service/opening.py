@@ -25,15 +25,15 @@ from fedddpm_aggregator.service.publishing import publish
 from fedddpm_aggregator.service.rings import WIDEST_BITS
 from fedddpm_aggregator.service.sessions import Live, live_of, survivors_of
 from fedddpm_aggregator.stored_chunks import StoredChunks, session_folder
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.coordinator import MaskPlan, recover
-from fedddpm_protocol.decoding import check_opened
-from fedddpm_protocol.encoding import weight_units
+from fedddpm_protocol.agreement.spec import PartResult, RoundSpec
+from fedddpm_protocol.encoding.decoder import check_opened
+from fedddpm_protocol.encoding.encoder import weight_units
+from fedddpm_protocol.encoding.scale import Energy
 from fedddpm_protocol.errors import CommitmentError, ResultError, WrappedSumError
-from fedddpm_protocol.messages import Unmask, UploadManifest
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.scale import Energy
-from fedddpm_protocol.spec import PartResult, RoundSpec
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.session.coordinator import MaskPlan, recover
+from fedddpm_protocol.wire.messages import Unmask, UploadManifest
+from fedddpm_protocol.wire.phases import Phase
 
 log = logging.getLogger(__name__)
 

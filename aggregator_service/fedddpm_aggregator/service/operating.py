@@ -17,7 +17,7 @@ from fedddpm_aggregator.service.federation import put_in_force
 from fedddpm_aggregator.service.overview import SessionLine, lines_of, run_called
 from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, resume_run, start_run
 from fedddpm_aggregator.tables import AttemptRow, RunRow
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.wire.messages import SignedDocument
 
 Outcome = Literal["done", "unchanged"]
 Verb = Literal["pause", "resume", "end"]

@@ -12,10 +12,10 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.sessions import join_message
 from fedddpm_aggregator.tables import AttemptRow, ResultRow, RunRow
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.api import Count
+from fedddpm_protocol.agreement.spec import PartResult, RoundSpec
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.spec import PartResult, RoundSpec
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.wire.api import Count
 
 
 @dataclass(frozen=True)

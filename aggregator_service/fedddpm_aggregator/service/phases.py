@@ -25,12 +25,12 @@ from fedddpm_aggregator.service.sessions import (
     survivors_of,
 )
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.cohort import Cohort, SessionPlan
-from fedddpm_protocol.coordinator import form_cohort
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import CohortTooSmallError
-from fedddpm_protocol.messages import Join
-from fedddpm_protocol.phases import NEXT_PHASE, TERMINAL, Phase
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.session.cohort import Cohort, SessionPlan
+from fedddpm_protocol.session.coordinator import form_cohort
+from fedddpm_protocol.wire.messages import Join
+from fedddpm_protocol.wire.phases import NEXT_PHASE, TERMINAL, Phase
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from fedddpm_aggregator import store
 from fedddpm_aggregator.errors import OlderInForceError, OperatorError
 from fedddpm_aggregator.service.context import Context, decode_roster
 from fedddpm_aggregator.service.federation import put_in_force
-from fedddpm_protocol.keys import fingerprint
-from fedddpm_protocol.messages import SignedDocument
+from fedddpm_protocol.primitives.keys import fingerprint
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 def bring_in_force(ctx: Context, document: SignedDocument) -> str:

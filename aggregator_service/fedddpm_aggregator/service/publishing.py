@@ -18,12 +18,9 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.stored_chunks import UPLOADS, upload_folder
 from fedddpm_aggregator.tables import ModelRow, RemovalRow, ResultRow, RunRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.decoding import OpenedPart, advance_model
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.phases import TERMINAL, Phase
-from fedddpm_protocol.policy import sign_result
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import sign_result
+from fedddpm_protocol.agreement.spec import (
     Architecture,
     Manifest,
     PartResult,
@@ -32,6 +29,9 @@ from fedddpm_protocol.spec import (
     coordinates,
     model_hash,
 )
+from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
 

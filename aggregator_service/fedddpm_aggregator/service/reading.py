@@ -16,11 +16,11 @@ from fedddpm_aggregator.service.opened import opened_blob
 from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.service.sessions import join_message
 from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.api import RESULTS, ResultsPage, RunState, SessionState
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RESULTS, ResultsPage, RunState, SessionState
+from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.phases import Phase
 
 PAUSED = "the coordinator has paused the run; it goes on when it is resumed"
 _STEP = {

@@ -19,8 +19,8 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.opened import OPENED, opened_folder
 from fedddpm_aggregator.service.publishing import model_blob
 from fedddpm_aggregator.tables import ModelRow, RemovalRow, ResultRow, RunRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.spec import RoundResult
+from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.primitives import canonical
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 100  # rounds of a run in one transaction

@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator import store
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol import canonical
+from fedddpm_protocol.agreement.methods import sessions_by_part
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, RoundResult, ScaleReference
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.methods import sessions_by_part
-from fedddpm_protocol.spec import NOTHING_KNOWN, RINGS, RoundResult, ScaleReference
+from fedddpm_protocol.primitives import canonical
 
 WIDEST_BITS = max(RINGS)  # never wraps
 

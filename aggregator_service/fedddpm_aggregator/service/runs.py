@@ -32,19 +32,12 @@ from fedddpm_aggregator.service.publishing import remember_model, store_model
 from fedddpm_aggregator.service.rings import WIDEST_BITS, ValuesRing
 from fedddpm_aggregator.settings_errors import first_error
 from fedddpm_aggregator.tables import AttemptRow, RunRow
-from fedddpm_protocol import canonical, ring
-from fedddpm_protocol.api import MAX_COUNT, MAX_INT32
-from fedddpm_protocol.clipping import ADAPTIVE, CLIPPINGS
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import (
-    CHUNK_COORDINATES,
-    RINGS,
-    ROTATED,
-    PartSpec,
-    require_name,
-    rotation_block,
-)
+from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS, ROTATED, PartSpec, require_name, rotation_block
+from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
 _BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
 RING_CHOICES = ", ".join(map(str, RINGS))

@@ -20,11 +20,11 @@ from fedddpm_aggregator.errors import NotFoundError, NotYoursError, PhaseOverErr
 from fedddpm_aggregator.observability import note
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.tables import AttemptRow, JoinRow, MessageRow, SessionRow
-from fedddpm_protocol.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ConflictError
-from fedddpm_protocol.messages import Join, Message
-from fedddpm_protocol.phases import NEXT_PHASE, Phase
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort
+from fedddpm_protocol.wire.messages import Join, Message
+from fedddpm_protocol.wire.phases import NEXT_PHASE, Phase
 
 T = TypeVar("T", Cohort, Sharing, SurvivorSet)
 _ORDER = {phase: place for place, phase in enumerate((Phase.JOIN, *NEXT_PHASE.values()))}

@@ -7,9 +7,9 @@ from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.phases import advance
 from fedddpm_aggregator.service.sessions import cohort_of, known, load, remember, require_open, require_reached
-from fedddpm_protocol.api import ShareInbox
-from fedddpm_protocol.messages import ShareItem, Shares
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.api import ShareInbox
+from fedddpm_protocol.wire.messages import ShareItem, Shares
+from fedddpm_protocol.wire.phases import Phase
 
 
 def post_shares(ctx: Context, caller: str, spec_hash: str, part: str, shares: Shares) -> None:

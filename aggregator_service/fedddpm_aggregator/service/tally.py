@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.service.finished import FinishedAttempt, FinishedAttempts
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.phases import Phase
 
 ROUND_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
 

@@ -14,8 +14,8 @@ from fedddpm_aggregator.models import manifests_of
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.overview import SessionLine, overview_of, run_called
 from fedddpm_aggregator.tables import RunRow
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import coordinates
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import coordinates
 
 FLOAT32_BYTES = 4
 

@@ -21,11 +21,11 @@ from fedddpm_aggregator.service.sessions import (
 )
 from fedddpm_aggregator.stored_chunks import chunk_blob, session_folder, with_checksum
 from fedddpm_aggregator.tables import ChunkRow
-from fedddpm_protocol.api import UploadStatus
-from fedddpm_protocol.chunks import chunk_bytes
+from fedddpm_protocol.agreement.chunks import chunk_bytes
 from fedddpm_protocol.errors import ConflictError, MalformedError
-from fedddpm_protocol.messages import UploadManifest
-from fedddpm_protocol.phases import Phase
+from fedddpm_protocol.wire.api import UploadStatus
+from fedddpm_protocol.wire.messages import UploadManifest
+from fedddpm_protocol.wire.phases import Phase
 
 
 def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str, index: int, data: bytes) -> None:
@@ -84,7 +84,7 @@ def post_upload(ctx: Context, caller: str, spec_hash: str, part: str, manifest: 
     """Complete an upload: from here on the caller is a survivor once MASKED closes.
 
     Raises ConflictError for a chunk that is missing or differs, and what
-    :meth:`fedddpm_protocol.cohort.Sharing.verify_manifest` raises.
+    :meth:`fedddpm_protocol.session.cohort.Sharing.verify_manifest` raises.
     """
     with ctx.transaction() as db:
         live = load(ctx, db, spec_hash, part, lock=True)

@@ -14,12 +14,12 @@ from fedddpm_aggregator.models import ModelFileError, Vector
 from fedddpm_aggregator.service.opened import OpenedValues
 from fedddpm_aggregator.service.publishing import read_model
 from fedddpm_aggregator.tables import ResultRow
-from fedddpm_protocol.decoding import OpenedPart, derive_model
+from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.policy import open_result
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.spec import Manifest, PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.wire.messages import SignedDocument
 
 _SAME_NORM = 1e-9  # sums of float64 squares may differ by the machine in their last digits
 

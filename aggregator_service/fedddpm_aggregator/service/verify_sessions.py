@@ -15,14 +15,14 @@ from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.sessions import Live, join_message
 from fedddpm_aggregator.tables import ChunkRow, JoinRow, MessageRow, ShareRow
-from fedddpm_protocol import canonical
-from fedddpm_protocol.cohort import Sharing, SurvivorSet, open_cohort, verify_join
-from fedddpm_protocol.encoding import weight_units
+from fedddpm_protocol.agreement.spec import PartResult
+from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.messages import Confirmation, ShareItem, Unmask, UploadManifest
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.sealed import verify_item
-from fedddpm_protocol.spec import PartResult
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.session.cohort import Sharing, SurvivorSet, open_cohort, verify_join
+from fedddpm_protocol.session.sealed import verify_item
+from fedddpm_protocol.wire.messages import Confirmation, ShareItem, Unmask, UploadManifest
+from fedddpm_protocol.wire.phases import Phase
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from fedddpm_aggregator.service.sessions import Live
 from fedddpm_aggregator.service.verify_rounds import Chain, verify_derivation, verify_model, verify_result
 from fedddpm_aggregator.service.verify_sessions import verify_session
 from fedddpm_aggregator.tables import AttemptRow, ModelRow, ResultRow, RosterRow, RunRow
-from fedddpm_protocol import keys
-from fedddpm_protocol.cohort import session_plan
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.roster import Roster, open_roster
+from fedddpm_protocol.agreement.shards import sessions_of
+from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundSpec
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.methods import MODEL_PARTS, Method
-from fedddpm_protocol.roster import Roster, open_roster
-from fedddpm_protocol.shards import sessions_of
-from fedddpm_protocol.spec import Manifest, PartResult, RoundSpec
+from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.session.cohort import session_plan
+from fedddpm_protocol.wire.messages import SignedDocument
 
 Step = Callable[[str], None]  # is told what is looked at, once for every attempt
 

@@ -44,9 +44,9 @@ from fedddpm.seeds import derived_seed
 from fedddpm.splits import Indices
 from fedddpm.traffic import paper_parameters
 from fedddpm.unet import UNet
-from fedddpm_protocol.encoding import pooled_losses
-from fedddpm_protocol.methods import Method, part_of
-from fedddpm_protocol.spec import RoundSpec, model_hash
+from fedddpm_protocol.agreement.methods import Method, part_of
+from fedddpm_protocol.agreement.spec import RoundSpec, model_hash
+from fedddpm_protocol.encoding.encoder import pooled_losses
 
 
 class FederatedRun:

@@ -35,8 +35,8 @@ from fedddpm.partition import save_model
 from fedddpm.sampling import load_network, sample_images_raw
 from fedddpm.trainer import Progress
 from fedddpm.unet import UNet
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 _LOSS_BATCH = 128  # decides the noise of a loss, so it is the same in all studies
 

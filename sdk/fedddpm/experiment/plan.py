@@ -9,7 +9,7 @@ from typing import Literal
 from fedddpm.errors import ConfigError
 from fedddpm.experiment.results import CENTRALISED
 from fedddpm.experiment.settings import StudySettings
-from fedddpm_protocol.methods import Method
+from fedddpm_protocol.agreement.methods import Method
 
 Aggregation = Literal["secure", "plain", "none"]
 SMALLEST_SUM = 3  # institutions; a sum of two shows each of them the other's update

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedddpm.contribution import Contribution
-from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.chunks import chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.cohort import SurvivorSet, session_plan
-from fedddpm_protocol.coordinator import MaskPlan, form_cohort, recover
-from fedddpm_protocol.keys import SigningKey
-from fedddpm_protocol.messages import MAX_COHORT, ShareItem
-from fedddpm_protocol.participant import Participant
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.roster import Member, Roster, Sharding
-from fedddpm_protocol.spec import PartResult, RoundSpec, SegmentSpec
-from fedddpm_protocol.spent import SpentLog
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Member, Roster, Sharding
+from fedddpm_protocol.agreement.spec import PartResult, RoundSpec, SegmentSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.session.cohort import SurvivorSet, session_plan
+from fedddpm_protocol.session.coordinator import MaskPlan, form_cohort, recover
+from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentLog
+from fedddpm_protocol.wire.messages import MAX_COHORT, ShareItem
 
 Chunks = dict[str, list[bytes]]  # segment name -> packed chunks
 

@@ -15,15 +15,11 @@ from dataclasses import dataclass, replace
 from fedddpm.contribution import Contribution, Vector, scaled_pieces
 from fedddpm.experiment.secure_session import Federation, Session, opened_sums
 from fedddpm.local_update import LocalUpdate
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.cohort import session_plan
-from fedddpm_protocol.decoding import OpenedPart, check_opened, measure, next_model
-from fedddpm_protocol.errors import WrappedSumError
-from fedddpm_protocol.methods import Method, part_of, sessions_by_part
-from fedddpm_protocol.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
-from fedddpm_protocol.shards import sessions_of
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.methods import Method, part_of, sessions_by_part
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.shards import sessions_of
+from fedddpm_protocol.agreement.spec import (
     NOTHING_KNOWN,
     RINGS,
     PartResult,
@@ -32,6 +28,10 @@ from fedddpm_protocol.spec import (
     ScaleReference,
     model_hash,
 )
+from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
+from fedddpm_protocol.errors import WrappedSumError
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.cohort import session_plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedddpm.diffusion import Diffusion
 from fedddpm.errors import ConfigError
 from fedddpm.toml_file import read_toml
-from fedddpm_protocol.roster import MAX_MEMBERS
-from fedddpm_protocol.spec import RINGS
+from fedddpm_protocol.agreement.roster import MAX_MEMBERS
+from fedddpm_protocol.agreement.spec import RINGS
 
 
 def _known_ring(bits: int) -> int:

@@ -15,11 +15,19 @@ from fedddpm.experiment.settings import StudySettings
 from fedddpm.initial import seed_of
 from fedddpm.partition import flatten, manifest
 from fedddpm.unet import UNet
-from fedddpm_protocol.canonical import PROTOCOL, tagged_hash, u64
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import largest_cohort
-from fedddpm_protocol.spec import NOTHING_KNOWN, RINGS, PartSpec, RoundSpec, ScaleReference, model_hash, part_spec
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import largest_cohort
+from fedddpm_protocol.agreement.spec import (
+    NOTHING_KNOWN,
+    RINGS,
+    PartSpec,
+    RoundSpec,
+    ScaleReference,
+    model_hash,
+    part_spec,
+)
+from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash, u64
 
 WIDEST_BITS = max(RINGS)  # holds every sum of clipped updates
 _CHUNK = 2**18  # coordinates

@@ -13,12 +13,12 @@ from fedddpm.local_update import LocalUpdate
 from fedddpm.partition import flatten
 from fedddpm.traffic import FLOAT_BYTES, plan_bytes
 from fedddpm.unet import UNet
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import draw, sessions_of
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import WrappedSumError
-from fedddpm_protocol.methods import Method
-from fedddpm_protocol.ring import packed_bytes
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import draw, sessions_of
-from fedddpm_protocol.spec import RoundSpec
+from fedddpm_protocol.primitives.ring import packed_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,21 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.dither import UNITS, Dither
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.encoding.dither import UNITS, Dither
+from fedddpm_protocol.encoding.rotation import Rotation
+from fedddpm_protocol.encoding.scale import step_of
 from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
-from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.rotation import Rotation
-from fedddpm_protocol.scale import step_of
-from fedddpm_protocol.spec import (
-    LOSS_LIMIT,
-    LOSS_UNITS,
-    ROTATED,
-    WEIGHT_UNITS,
-    PartSpec,
-    RoundSpec,
-)
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.prg import MaskStream
 
 Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import comb
 
-from fedddpm_protocol import canonical, keys
-from fedddpm_protocol.canonical import added_later, tagged_hash
+from fedddpm_protocol.agreement.spec import HASH_BYTES, require_name
 from fedddpm_protocol.errors import MalformedError, OlderRosterError, RosterError, UnknownMemberError
-from fedddpm_protocol.messages import MAX_COHORT, SignedDocument
-from fedddpm_protocol.spec import HASH_BYTES, require_name
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
+from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
 
 MAX_MEMBERS = 10_000
 MAX_OPERATORS = 32
@@ -57,8 +57,9 @@ class Release:
 class Sharding:
     """How more members than one sum holds are spread over shards, each with a sum of its own.
 
-    ``seed`` decides who is in which shard (see :mod:`fedddpm_protocol.shards`). It comes from the root after the
-    members are known, and a new roster version has a new one: neither the aggregator nor members can choose the draw.
+    ``seed`` decides who is in which shard (see :mod:`fedddpm_protocol.agreement.shards`). It comes from the root after
+    the members are known, and a new roster version has a new one: neither the aggregator nor members can choose the
+    draw.
     """
 
     size: int  # most members of a shard

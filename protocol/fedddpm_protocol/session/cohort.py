@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fedddpm_protocol import keys
-from fedddpm_protocol.canonical import lp, tagged_hash, u64
-from fedddpm_protocol.chunks import upload_digest
+from fedddpm_protocol.agreement.chunks import upload_digest
+from fedddpm_protocol.agreement.methods import Method, part_of, reporters_by_session
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import members_of
+from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
 from fedddpm_protocol.errors import (
     CohortTooSmallError,
     ConflictError,
@@ -22,7 +24,10 @@ from fedddpm_protocol.errors import (
     SurvivorsError,
     UnknownMemberError,
 )
-from fedddpm_protocol.messages import (
+from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.primitives.canonical import lp, tagged_hash, u64
+from fedddpm_protocol.session.sealed import verify_item
+from fedddpm_protocol.wire.messages import (
     Confirmation,
     Join,
     JoinBody,
@@ -33,11 +38,6 @@ from fedddpm_protocol.messages import (
     UnmaskBody,
     UploadManifest,
 )
-from fedddpm_protocol.methods import Method, part_of, reporters_by_session
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.sealed import verify_item
-from fedddpm_protocol.shards import members_of
-from fedddpm_protocol.spec import RoundSpec, SegmentSpec
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fedddpm_protocol import canonical, keys, masks, ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Release, Roster
+from fedddpm_protocol.agreement.spec import FIXED_POINT, INTEGERS, RINGS, SegmentSpec
 from fedddpm_protocol.errors import (
     CohortError,
     CohortTooSmallError,
@@ -30,7 +31,14 @@ from fedddpm_protocol.errors import (
     SpentError,
     SurvivorsError,
 )
-from fedddpm_protocol.messages import (
+from fedddpm_protocol.primitives import canonical, keys, ring
+from fedddpm_protocol.primitives.prg import MaskStream, Scratch
+from fedddpm_protocol.primitives.shamir import RandomBytes, split
+from fedddpm_protocol.session import masks
+from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
+from fedddpm_protocol.session.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
+from fedddpm_protocol.session.spent import SpentRecord, check_answers
+from fedddpm_protocol.wire.messages import (
     Confirmation,
     Join,
     JoinBody,
@@ -42,14 +50,7 @@ from fedddpm_protocol.messages import (
     UnmaskBody,
     UploadManifest,
 )
-from fedddpm_protocol.phases import ClientState, Step, next_state
-from fedddpm_protocol.policy import LocalPolicy
-from fedddpm_protocol.prg import MaskStream, Scratch
-from fedddpm_protocol.roster import Release, Roster
-from fedddpm_protocol.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
-from fedddpm_protocol.shamir import RandomBytes, split
-from fedddpm_protocol.spec import FIXED_POINT, INTEGERS, RINGS, SegmentSpec
-from fedddpm_protocol.spent import SpentRecord, check_answers
+from fedddpm_protocol.wire.phases import ClientState, Step, next_state
 
 T = TypeVar("T")
 
@@ -265,9 +266,9 @@ class Participant:
     ) -> Unmask:
         """Steps 5 and 6, UNMASK: once t survivors confirmed, spend the base model and reveal one share each.
 
-        ``commit`` must check the record (see :mod:`fedddpm_protocol.spent`) and make it durable before it returns; the
-        message exists only after that. Raises SignatureError, SurvivorsError, CohortTooSmallError or what ``commit``
-        raises.
+        ``commit`` must check the record (see :mod:`fedddpm_protocol.session.spent`) and make it durable before it
+        returns; the message exists only after that. Raises SignatureError, SurvivorsError, CohortTooSmallError or what
+        ``commit`` raises.
         """
         with self._step(Step.CONFIRMATIONS):
             survivors, held = self._require(self._survivors), self._require(self._secrets)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedddpm_protocol import keys
-from fedddpm_protocol.canonical import kdf, label, lp
 from fedddpm_protocol.errors import ReflectedShareError, ShareError
-from fedddpm_protocol.messages import ShareItem
+from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.primitives.canonical import kdf, label, lp
+from fedddpm_protocol.wire.messages import ShareItem
 
 NONCE_BYTES = 12
 SHARE_BYTES = 32

@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT, Join, MemberId, Message, ShareItem, SignedDocument
-from fedddpm_protocol.phases import Phase
-from fedddpm_protocol.roster import MAX_MEMBERS
-from fedddpm_protocol.showing import plain
+from fedddpm_protocol.agreement.roster import MAX_MEMBERS
+from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT, Join, MemberId, Message, ShareItem, SignedDocument
+from fedddpm_protocol.wire.phases import Phase
 
 
 def _shown(most: int) -> tuple[AfterValidator, WithJsonSchema]:

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from fedddpm_protocol import canonical
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.primitives import canonical
 
 MAX_COHORT = 128
 MAX_SEGMENTS = 8  # named by one upload

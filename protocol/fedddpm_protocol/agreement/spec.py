@@ -13,12 +13,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import PROTOCOL, added_later, tagged_hash
-from fedddpm_protocol.messages import MAX_CHUNKS, MAX_COHORT
-from fedddpm_protocol.methods import Method, part_of
-from fedddpm_protocol.ring import MAX_BITS, MIN_BITS
-from fedddpm_protocol.terms import TrainingTerms
+from fedddpm_protocol.agreement.methods import Method, part_of
+from fedddpm_protocol.agreement.terms import TrainingTerms
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.canonical import PROTOCOL, added_later, tagged_hash
+from fedddpm_protocol.primitives.ring import MAX_BITS, MIN_BITS
+from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRESETS = ("paper", "fast", "tiny")

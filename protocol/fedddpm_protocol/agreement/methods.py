@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from fedddpm_protocol.canonical import tagged_hash, u64
+from fedddpm_protocol.primitives.canonical import tagged_hash, u64
 
 ENCODER, BOTTLENECK, DECODER = "encoder", "bottleneck", "decoder"
 MODEL_PARTS = (ENCODER, BOTTLENECK, DECODER)

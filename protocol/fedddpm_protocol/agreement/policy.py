@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedddpm_protocol import canonical, keys
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import largest_cohort
+from fedddpm_protocol.agreement.spec import Manifest, RoundResult, RoundSpec
 from fedddpm_protocol.errors import MalformedError, PolicyError, ResultError, SignatureError, SpecError
-from fedddpm_protocol.messages import SignedDocument
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shards import largest_cohort
-from fedddpm_protocol.spec import Manifest, RoundResult, RoundSpec
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.wire.messages import SignedDocument
 
 _SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
 

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.spec import FIXED_POINT, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.agreement.spec import FIXED_POINT, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.primitives import ring
 
 _FEW_BITS = 12
 _FEWEST = 3.6  # deviations that a sum must leave room for: with fewer more than one word in 3,000 wraps

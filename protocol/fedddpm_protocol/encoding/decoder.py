@@ -15,14 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.chunks import chunk_count, chunk_span
-from fedddpm_protocol.dither import UNITS, Dither, total_table
-from fedddpm_protocol.errors import ResultError, WrappedSumError
-from fedddpm_protocol.methods import part_of, sessions_by_part
-from fedddpm_protocol.rotation import Rotation
-from fedddpm_protocol.scale import Energy, step_of
-from fedddpm_protocol.spec import (
+from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
+from fedddpm_protocol.agreement.methods import part_of, sessions_by_part
+from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
     ROTATED,
@@ -32,6 +27,11 @@ from fedddpm_protocol.spec import (
     RoundResult,
     RoundSpec,
 )
+from fedddpm_protocol.encoding.dither import UNITS, Dither, total_table
+from fedddpm_protocol.encoding.rotation import Rotation
+from fedddpm_protocol.encoding.scale import Energy, step_of
+from fedddpm_protocol.errors import ResultError, WrappedSumError
+from fedddpm_protocol.primitives import ring
 
 Vector = npt.NDArray[np.float32]
 _PIECE = 2**18  # coordinates

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedddpm_protocol import keys, masks, ring
-from fedddpm_protocol.chunks import chunk_span
-from fedddpm_protocol.cohort import Cohort, SessionPlan, SurvivorSet, open_cohort, verify_join
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError, MalformedError, ProtocolError
-from fedddpm_protocol.messages import Join, Unmask
-from fedddpm_protocol.prg import MaskStream, Scratch
-from fedddpm_protocol.roster import Roster
-from fedddpm_protocol.shamir import reconstruct
-from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.primitives import keys, ring
+from fedddpm_protocol.primitives.prg import MaskStream, Scratch
+from fedddpm_protocol.primitives.shamir import reconstruct
+from fedddpm_protocol.session import masks
+from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, open_cohort, verify_join
+from fedddpm_protocol.wire.messages import Join, Unmask
 
 
 def form_cohort(plan: SessionPlan, roster: Roster, joins: Sequence[Join]) -> Cohort:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from fedddpm_protocol.canonical import tagged_hash
+from fedddpm_protocol.agreement.methods import Method, session_name
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import SpecError, UnknownMemberError
-from fedddpm_protocol.methods import Method, session_name
-from fedddpm_protocol.roster import Roster
+from fedddpm_protocol.primitives.canonical import tagged_hash
 
 
 @lru_cache(maxsize=8)

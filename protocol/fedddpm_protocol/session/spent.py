@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
-from fedddpm_protocol.messages import Unmask
-from fedddpm_protocol.roster import Release, Roster
+from fedddpm_protocol.wire.messages import Unmask
 
 MOST_ANSWERS = 3  # sums over one base model and part, over the same survivors; the root's release allows one more
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedddpm_protocol import canonical
-from fedddpm_protocol.canonical import tagged_hash
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.canonical import tagged_hash
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedddpm_protocol import keys
-from fedddpm_protocol.canonical import kdf, tagged_hash
+from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.primitives.canonical import kdf, tagged_hash
 
 
 def pair_seed(private: bytes, public: bytes, session_id: bytes, one: str, other: str, hu2: bytes) -> bytes:

@@ -12,8 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from fedddpm_protocol.canonical import label
 from fedddpm_protocol.errors import MalformedError, SignatureError
+from fedddpm_protocol.primitives.canonical import label
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol.canonical import tagged_hash
-from fedddpm_protocol.prg import MaskStream
-from fedddpm_protocol.spec import PartSpec, RoundSpec
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
+from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.prg import MaskStream
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fedddpm_protocol.methods import sessions_by_part
-from fedddpm_protocol.spec import MIN_CLIP_NORM, PartResult, RoundResult
+from fedddpm_protocol.agreement.methods import sessions_by_part
+from fedddpm_protocol.agreement.spec import MIN_CLIP_NORM, PartResult, RoundResult
 
 ADAPTIVE, FIXED = "adaptive", "fixed"
 CLIPPINGS = (ADAPTIVE, FIXED)  # how the clip norm of a run's rounds comes about

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import tagged_hash, u64
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.spec import SegmentSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.canonical import tagged_hash, u64
 
 
 def chunk_count(segment: SegmentSpec, chunk_coordinates: int) -> int:

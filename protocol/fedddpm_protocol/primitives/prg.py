@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR, GCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from fedddpm_protocol import ring
-from fedddpm_protocol.canonical import label
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.canonical import label
 
 _BLOCK = 16
 _GCM_FIRST = 2 * _BLOCK  # byte where GCM's keystream begins

@@ -1,0 +1,1 @@
+"""What everybody agrees on: methods, rosters, specifications, results, policy."""

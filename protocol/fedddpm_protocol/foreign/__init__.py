@@ -1,0 +1,1 @@
+"""What comes from elsewhere: bounded before it is parsed, plain before it is shown."""

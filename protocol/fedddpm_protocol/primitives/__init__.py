@@ -1,0 +1,1 @@
+"""Framing, keys, secret sharing, keystreams and ring arithmetic."""

@@ -1,0 +1,1 @@
+"""Messages, phases and replies: what travels."""

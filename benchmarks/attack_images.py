@@ -12,9 +12,9 @@ from benchmarks.attack_scores import Score, as_floats, chance, score
 from benchmarks.attack_training import Terms, institution_seed, offer, predicted, secure_sum, telling_offer, train
 from torch import Tensor
 
-from fedddpm.image_set import ImageSet
-from fedddpm.local_update import Vector
-from fedddpm.unet import UNet
+from fedddpm.data.image_set import ImageSet
+from fedddpm.model.unet import UNet
+from fedddpm.updates.local_update import Vector
 from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
 
 PUBLIC, SECRET = "public", "secret"

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from benchmarks.attack_training import Draws
 from torch import Tensor
 
-from fedddpm.diffusion import Diffusion
-from fedddpm.initial import initial_network, seed_of
-from fedddpm.local_update import Vector
-from fedddpm.unet import UNet
+from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.initialization import initial_network, seed_of
+from fedddpm.model.unet import UNet
+from fedddpm.updates.local_update import Vector
 from fedddpm_protocol.agreement.spec import Architecture
 
 LEARNING_RATE = 0.1  # so that updates stand out of the float32 weights they are added to

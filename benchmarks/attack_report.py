@@ -13,7 +13,7 @@ from benchmarks.attack_terms import Row
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fedddpm.image_set import ImageSet
+from fedddpm.data.image_set import ImageSet
 
 IMAGES = ("randomness", "adversary", "by name", "worst", "chance", "best match", "chance of it", "CPU s")
 TERMS = ("what the others are offered", "cosine with the victim's update", "where terms are bound to a base")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedddpm.image_set import ImageSet, to_floats
+from fedddpm.data.image_set import ImageSet, to_floats
 
 _GUESSES = 50  # sets of unrelated images behind a baseline
 

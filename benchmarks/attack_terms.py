@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from benchmarks.attack_training import Terms, institution_seed, offer, secure_sum, train
 
-from fedddpm.image_set import ImageSet
-from fedddpm.local_update import LocalUpdate, UpdateStore, Vector
-from fedddpm.unet import UNet
+from fedddpm.data.image_set import ImageSet
+from fedddpm.model.unet import UNet
+from fedddpm.updates.local_update import LocalUpdate, UpdateStore, Vector
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import TermsError
 from fedddpm_protocol.session.spent import SpentLog

@@ -19,14 +19,14 @@ from benchmarks.encoding_ring import RingSum
 from benchmarks.sum_spec import sum_spec
 from torch import Tensor
 
+from fedddpm.compute.seeds import derived_seed, generator_for
 from fedddpm.config import LocalPolicyOptions
-from fedddpm.diffusion import Diffusion
-from fedddpm.image_set import ImageSet
-from fedddpm.local_update import LocalUpdate, Vector, _round_seed, train_update
-from fedddpm.partition import PARTS, flatten, manifest
-from fedddpm.seeds import derived_seed, generator_for
-from fedddpm.train_settings import silent
-from fedddpm.unet import UNet
+from fedddpm.data.image_set import ImageSet
+from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.partition import PARTS, flatten, manifest
+from fedddpm.model.unet import UNet
+from fedddpm.training.settings import silent
+from fedddpm.updates.local_update import LocalUpdate, Vector, _round_seed, train_update
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, model_hash, part_spec
 

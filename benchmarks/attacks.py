@@ -31,10 +31,10 @@ from benchmarks.attack_images import Attack, Setting, attack_all
 from benchmarks.attack_scores import downscaled, shares_of
 from benchmarks.attack_terms import Row, measure
 
-from fedddpm.data import open_images
+from fedddpm.data.image_set import ImageSet
+from fedddpm.data.opening import open_images
 from fedddpm.errors import FedDDPMError
-from fedddpm.image_set import ImageSet
-from fedddpm.unet import UNet, architecture_of
+from fedddpm.model.unet import UNet, architecture_of
 
 _SEED = 0  # of the choice of images and of the adversary
 

@@ -29,19 +29,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import peers
 from benchmarks.sum_spec import sum_spec
 
+from fedddpm.compute.seeds import derived_seed
 from fedddpm.config import LocalPolicyOptions
-from fedddpm.contribution import scaled_pieces
-from fedddpm.data import open_images, split_holdout
+from fedddpm.data.image_set import ImageSet
+from fedddpm.data.opening import open_images, split_holdout
 from fedddpm.errors import FedDDPMError
-from fedddpm.experiment.secure_session import Federation
-from fedddpm.experiment.secure_sum import Opened, aggregate
-from fedddpm.image_set import ImageSet
-from fedddpm.initial import initial_network, seed_of
-from fedddpm.local_update import LocalUpdate, train_update
-from fedddpm.own_share import OwnShare, own_share
-from fedddpm.partition import flatten, manifest, unflatten
-from fedddpm.seeds import derived_seed
-from fedddpm.unet import UNet
+from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
+from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.model.initialization import initial_network, seed_of
+from fedddpm.model.partition import flatten, manifest, unflatten
+from fedddpm.model.unet import UNet
+from fedddpm.rounds.own_share import OwnShare, own_share
+from fedddpm.updates.contribution import scaled_pieces
+from fedddpm.updates.local_update import LocalUpdate, train_update
 from fedddpm_protocol.agreement.clipping import next_clip_norm, norms_allowed
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import (

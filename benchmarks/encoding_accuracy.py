@@ -29,8 +29,8 @@ from benchmarks.encoding_training import Training, real_updates
 from benchmarks.encoding_updates import log_normal, student_t
 
 from fedddpm.errors import FedDDPMError
-from fedddpm.partition import manifest
-from fedddpm.unet import UNet
+from fedddpm.model.partition import manifest
+from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.methods import DECODER
 from fedddpm_protocol.agreement.spec import RINGS, Manifest, coordinates
 

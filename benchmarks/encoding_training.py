@@ -18,13 +18,13 @@ from benchmarks.encoding_measuring import Case
 from benchmarks.encoding_ring import FIRST_BITS, whole_round
 from benchmarks.encoding_updates import Vector
 
-from fedddpm.data import open_images
-from fedddpm.experiment.images import share_out
-from fedddpm.image_set import ImageSet, spread
-from fedddpm.partition import flatten, manifest, unflatten
-from fedddpm.seeds import derived_seed
-from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.compute.seeds import derived_seed
+from fedddpm.data.image_set import ImageSet, spread
+from fedddpm.data.opening import open_images
+from fedddpm.experiment.design.images import share_out
+from fedddpm.model.partition import flatten, manifest, unflatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.trainer import Trainer, TrainSettings
 from fedddpm_protocol.agreement.methods import DECODER, MODEL_PARTS
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedddpm import participation
 from fedddpm.config import load_config
-from fedddpm.connection import Connection
+from fedddpm.data.image_set import ImageSet
 from fedddpm.identity import Identity
-from fedddpm.image_set import ImageSet
-from fedddpm.institution import Institution
-from fedddpm.local_update import LocalUpdate, local_parts
-from fedddpm.own_update import OwnUpdate
-from fedddpm.partition import flatten
-from fedddpm.progress import make_reporter
-from fedddpm.state import StateDir
-from fedddpm.transport import Transport
+from fedddpm.model.partition import flatten
+from fedddpm.monitoring.reporter import make_reporter
+from fedddpm.rounds import participation
+from fedddpm.rounds.institution import Institution
+from fedddpm.rounds.round_update import OwnUpdate
+from fedddpm.state.folder import StateDir
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
+from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fedddpm.attention import LinearAttention
-from fedddpm.device import pick_device
+from fedddpm.compute.device import pick_device
+from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.errors import FedDDPMError
-from fedddpm.unet import UNet
-from fedddpm.vision import load_torchvision
+from fedddpm.model.attention import LinearAttention
+from fedddpm.model.unet import UNet
 
 IMAGE_SIZE = 28
 PEERS = {"denoising_diffusion_pytorch": "denoising-diffusion-pytorch", "diffusers": "diffusers"}

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
 
-from fedddpm.acceleration import tuned_kernels
-from fedddpm.diffusion import Sampler
-from fedddpm.sampling import sample_images
-from fedddpm.unet import UNet
+from fedddpm.compute.acceleration import tuned_kernels
+from fedddpm.generation.sampling import sample_images
+from fedddpm.model.diffusion import Sampler
+from fedddpm.model.unet import UNet
 
 HEADINGS = ("network", "sampler", "steps", "images/s", "ms/image", "ratio")
 REFERENCE = "fedddpm paper"

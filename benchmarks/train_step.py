@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
 
-from fedddpm.acceleration import arithmetic, resolve_precision, tuned_kernels
-from fedddpm.data import ImageSet
-from fedddpm.diffusion import Diffusion
-from fedddpm.image_set import to_floats
-from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm.training_state import make_adam
-from fedddpm.unet import UNet
+from fedddpm.compute.acceleration import arithmetic, resolve_precision, tuned_kernels
+from fedddpm.data.image_set import to_floats
+from fedddpm.data.opening import ImageSet
+from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.unet import UNet
+from fedddpm.training.checkpoint import make_adam
+from fedddpm.training.trainer import Trainer, TrainSettings
 
 LEARNING_RATE = 1e-4
 REFERENCE = "fedddpm paper"

@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fedddpm.data.sources import download_fashion_mnist, find_fashion_mnist
 from fedddpm.errors import DataError
-from fedddpm.sources import download_fashion_mnist, find_fashion_mnist
 
 PACKAGE = "dataset-fashion-mnist"  # Debian 11 and newer, MIT licence, 31 MB
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")

@@ -14,8 +14,8 @@ import numpy as np
 from get_fashion_mnist import get_fashion_mnist
 
 from fedddpm import Client
-from fedddpm.data import open_images
-from fedddpm.splits import label_skew
+from fedddpm.data.opening import open_images
+from fedddpm.data.splits import label_skew
 
 
 def write_share(folder: Path, out: Path, share: int, of: int, limit: int | None) -> int:

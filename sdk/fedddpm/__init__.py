@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedddpm.config import MetricsOptions as MetricsOptions
     from fedddpm.config import NetworkOptions as NetworkOptions
     from fedddpm.errors import FedDDPMError as FedDDPMError
-    from fedddpm.summary import RoundSummary as RoundSummary
+    from fedddpm.rounds.summary import RoundSummary
 
 __all__ = [
     "Client",
@@ -36,7 +36,7 @@ _HOMES = {
     "LocalPolicyOptions": "fedddpm.config",
     "MetricsOptions": "fedddpm.config",
     "NetworkOptions": "fedddpm.config",
-    "RoundSummary": "fedddpm.summary",
+    "RoundSummary": "fedddpm.rounds.summary",
 }
 
 

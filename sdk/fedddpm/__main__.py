@@ -1,6 +1,6 @@
 """``python -m fedddpm``: the command, for launchers that start a module (torchrun)."""
 
-from fedddpm.cli import main
+from fedddpm.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from fedddpm import errors
+from fedddpm.compute.device import pick_device, use_cores
 from fedddpm.config import (
     ClientConfig,
     LearningOptions,
@@ -30,21 +31,20 @@ from fedddpm.config import (
     Setting,
     load_config,
 )
-from fedddpm.connection import Connection
-from fedddpm.crew import Place, follow, open_crew
-from fedddpm.data import open_images
-from fedddpm.device import pick_device, use_cores
-from fedddpm.grey_line import grey_line
+from fedddpm.data.grey_summary import grey_line
+from fedddpm.data.image_set import split_holdout
+from fedddpm.data.opening import open_images
 from fedddpm.identity import Identity, load_public_key
-from fedddpm.image_set import split_holdout
-from fedddpm.institution import Institution
-from fedddpm.metrics_server import serving_metrics
-from fedddpm.participation import Participation
-from fedddpm.progress import Reporter, make_reporter
-from fedddpm.state import StateDir
-from fedddpm.summary import RoundSummary
-from fedddpm.transport import Transport
-from fedddpm.vitals import LiveVitals, sdk_version
+from fedddpm.monitoring.metrics_server import serving_metrics
+from fedddpm.monitoring.reporter import Reporter, make_reporter
+from fedddpm.monitoring.vitals import LiveVitals, sdk_version
+from fedddpm.rounds.institution import Institution
+from fedddpm.rounds.participation import Participation
+from fedddpm.rounds.summary import RoundSummary
+from fedddpm.state.folder import StateDir
+from fedddpm.training.distributed import Place, follow, open_crew
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.errors import LocalProtocolError, ProtocolError
 from fedddpm_protocol.errors import PolicyError as RefusedByPolicy
 

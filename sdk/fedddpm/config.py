@@ -33,7 +33,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedddpm.errors import ConfigError
-from fedddpm.toml_file import read_toml
+from fedddpm.files.toml_file import read_toml
 
 Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
 Seconds = Annotated[float, Field(gt=0)]

@@ -22,8 +22,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedddpm.errors import ConfigError
-from fedddpm.private_files import read_private
-from fedddpm.shown import holds_private_key, named, shown
+from fedddpm.files.private import read_private
+from fedddpm.files.redaction import holds_private_key, named, shown
 from fedddpm_protocol.agreement.spec import require_name
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.foreign.json_reading import read_json

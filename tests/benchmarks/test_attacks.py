@@ -17,9 +17,9 @@ from benchmarks.attack_scores import as_floats, chance, score, shares_of
 from benchmarks.attack_terms import TERMS, Federation, cosine
 from benchmarks.attack_training import institution_seed, offer, predicted, train
 
-from fedddpm.image_set import ImageSet
-from fedddpm.initial import initial_network, seed_of
-from fedddpm.unet import architecture_of
+from fedddpm.data.image_set import ImageSet
+from fedddpm.model.initialization import initial_network, seed_of
+from fedddpm.model.unet import architecture_of
 from fedddpm_protocol.errors import TermsError
 
 ROOT = Path(__file__).parents[2]

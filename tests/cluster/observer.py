@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
 from fedddpm.errors import FedDDPMError
 from fedddpm.identity import Identity
-from fedddpm.model_store import ModelStore
-from fedddpm.state import StateDir
-from fedddpm.transport import Transport
-from fedddpm.trust import accept_results
+from fedddpm.rounds.model_store import ModelStore
+from fedddpm.rounds.trust import accept_results
+from fedddpm.state.folder import StateDir
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
 from fedddpm_protocol.primitives import canonical

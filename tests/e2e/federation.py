@@ -22,10 +22,10 @@ from tests.e2e.proxy import Proxy
 from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
-from fedddpm.cli import app as sdk_app
-from fedddpm.partition import flatten, manifest, save_model
-from fedddpm.sampling import load_network, newest_network
-from fedddpm.summary import RoundSummary
+from fedddpm.cli.app import app as sdk_app
+from fedddpm.generation.sampling import load_network, newest_network
+from fedddpm.model.partition import flatten, manifest, save_model
+from fedddpm.rounds.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli import app as aggregator_app
 from fedddpm_aggregator.service.context import Context

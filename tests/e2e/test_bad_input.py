@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, blobs, sitecustomize, wait_until
 
-from fedddpm.state import StateDir
+from fedddpm.state.folder import StateDir
 
 SHIFTED = """
 import time

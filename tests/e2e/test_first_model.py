@@ -6,9 +6,9 @@ import numpy as np
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import SIZE, TRAINING, Federation
 
-from fedddpm.initial import initial_vector, seed_of
-from fedddpm.partition import flatten, save_model
-from fedddpm.sampling import load_network, newest_network
+from fedddpm.generation.sampling import load_network, newest_network
+from fedddpm.model.initialization import initial_vector, seed_of
+from fedddpm.model.partition import flatten, save_model
 from fedddpm_protocol.agreement.methods import Method
 
 

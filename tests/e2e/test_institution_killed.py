@@ -17,7 +17,7 @@ from fedddpm_protocol.wire.phases import Phase
 
 EVERY_STEP = """
 import time
-import fedddpm.trainer as trainer
+import fedddpm.training.trainer as trainer
 defaults = trainer.TrainSettings.__init__.__defaults__
 trainer.TrainSettings.__init__.__defaults__ = (*defaults[:5], 1, *defaults[6:])  # a checkpoint at every step
 save = trainer.Trainer._save

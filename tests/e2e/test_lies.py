@@ -15,10 +15,10 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, wait_until
 
-import fedddpm.contribution
+import fedddpm.updates.contribution
 from fedddpm import LocalPolicyOptions
 from fedddpm.errors import ModelError, PolicyError, TransportError
-from fedddpm.problems import NotEnrolledError
+from fedddpm.transport.problems import NotEnrolledError
 from fedddpm_protocol.agreement.policy import sign_result, sign_spec
 from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
 from fedddpm_protocol.encoding.encoder import ValuesEncoder
@@ -256,7 +256,7 @@ def test_a_magnified_update_is_held(
         made.magnify = threading.current_thread().name == liar
         return made
 
-    monkeypatch.setattr(fedddpm.contribution, "ValuesEncoder", encoder)
+    monkeypatch.setattr(fedddpm.updates.contribution, "ValuesEncoder", encoder)
     fed.join_here()
     wait_until(lambda: fed.state().status == "stalled", "a round that is held")
     line = fed.lines()[-1]

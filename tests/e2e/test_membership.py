@@ -9,7 +9,7 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, blobs, command_error, wait_until
 
 from fedddpm.identity import Identity
-from fedddpm.problems import NotEnrolledError
+from fedddpm.transport.problems import NotEnrolledError
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.wire.phases import Phase
 

@@ -11,10 +11,10 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, wait_until
 
 from fedddpm.errors import PolicyError
-from fedddpm.ledger import SpentLedger
-from fedddpm.local_update import UpdateStore
-from fedddpm.partition import flatten
-from fedddpm.sampling import load_network, newest_network
+from fedddpm.generation.sampling import load_network, newest_network
+from fedddpm.model.partition import flatten
+from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.updates.local_update import UpdateStore
 from fedddpm_aggregator import store
 from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.tables import RunRow

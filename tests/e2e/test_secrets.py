@@ -14,9 +14,9 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
 
-import fedddpm.session_driver
+import fedddpm.rounds.session
 from fedddpm.identity import Identity
-from fedddpm.local_update import UpdateStore
+from fedddpm.updates.local_update import UpdateStore
 from fedddpm_protocol.session.participant import Participant
 
 
@@ -111,7 +111,7 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
     def recording(**arguments: object) -> Participant:
         return Participant(**arguments, random_bytes=Recorder(kept))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fedddpm.session_driver, "Participant", recording)
+    monkeypatch.setattr(fedddpm.rounds.session, "Participant", recording)
     fed.start(rounds=2)
     *here, apart = fed.members
     hold = fed.proxy(apart).hold("POST .*/unmask")

@@ -114,7 +114,7 @@ def test_labels_say_what_it_is(engine: Engine, image: tuple[str, str]) -> None:
 def test_the_institution_trains_on_cpus(engine: Engine) -> None:
     code = """
 import torch
-from fedddpm.vision import load_torchvision
+from fedddpm.compute.torchvision_compat import load_torchvision
 load_torchvision()
 print(torch.version.cuda, torch.cuda.is_available())
 """
@@ -152,7 +152,13 @@ def test_a_wrong_build_argument_is_refused(
 
 def test_neither_keys_nor_state_get_into_a_build(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / ".dockerignore").write_bytes((ROOT / ".dockerignore").read_bytes())
-    admitted = {"protocol/pyproject.toml", "sdk/fedddpm/unet.py", "requirements/aggregator.lock.txt", "constraints.txt"}
+    admitted = {
+        "protocol/pyproject.toml",
+        "sdk/fedddpm/data/opening.py",
+        "sdk/fedddpm/model/unet.py",
+        "requirements/aggregator.lock.txt",
+        "constraints.txt",
+    }
     outside = (
         "root.key",
         ".env",

@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(3600)]
 GPU_OPTIONS = {"docker": ("--gpus=all",), "podman": ("--device=nvidia.com/gpu=all",)}
 TRAINING = """
 import sys, torch
-from fedddpm.device import pick_device
-from fedddpm.image_set import ImageSet
-from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.compute.device import pick_device
+from fedddpm.data.image_set import ImageSet
+from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.model.unet import UNet
 
 device = pick_device(sys.argv[1])
 torch.manual_seed(0)

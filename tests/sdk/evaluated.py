@@ -2,7 +2,7 @@
 
 import torch
 
-from fedddpm.image_set import ImageSet
+from fedddpm.data.image_set import ImageSet
 
 SIZE = 14
 CLASSES = 4

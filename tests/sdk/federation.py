@@ -12,12 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
-from fedddpm.connection import Connection
+from fedddpm.generation.sampling import newest_network
 from fedddpm.identity import Identity
-from fedddpm.partition import flatten, save_model
-from fedddpm.sampling import newest_network
-from fedddpm.transport import Transport
-from fedddpm.unet import UNet
+from fedddpm.model.partition import flatten, save_model
+from fedddpm.model.unet import UNet
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
 from fedddpm_aggregator.cli import app as operator
 
 AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from fedddpm.crew import Place, follow, open_crew
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import FedDDPMError, StateError
-from fedddpm.image_set import ImageSet
-from fedddpm.partition import PARTS, flatten
-from fedddpm.trainer import Trainer, TrainOutcome, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.model.partition import PARTS, flatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.distributed import Place, follow, open_crew
+from fedddpm.training.trainer import Trainer, TrainOutcome, TrainSettings
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=2, batch_size=4, learning_rate=1e-3, ema_decay=0.9, checkpoint_every_steps=2)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
 from fedddpm.identity import Identity
+from fedddpm.transport.connection import Connection
 from fedddpm_protocol.wire.api import PROBLEM_TYPE
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedddpm.checkpoint import load_tensors, save_tensors, write_atomic
 from fedddpm.errors import CheckpointError
+from fedddpm.files.atomic import load_tensors, save_tensors, write_atomic
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

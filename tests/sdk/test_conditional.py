@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedddpm.diffusion import guided, hide_labels
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, ModelError
-from fedddpm.image_set import ImageSet
-from fedddpm.partition import PARTS, flatten, manifest, parameters_of, unflatten
-from fedddpm.sampling import sample_images
-from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.generation.sampling import sample_images
+from fedddpm.model.diffusion import guided, hide_labels
+from fedddpm.model.partition import PARTS, flatten, manifest, parameters_of, unflatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.trainer import Trainer, TrainSettings
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 LABEL = "encoder.label.weight"

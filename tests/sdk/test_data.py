@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fedddpm.data import ImageSet, open_images, split_holdout, to_floats, to_uint8
+from fedddpm.compute.torchvision_compat import load_torchvision
+from fedddpm.data.opening import ImageSet, open_images, split_holdout, to_floats, to_uint8
 from fedddpm.errors import DataError
-from fedddpm.feed import Feed
-from fedddpm.vision import load_torchvision
+from fedddpm.training.batches import Feed
 
 CPU = torch.device("cpu")
 

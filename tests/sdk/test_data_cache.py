@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedddpm.data import ImageSet, open_images
-from fedddpm.image_cache import cached, usual_folder
+from fedddpm.data.image_cache import cached, usual_folder
+from fedddpm.data.opening import ImageSet, open_images
 
 
 def fill(path: Path, value: int, side: int = 16) -> None:
@@ -81,7 +81,7 @@ def test_pictures_of_another_rule_are_decoded_anew(
     folder: Path, swapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:  # 16 bits without a look at their range, and nothing kept about it
-        older.setattr("fedddpm.image_cache._FORMAT", "fedddpm/images/1")
+        older.setattr("fedddpm.data.image_cache._FORMAT", "fedddpm/images/1")
         open_images(folder, cache=tmp_path / "cache")
     swap(swapped, 99)
     assert 99 in values(open_images(folder, cache=tmp_path / "cache"))

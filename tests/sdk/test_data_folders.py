@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fedddpm.client import Client
-from fedddpm.data import ImageSet, open_images
+from fedddpm.data.opening import ImageSet, open_images
 from fedddpm.errors import DataError
 from fedddpm.identity import Identity
 

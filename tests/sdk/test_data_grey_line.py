@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fedddpm.cli import app
-from fedddpm.data import ImageSet
-from fedddpm.grey_line import grey_line
+from fedddpm.cli.app import app
+from fedddpm.data.grey_summary import grey_line
+from fedddpm.data.image_set import split_holdout
+from fedddpm.data.opening import ImageSet
 from fedddpm.identity import Identity
-from fedddpm.image_set import split_holdout
 
 SIDE = 16
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tests.sdk.image_writers import DOUBLE, FLOAT, LONG, SHORT, SLONG, SSHORT, pgm, png, tiff
 
-from fedddpm.data import ImageSet, open_images
-from fedddpm.deep_files import stored
+from fedddpm.data.deep_files import stored
+from fedddpm.data.opening import ImageSet, open_images
 from fedddpm.errors import DataError
 
 SIDE = 16

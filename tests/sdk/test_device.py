@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fedddpm.device import usable_cores
+from fedddpm.compute.device import usable_cores
 
 AFFINE = len(os.sched_getaffinity(0))
 
@@ -56,7 +56,7 @@ def test_without_a_quota_the_affinity_counts(tmp_path, files):
 def test_threads_follow_the_cores_and_the_users_word():
     source = """
 import os, torch
-from fedddpm.device import use_cores
+from fedddpm.compute.device import use_cores
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 torch.set_num_threads(2)
 os.environ["OMP_NUM_THREADS"] = "2"

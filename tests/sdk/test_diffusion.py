@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedddpm.diffusion import Diffusion, Sampler, huber
 from fedddpm.errors import ConfigError
+from fedddpm.model.diffusion import Diffusion, Sampler, huber
 
 SHAPE = (2, 1, 8, 8)
 

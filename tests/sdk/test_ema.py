@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm.checkpoint import save_tensors
-from fedddpm.ema import (
+from fedddpm.errors import CheckpointError, ModelError
+from fedddpm.files.atomic import save_tensors
+from fedddpm.model.ema import (
     AverageState,
     WeightAverage,
     average_file,
@@ -17,10 +18,9 @@ from fedddpm.ema import (
     load_average_into,
     save_average,
 )
-from fedddpm.errors import CheckpointError, ModelError
-from fedddpm.local_update import LocalUpdate, adopt_round, local_parts
-from fedddpm.partition import flatten, save_model
-from fedddpm.unet import UNet
+from fedddpm.model.partition import flatten, save_model
+from fedddpm.model.unet import UNet
+from fedddpm.updates.local_update import LocalUpdate, adopt_round, local_parts
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from tests.sdk.test_experiment_sum import MEMBERS, SAMPLES, SIZES, found, make_spec, weighted_mean
 
 from fedddpm.config import LearningOptions
-from fedddpm.error_feedback import ErrorFeedback, Summed
-from fedddpm.experiment.secure_sum import Opened, aggregate
-from fedddpm.local_update import LocalUpdate, UpdateStore
+from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
+from fedddpm.updates.error_feedback import ErrorFeedback, Summed
+from fedddpm.updates.local_update import LocalUpdate, UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.primitives.canonical import PROTOCOL

@@ -8,10 +8,10 @@ from PIL import Image
 from tests.sdk.evaluated import SIZE, shapes
 from typer.testing import CliRunner
 
-from fedddpm import cli
+from fedddpm.cli import app
 from fedddpm.evaluation.scorecard import FORMAT
-from fedddpm.partition import save_model
-from fedddpm.unet import UNet
+from fedddpm.model.partition import save_model
+from fedddpm.model.unet import UNet
 
 TRAIN, TEST = shapes(600, 1), shapes(300, 2)
 
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 def run(place, *options, reference="real.npz", net="classifier"):
     arguments = ["evaluate", "--reference", str(place / reference), "--net", net, "--cache", str(place / "cache")]
     return CliRunner(env={"COLUMNS": "200"}).invoke(
-        cli.app, [*arguments, "--classifier-steps", "8", *map(str, options)]
+        app.app, [*arguments, "--classifier-steps", "8", *map(str, options)]
     )
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from tests.sdk.evaluated import CLASSES, SIZE, shapes
 
+from fedddpm.data.image_set import ImageSet, to_floats
 from fedddpm.errors import CheckpointError, ConfigError, DataError
 from fedddpm.evaluation import reference as reference_module
 from fedddpm.evaluation.classifier import open_classifier
 from fedddpm.evaluation.reference import open_reference
 from fedddpm.evaluation.saving import as_saved
 from fedddpm.evaluation.scores import score
-from fedddpm.image_set import ImageSet, to_floats
 
 TRAIN, TEST = shapes(1600, 1), shapes(800, 2)
 STEPS = 25

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fedddpm.errors import DataError
-from fedddpm.experiment.images import ImageSource, class_counts, open_source, share_out
-from fedddpm.experiment.settings import build
+from fedddpm.experiment.design.images import ImageSource, class_counts, open_source, share_out
+from fedddpm.experiment.design.settings import build
 
 
 def make_folder(folder: Path, count: int = 60) -> Path:

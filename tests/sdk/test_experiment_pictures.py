@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from tests.sdk.studies import made_run, made_study, members
 
-from fedddpm.experiment.pictures import curves, rounds_strip, split_picture
+from fedddpm.experiment.report.pictures import curves, rounds_strip, split_picture
+from fedddpm.experiment.report.trade_off_picture import trade_off_pictures
 from fedddpm.experiment.results import InstitutionRecord
-from fedddpm.experiment.trade_off_picture import trade_off_pictures
 
 FULL, UDEC = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 

@@ -15,10 +15,10 @@ from tests.ray_cluster import frozen_workers, kill, ray_cluster
 from tests.sdk.test_experiment_study import Quiet
 
 from fedddpm.errors import ConfigError
-from fedddpm.experiment.images import ImageSource
-from fedddpm.experiment.ray_workers import RayWorkers
+from fedddpm.experiment.design.images import ImageSource
+from fedddpm.experiment.design.settings import StudySettings, build, read_settings
 from fedddpm.experiment.results import read_results
-from fedddpm.experiment.settings import StudySettings, build, read_settings
+from fedddpm.experiment.runs.ray_workers import RayWorkers
 from fedddpm.experiment.study import Place, run_study
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from PIL import Image
 from tests.sdk.studies import made_run, made_study, write_grids
 
 from fedddpm.errors import CheckpointError
-from fedddpm.experiment.report import write_report
+from fedddpm.experiment.report.pages import write_report
+from fedddpm.experiment.report.table import INSECURE
 from fedddpm.experiment.results import StudyResults
-from fedddpm.experiment.table import INSECURE
 
 VOID = {"img", "meta", "link", "br", "input", "hr"}
 

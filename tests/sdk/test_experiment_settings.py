@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedddpm.errors import ConfigError
-from fedddpm.experiment.plan import plan_runs, smallest_sum
-from fedddpm.experiment.presets import PRESETS, preset
-from fedddpm.experiment.settings import StudySettings, build, read_settings
+from fedddpm.experiment.design.plan import plan_runs, smallest_sum
+from fedddpm.experiment.design.presets import PRESETS, preset
+from fedddpm.experiment.design.settings import StudySettings, build, read_settings
 from fedddpm_protocol.agreement.methods import assign_parts
 
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fedddpm.data.grey_summary import GreyLine
 from fedddpm.errors import ConfigError, DataError
-from fedddpm.experiment.plan import RunPlan
-from fedddpm.experiment.presets import preset
+from fedddpm.experiment.design.plan import RunPlan
+from fedddpm.experiment.design.presets import preset
+from fedddpm.experiment.design.settings import StudySettings, build
 from fedddpm.experiment.results import RunRecord, StudyResults, read_results, write_results
-from fedddpm.experiment.settings import StudySettings, build
 from fedddpm.experiment.study import Place, run_study
-from fedddpm.grey_line import GreyLine
-from fedddpm.partition import read_architecture
-from fedddpm.sampling import load_network
+from fedddpm.generation.sampling import load_network
+from fedddpm.model.partition import read_architecture
 
 SIZE, CLASSES = 16, 3
 
@@ -118,8 +118,8 @@ def test_every_run_is_there_with_rounds_scores_and_pictures(finished: Path) -> N
 
 
 def test_parts_that_are_never_shared_differ_and_shared_ones_do_not(finished: Path) -> None:
-    from fedddpm.experiment.institution import model_file
-    from fedddpm.partition import flatten
+    from fedddpm.experiment.runs.site import model_file
+    from fedddpm.model.partition import flatten
 
     for method, local in (("full", ()), ("udec", ("encoder", "bottleneck"))):
         run = next((finished / "runs").glob(f"{method}-*"))
@@ -293,7 +293,7 @@ def test_error_feedback_is_the_same_after_an_interruption(data: Path, tmp_path: 
 
 
 def test_class_conditional_institutions_share_the_label_embedding(data: Path, tmp_path: Path) -> None:
-    from fedddpm.experiment.institution import model_file
+    from fedddpm.experiment.runs.site import model_file
 
     few: dict[str, object] = {"methods": ("FULL",), "rounds": 1, "final_samples": (), "round_samples": 0}
     results = study(data, tmp_path / "study", **few, conditional=True, guidance=2.0)

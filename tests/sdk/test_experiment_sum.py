@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedddpm.contribution import Pieces, scaled_pieces
-from fedddpm.experiment.secure_session import Federation
-from fedddpm.experiment.secure_sum import aggregate
-from fedddpm.local_update import LocalUpdate
+from fedddpm.experiment.aggregation.aggregate import aggregate
+from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.updates.contribution import Pieces, scaled_pieces
+from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.agreement.shards import draw, largest_cohort
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
@@ -199,7 +199,8 @@ def test_an_update_that_nobody_clipped_is_never_summed(monkeypatch: pytest.Monke
     federation = found(MEMBERS)
     spec, updates = make_spec(federation, Method.UDEC), make_updates(MEMBERS, Method.UDEC)
     monkeypatch.setattr(
-        "fedddpm.experiment.secure_sum.scaled_pieces", lambda spec, delta: Pieces({"decoder": 100 * delta}, 1.0, 0.0)
+        "fedddpm.experiment.aggregation.aggregate.scaled_pieces",
+        lambda spec, delta: Pieces({"decoder": 100 * delta}, 1.0, 0.0),
     )
     with pytest.raises(RingOverflowError, match="exceeds the agreed"):
         aggregate(federation, spec, updates, np.zeros(SIZES["decoder"], np.float32), "s")

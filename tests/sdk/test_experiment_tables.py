@@ -7,12 +7,11 @@ import pytest
 from rich.console import Console
 from tests.sdk.studies import LEVELS, P, U, made_run, made_study, planned
 
-from fedddpm.experiment import paper
-from fedddpm.experiment.comparison import comparison_table
-from fedddpm.experiment.groups import grouped, mean_and_spread, short
-from fedddpm.experiment.results import StudyResults
-from fedddpm.experiment.table import INSECURE, Column, Table, as_markdown
-from fedddpm.experiment.tables import (
+from fedddpm.experiment.report import paper
+from fedddpm.experiment.report.groups import grouped, mean_and_spread, short
+from fedddpm.experiment.report.paper_comparison import comparison_table
+from fedddpm.experiment.report.table import INSECURE, Column, Table, as_markdown
+from fedddpm.experiment.report.tables import (
     all_tables,
     clients_table,
     institutions_table,
@@ -20,11 +19,12 @@ from fedddpm.experiment.tables import (
     rounds_table,
     scores_tables,
 )
-from fedddpm.experiment.trade_off import points, trade_off_table
-from fedddpm.experiment.traffic_table import traffic_table
-from fedddpm.partition import manifest
-from fedddpm.traffic import paper_parameters
-from fedddpm.unet import UNet
+from fedddpm.experiment.report.trade_off import points, trade_off_table
+from fedddpm.experiment.report.traffic_table import traffic_table
+from fedddpm.experiment.results import StudyResults
+from fedddpm.model.partition import manifest
+from fedddpm.model.unet import UNet
+from fedddpm.transport.traffic import paper_parameters
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import coordinates
 

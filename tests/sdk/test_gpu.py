@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from fedddpm.device import pick_device
-from fedddpm.diffusion import Diffusion
-from fedddpm.feed import Feed
-from fedddpm.image_set import ImageSet
-from fedddpm.partition import flatten
-from fedddpm.trainer import Trainer, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.compute.device import pick_device
+from fedddpm.data.image_set import ImageSet
+from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.partition import flatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.batches import Feed
+from fedddpm.training.trainer import Trainer, TrainSettings
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
 
 pytestmark = [
@@ -54,7 +54,7 @@ def squares(count: int) -> ImageSet:
 def test_images_that_do_not_fit_travel_ahead_and_are_the_same(monkeypatch):
     device, data = torch.device("cuda"), squares(50)
     resident = Feed(data, 16, device, labelled=True)
-    monkeypatch.setattr("fedddpm.feed._free_bytes", lambda device: 0)
+    monkeypatch.setattr("fedddpm.training.batches._free_bytes", lambda device: 0)
     travelling = Feed(data, 16, device, labelled=True)
     assert (resident.resident, travelling.resident) == (True, False)
     for epoch in range(3):

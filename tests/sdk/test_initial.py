@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedddpm.checkpoint import load_tensors
 from fedddpm.errors import ModelError
-from fedddpm.initial import initial_network, initial_vector, seed_of
-from fedddpm.partition import INITIAL_SEED_KEY, PARTS, flatten, manifest, parameters_of, save_model
-from fedddpm.unet import UNet, architecture_of
+from fedddpm.files.atomic import load_tensors
+from fedddpm.model.initialization import initial_network, initial_vector, seed_of
+from fedddpm.model.partition import INITIAL_SEED_KEY, PARTS, flatten, manifest, parameters_of, save_model
+from fedddpm.model.unet import UNet, architecture_of
 from fedddpm_protocol.agreement.spec import model_hash
 
 SMALL = architecture_of(8, 1, "tiny", classes=3)
@@ -24,9 +24,9 @@ SMALL_HASH = "122176266f4157c0a2397f8b976207751dac443a2946e0ba55ca95bfa5779e9c"
 PAPER_HASH = "c9774b29df3ec5bc5db9aba941469efa6ca48da71458ea69477b7dfce9a34135"
 PROGRAM = """
 import sys, torch
-from fedddpm.initial import initial_network, seed_of
-from fedddpm.partition import flatten, manifest
-from fedddpm.unet import architecture_of
+from fedddpm.model.initialization import initial_network, seed_of
+from fedddpm.model.partition import flatten, manifest
+from fedddpm.model.unet import architecture_of
 from fedddpm_protocol.agreement.spec import model_hash
 torch.set_num_threads(int(sys.argv[1]))
 torch.set_flush_denormal(sys.argv[1] == "4")
@@ -115,7 +115,7 @@ def test_tensors_of_one_network_are_unrelated():
 
 
 def test_a_module_without_a_rule_is_refused(monkeypatch):
-    monkeypatch.setattr("fedddpm.unet.nn.GroupNorm", nn.BatchNorm2d)
+    monkeypatch.setattr("fedddpm.model.unet.nn.GroupNorm", nn.BatchNorm2d)
     with pytest.raises(ModelError, match="no rule for the first weights of a BatchNorm2d"):
         initial_vector(SMALL, seed_of(0))
 

@@ -10,15 +10,15 @@ from tests.protocol.specs import make_spec
 from tests.sdk.federation import SIZE, make_network
 
 from fedddpm.config import LearningOptions, LocalPolicyOptions
-from fedddpm.ema import average_file, load_average
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import DataError
-from fedddpm.image_set import ImageSet
-from fedddpm.local_update import UpdateStore, train_update
-from fedddpm.partition import flatten
-from fedddpm.sampling import newest_network
-from fedddpm.state_report import read_state
-from fedddpm.train_settings import silent
-from fedddpm.unet import UNet
+from fedddpm.generation.sampling import newest_network
+from fedddpm.model.ema import average_file, load_average
+from fedddpm.model.partition import flatten
+from fedddpm.model.unet import UNet
+from fedddpm.state.report import read_state
+from fedddpm.training.settings import silent
+from fedddpm.updates.local_update import UpdateStore, train_update
 from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fedddpm.checkpoint import load_tensors
-from fedddpm.cli import app
-from fedddpm.initial import seed_of
-from fedddpm.partition import INITIAL_SEED_KEY, read_architecture
-from fedddpm.state import RunPosition, StateDir
-from fedddpm.traffic import Traffic
+from fedddpm.cli.app import app
+from fedddpm.files.atomic import load_tensors
+from fedddpm.model.initialization import seed_of
+from fedddpm.model.partition import INITIAL_SEED_KEY, read_architecture
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.wire.messages import SignedDocument
 
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]

@@ -7,13 +7,13 @@ import time
 import pytest
 from tests.sdk.scripted import CONTENT, ROSTER, Script, connect, problem, roster_reply, serve
 
-from fedddpm import connection as connection_module
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError, TransportError
 from fedddpm.identity import Identity
-from fedddpm.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
-from fedddpm.transport import Transport
+from fedddpm.transport import connection as connection_module
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
 
 
 @pytest.fixture(autouse=True)

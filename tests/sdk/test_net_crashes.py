@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from fedddpm.transport import SessionApi
+from fedddpm.transport.endpoints import SessionApi
 from fedddpm_protocol.agreement.methods import Method
 
 POINTS = [

@@ -5,13 +5,13 @@ from tests.protocol.sessions import make_roster
 from tests.protocol.specs import changed, make_spec
 
 from fedddpm.errors import PolicyError
-from fedddpm.ledger import SpentLedger
-from fedddpm.local_update import _round_seed
-from fedddpm.participation import Participation
-from fedddpm.progress import Reporter
-from fedddpm.run_history import RunHistory
-from fedddpm.state import RunPosition, StateDir
-from fedddpm.telling import Telling
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.participation import Participation
+from fedddpm.rounds.run_history import RunHistory
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.updates.local_update import _round_seed
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.errors import SpecError, SpentError
 from fedddpm_protocol.session.spent import SpentRecord

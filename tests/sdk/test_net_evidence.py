@@ -2,7 +2,7 @@
 
 import json
 
-from fedddpm.transport import SessionApi
+from fedddpm.transport.endpoints import SessionApi
 from fedddpm_protocol.agreement.methods import Method
 
 

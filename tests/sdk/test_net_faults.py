@@ -12,15 +12,15 @@ from tests.protocol.specs import make_spec
 from tests.sdk.federation import NETWORK, SIZE
 
 from fedddpm import LocalPolicyOptions
-from fedddpm import signing as signing_module
-from fedddpm.attempt import require_enough_reporters
-from fedddpm.connection import Connection
 from fedddpm.errors import DataError, ModelError, PolicyError, TrainingError
 from fedddpm.identity import Identity
-from fedddpm.local_update import UpdateStore
-from fedddpm.problems import NotEnrolledError, SecondClientError, UnreachableError
-from fedddpm.state import RunPosition, StateDir
-from fedddpm.transport import SessionApi, Transport
+from fedddpm.rounds.attempt import require_enough_reporters
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.transport import request_signing as signing_module
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import SessionApi, Transport
+from fedddpm.transport.problems import NotEnrolledError, SecondClientError, UnreachableError
+from fedddpm.updates.local_update import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 
 A = "hospital-a"
@@ -126,8 +126,10 @@ def test_a_training_that_was_killed_goes_on_in_the_middle(fed, monkeypatch):
         if len(steps) == 2:
             raise Crash
 
-    monkeypatch.setattr("fedddpm.progress.Reporter.training", watch)
-    monkeypatch.setattr("fedddpm.trainer.Trainer._is_due", lambda trainer, position, saved, at: position.step > saved)
+    monkeypatch.setattr("fedddpm.monitoring.reporter.Reporter.training", watch)
+    monkeypatch.setattr(
+        "fedddpm.training.trainer.Trainer._is_due", lambda trainer, position, saved, at: position.step > saved
+    )
     np.savez(fed.folder / "more.npz", images=np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE), np.uint8))
     with pytest.raises(Crash):
         fed.client(A, data=fed.folder / "more.npz").participate()

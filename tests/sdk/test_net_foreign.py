@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fedddpm.checkpoint import save_tensors
-from fedddpm.cli import app
+from fedddpm.cli.app import app
+from fedddpm.cli.logs import JsonFormatter, TextFormatter
+from fedddpm.cli.status import status_rows
 from fedddpm.config import NetworkOptions, load_config
-from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError, FedDDPMError, ModelError, TransportError
+from fedddpm.files.atomic import save_tensors
 from fedddpm.identity import Identity, load_public_key
-from fedddpm.logs import JsonFormatter, TextFormatter
-from fedddpm.partition import read_architecture
-from fedddpm.progress import Reporter, TerminalReporter
-from fedddpm.state import StateDir
-from fedddpm.status import status_rows
-from fedddpm.telling import Telling
-from fedddpm.terminal import PlainConsole
-from fedddpm.transport import SessionApi, Transport
+from fedddpm.model.partition import read_architecture
+from fedddpm.monitoring.reporter import Reporter, TerminalReporter
+from fedddpm.monitoring.terminal import PlainConsole
+from fedddpm.rounds.announcements import Telling
+from fedddpm.state.folder import StateDir
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import SessionApi, Transport
 from fedddpm_protocol.foreign.bounds import bound_of
 from fedddpm_protocol.wire.api import PROBLEM_TYPE, RunState
 from fedddpm_protocol.wire.messages import Confirmation, Join, Shares, SignedDocument, Unmask, UploadManifest
@@ -338,10 +338,10 @@ READ = """
 import re, sys
 from pathlib import Path
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
+from fedddpm.transport.connection import Connection
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
-from fedddpm.transport import Transport
+from fedddpm.transport.endpoints import Transport
 def peak_kib():
     return int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 with Connection(sys.argv[1], Identity.generate("a"), "a", NetworkOptions(patience_s=0)) as connection:

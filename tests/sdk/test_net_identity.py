@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fedddpm.config import NetworkOptions, load_config
-from fedddpm.connection import Connection
 from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity, load_public_key
-from fedddpm.tls import tls_context
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.tls import tls_context
 from fedddpm_protocol.primitives.keys import fingerprint, verify
 
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedddpm.cli import app
+from fedddpm.cli.app import app
 from fedddpm.errors import FedDDPMError
-from fedddpm.shown import looks_like_path, named, shown
+from fedddpm.files.redaction import looks_like_path, named, shown
 
 KEYS = st.integers(0, 2**64).map(lambda seed: hashlib.sha256(b"%d" % seed).digest())  # as a real one: random
 PREFIXES = st.sampled_from(

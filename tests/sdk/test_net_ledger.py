@@ -3,8 +3,8 @@
 import pytest
 
 from fedddpm.errors import StateError
-from fedddpm.ledger import SpentLedger
-from fedddpm.state import StateDir
+from fedddpm.state.folder import StateDir
+from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import ConflictError, ReleaseError, SpentError
 from fedddpm_protocol.primitives.keys import SigningKey

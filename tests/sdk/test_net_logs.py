@@ -7,9 +7,9 @@ import warnings
 import pytest
 from pydantic import BaseModel
 
-from fedddpm.logs import LOG, log_on_stderr
-from fedddpm.progress import Reporter
-from fedddpm.vitals import Activity
+from fedddpm.cli.logs import LOG, log_on_stderr
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.monitoring.vitals import Activity
 
 
 def tell(reporter):
@@ -71,7 +71,7 @@ def test_a_defect_is_one_line_without_what_a_validation_refused(capsys):
 
 def test_others_arriving_one_by_one_are_few_lines(caplog, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("fedddpm.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedddpm.monitoring.reporter.time.monotonic", lambda: now[0])
     reporter = Reporter()
     with caplog.at_level(logging.INFO, logger="fedddpm"):
         for done in range(10):

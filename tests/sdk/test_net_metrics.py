@@ -10,14 +10,14 @@ import threading
 import httpx
 import pytest
 
-from fedddpm import metrics_server
 from fedddpm.config import MetricsOptions
 from fedddpm.errors import ConfigError
-from fedddpm.metrics_server import health, serving_metrics
-from fedddpm.progress import Reporter
-from fedddpm.traffic import Traffic
-from fedddpm.trainer import Progress
-from fedddpm.vitals import Activity, LiveVitals, Work
+from fedddpm.monitoring import metrics_server
+from fedddpm.monitoring.metrics_server import health, serving_metrics
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.monitoring.vitals import Activity, LiveVitals, Work
+from fedddpm.training.trainer import Progress
+from fedddpm.transport.traffic import Traffic
 
 
 def fetch(port, path, method="GET", host="127.0.0.1"):
@@ -78,7 +78,7 @@ def test_an_aggregator_that_cannot_serve_is_no_contact():
 
 def test_work_under_way_counts_already(monkeypatch):
     now = [50.0]
-    monkeypatch.setattr("fedddpm.vitals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedddpm.monitoring.vitals.time.monotonic", lambda: now[0])
     vitals = LiveVitals()
     with vitals.busy(Work.TRAINING):
         now[0] += 4
@@ -114,7 +114,7 @@ def test_many_readers_see_whole_moments():
 
 def test_health_is_a_sign_of_life_lately(monkeypatch):
     now = [50.0]
-    monkeypatch.setattr("fedddpm.vitals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedddpm.monitoring.vitals.time.monotonic", lambda: now[0])
     vitals = LiveVitals()
     now[0] += 10_000
     assert health(vitals, 600) == ("200 OK", "starting\n"), "images may take hours to decode"
@@ -202,8 +202,8 @@ def test_ipv6_is_served_where_it_is_there():
 def test_the_missing_extra_is_named():
     code = (
         "import sys\nsys.modules['prometheus_client'] = None\n"
-        "from fedddpm.config import MetricsOptions\nfrom fedddpm.metrics_server import serving_metrics\n"
-        "from fedddpm.vitals import LiveVitals\n"
+        "from fedddpm.config import MetricsOptions\nfrom fedddpm.monitoring.metrics_server import serving_metrics\n"
+        "from fedddpm.monitoring.vitals import LiveVitals\n"
         "with serving_metrics(MetricsOptions(port=0), LiveVitals()): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from tests.protocol.specs import changed, make_spec
 
-import fedddpm.own_update
-import fedddpm.progress
-import fedddpm.session_driver
-from fedddpm.checkpoint import load_tensors
-from fedddpm.contribution import Contribution
-from fedddpm.ledger import SpentLedger
-from fedddpm.local_update import LocalUpdate, UpdateStore
-from fedddpm.secret import rounding_seed, training_seed
-from fedddpm.state import StateDir
-from fedddpm.transport import SessionApi
+import fedddpm.monitoring.reporter
+import fedddpm.rounds.round_update
+import fedddpm.rounds.session
+from fedddpm.files.atomic import load_tensors
+from fedddpm.state.folder import StateDir
+from fedddpm.state.secret import rounding_seed, training_seed
+from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.transport.endpoints import SessionApi
+from fedddpm.updates.contribution import Contribution
+from fedddpm.updates.local_update import LocalUpdate, UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
@@ -231,7 +231,9 @@ def test_nothing_is_trained_and_nothing_masked_before_the_ledger_says_so(fed, mo
 
         return looked
 
-    monkeypatch.setattr(fedddpm.own_update, "train_update", look("train", fedddpm.own_update.train_update))
+    monkeypatch.setattr(
+        fedddpm.rounds.round_update, "train_update", look("train", fedddpm.rounds.round_update.train_update)
+    )
     monkeypatch.setattr(Participant, "mask_chunk", look("mask", Participant.mask_chunk))
     killed_at(fed, monkeypatch, SessionApi, "join")
     assert seen == {("train", (0,))}
@@ -248,11 +250,11 @@ def test_an_update_that_was_given_and_is_gone_is_not_made_again(fed, monkeypatch
         SpentLedger(state).give(base, store.load(base).digest)
         store.clear()
     told = []
-    monkeypatch.setattr("fedddpm.progress.Reporter.warning", lambda self, text, *more: told.append(text))
+    monkeypatch.setattr("fedddpm.monitoring.reporter.Reporter.warning", lambda self, text, *more: told.append(text))
     with monkeypatch.context() as patch:
-        patch.setattr(fedddpm.own_update, "train_update", lambda *a, **s: pytest.fail("it was trained again"))
-        killed_at(fed, monkeypatch, fedddpm.progress.Reporter, "waiting")
-        killed_at(fed, monkeypatch, fedddpm.progress.Reporter, "waiting")
+        patch.setattr(fedddpm.rounds.round_update, "train_update", lambda *a, **s: pytest.fail("it was trained again"))
+        killed_at(fed, monkeypatch, fedddpm.monitoring.reporter.Reporter, "waiting")
+        killed_at(fed, monkeypatch, fedddpm.monitoring.reporter.Reporter, "waiting")
     assert [text for text in told if "sits out until the base model changes" in text]
     assert facts_of(fed, "SELECT value FROM facts WHERE name = 'seq'") == [(b"1",)]  # that of the first process
 
@@ -267,7 +269,7 @@ def test_the_secret_is_made_once_and_decides_the_training(fed, monkeypatch):
 
         return noted
 
-    monkeypatch.setattr(fedddpm.own_update, "train_update", note(fedddpm.own_update.train_update))
+    monkeypatch.setattr(fedddpm.rounds.round_update, "train_update", note(fedddpm.rounds.round_update.train_update))
     killed_at(fed, monkeypatch, SessionApi, "join")
     ((secret,),) = facts_of(fed, "SELECT value FROM facts WHERE name = 'training-secret'")
     assert len(secret) == 32
@@ -292,7 +294,7 @@ def test_private_rounding_follows_from_the_secret_and_is_the_same_in_every_attem
             given.append((spec.base_model_hash, part, rounding))
             super().__init__(spec, part, update, pieces, rounding)
 
-    monkeypatch.setattr(fedddpm.session_driver, "Contribution", Noting)
+    monkeypatch.setattr(fedddpm.rounds.session, "Contribution", Noting)
     for _ in range(2):
         killed_at(fed, monkeypatch, SessionApi, "join")
     with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:

@@ -4,14 +4,14 @@ import httpx
 import pytest
 from tests.sdk.scripted import Limited, Script, connect, problem, serve
 
-from fedddpm import connection as connection_module
-from fedddpm import poll_length
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
 from fedddpm.identity import Identity
-from fedddpm.problems import UnreachableError
-from fedddpm.transport import Transport
-from fedddpm.vitals import LiveVitals
+from fedddpm.monitoring.vitals import LiveVitals
+from fedddpm.transport import connection as connection_module
+from fedddpm.transport import poll_length
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.problems import UnreachableError
 from fedddpm_protocol.foreign.bounds import NOTHING
 from fedddpm_protocol.wire.api import RunState
 
@@ -102,7 +102,7 @@ def test_a_longer_poll_is_tried_again_after_many_quiet_ones(monkeypatch):
     """A restart that cut a poll does not make them short for ever; a limit that stays is met more and more seldom."""
     monkeypatch.setattr(poll_length, "QUIET_POLLS", 2)
     now = [100.0]
-    monkeypatch.setattr("fedddpm.poll_length.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedddpm.transport.poll_length.time.monotonic", lambda: now[0])
     polls, asked = poll_length.PollLength(45.0), []
     for _ in range(16):
         asked.append(polls.begin(240.0))

@@ -9,9 +9,9 @@ import pytest
 
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import ConfigError
+from fedddpm.files.private import private_name, refuse_open
 from fedddpm.identity import Identity
-from fedddpm.private_files import private_name, refuse_open
-from fedddpm.tls import tls_context
+from fedddpm.transport.tls import tls_context
 
 ROOT, US, OTHER, GROUP = 0, 10001, 10002, 10003
 

@@ -6,10 +6,10 @@ import logging
 import pytest
 from rich.console import Console
 
-from fedddpm import progress as progress_module
-from fedddpm.connection import Outage
-from fedddpm.progress import Reporter, TerminalReporter, make_reporter
-from fedddpm.trainer import Progress
+from fedddpm.monitoring import reporter as progress_module
+from fedddpm.monitoring.reporter import Reporter, TerminalReporter, make_reporter
+from fedddpm.training.trainer import Progress
+from fedddpm.transport.connection import Outage
 
 
 def tell_everything(reporter):

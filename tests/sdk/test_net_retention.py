@@ -7,8 +7,8 @@ from tests.sdk.federation import aggregator
 from tests.sdk.test_net_returns import A, B, C, D, in_background, same_models
 
 from fedddpm.identity import Identity
-from fedddpm.problems import ProblemError
-from fedddpm.transport import Transport
+from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.problems import ProblemError
 from fedddpm_protocol.agreement.methods import Method
 
 

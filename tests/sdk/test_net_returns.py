@@ -17,12 +17,12 @@ import pytest
 from tests.sdk.federation import aggregator, make_network
 from typer.testing import CliRunner
 
-from fedddpm.cli import app
+from fedddpm.cli.app import app
+from fedddpm.generation.sampling import newest_network
 from fedddpm.identity import Identity
-from fedddpm.partition import flatten
-from fedddpm.sampling import newest_network
-from fedddpm.state_report import read_state
-from fedddpm.transport import SessionApi
+from fedddpm.model.partition import flatten
+from fedddpm.state.report import read_state
+from fedddpm.transport.endpoints import SessionApi
 from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")

@@ -7,8 +7,8 @@ import pytest
 from tests.sdk.federation import make_network
 
 from fedddpm import LocalPolicyOptions
-from fedddpm.partition import flatten, manifest
-from fedddpm.traffic import plan_bytes, plan_round
+from fedddpm.model.partition import flatten, manifest
+from fedddpm.transport.traffic import plan_bytes, plan_round
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import coordinates, part_spec
 

@@ -8,13 +8,13 @@ from sqlalchemy import select
 from tests.sdk.federation import SIZE
 from tests.sdk.test_net_crashes import Crash
 
-import fedddpm.own_update
+import fedddpm.rounds.round_update
 from fedddpm import LocalPolicyOptions
+from fedddpm.cli.status import status_rows
+from fedddpm.compute.seeds import derived_seed
 from fedddpm.errors import PolicyError
-from fedddpm.own_update import OwnUpdate
-from fedddpm.seeds import derived_seed
-from fedddpm.status import status_rows
-from fedddpm.transport import SessionApi
+from fedddpm.rounds.round_update import OwnUpdate
+from fedddpm.transport.endpoints import SessionApi
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.service.overview import overview
@@ -32,7 +32,9 @@ NO_LIMIT = LocalPolicyOptions(warn_share=1e9, max_share=1e9)
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_every_run(monkeypatch):
     """What institutions draw is secret and so are the figures to the last digit; here they follow from names."""
-    monkeypatch.setattr(fedddpm.own_update, "training_seed", lambda state: derived_seed("shares", state.path.name))
+    monkeypatch.setattr(
+        fedddpm.rounds.round_update, "training_seed", lambda state: derived_seed("shares", state.path.name)
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from http_message_signatures import (
 )
 
 from fedddpm.identity import Identity
-from fedddpm.signing import RequestSigner
+from fedddpm.transport.request_signing import RequestSigner
 from fedddpm_protocol.wire.api import SIGNATURE_MAX_AGE_S, SIGNED_COMPONENTS
 
 URL = "https://aggregator.example.org:8443/v1/state?after=0&wait=20"

@@ -11,8 +11,8 @@ import pytest
 
 from fedddpm.errors import StateError
 from fedddpm.identity import Identity
-from fedddpm.state import RunPosition, StateDir
-from fedddpm.traffic import Traffic
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedddpm.config import NetworkOptions
-from fedddpm.connection import Connection
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
-from fedddpm.transport import Transport
+from fedddpm.transport.connection import Connection
+from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.wire.messages import SignedDocument
 
 ROSTER = SignedDocument(body=b"roster", signature=bytes(64))

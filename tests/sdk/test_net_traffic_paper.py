@@ -7,9 +7,9 @@ import hashlib
 
 import pytest
 
-from fedddpm.partition import manifest
-from fedddpm.traffic import paper_parameters, plan_round
-from fedddpm.unet import UNet
+from fedddpm.model.partition import manifest
+from fedddpm.model.unet import UNet
+from fedddpm.transport.traffic import paper_parameters, plan_round
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.agreement.spec import coordinates
 

@@ -13,11 +13,11 @@ from tests.sdk.test_experiment_sum import MANY, MEMBERS, found, make_spec, make_
 
 from fedddpm import LocalPolicyOptions
 from fedddpm.config import load_config
-from fedddpm.contribution import scaled_pieces
 from fedddpm.errors import ConfigError
-from fedddpm.experiment.secure_sum import Opened, aggregate
-from fedddpm.local_update import LocalUpdate
-from fedddpm.own_share import OwnShare, Products, own_share
+from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
+from fedddpm.rounds.own_share import OwnShare, Products, own_share
+from fedddpm.updates.contribution import scaled_pieces
+from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, model_hash
 from fedddpm_protocol.encoding.encoder import weight_units

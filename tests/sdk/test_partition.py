@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import CheckpointError, ModelError
-from fedddpm.partition import (
+from fedddpm.files.atomic import load_tensors, save_tensors
+from fedddpm.model.partition import (
     flatten,
     load_model_into,
     manifest,
@@ -18,7 +18,7 @@ from fedddpm.partition import (
     save_model,
     unflatten,
 )
-from fedddpm.unet import UNet
+from fedddpm.model.unet import UNet
 
 
 def tiny(seed: int = 0, image_size: int = 28, channels: int = 1) -> UNet:

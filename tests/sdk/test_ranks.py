@@ -12,11 +12,11 @@ import torch.distributed as dist
 from local_federation import free_port
 from tests.sdk import rank_worker
 
-from fedddpm.crew import CrewShare, Place, _require_same
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError
-from fedddpm.image_set import ImageSet
-from fedddpm.partition import PARTS, flatten
-from fedddpm.ranks import Share
+from fedddpm.model.partition import PARTS, flatten
+from fedddpm.training.distributed import CrewShare, Place, _require_same
+from fedddpm.training.ranks import Share
 from fedddpm_protocol.agreement.methods import Method
 
 SCRIPT = Path(rank_worker.__file__)

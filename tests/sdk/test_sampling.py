@@ -12,16 +12,23 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from fedddpm.checkpoint import load_tensors
-from fedddpm.cli import app
-from fedddpm.diffusion import Diffusion, guided
-from fedddpm.ema import AverageState, average_file, save_average
+from fedddpm.cli.app import app
+from fedddpm.data.image_set import to_uint8
 from fedddpm.errors import CheckpointError, ConfigError, DataError, FedDDPMError, ModelError
-from fedddpm.exporting import export_model
-from fedddpm.image_set import to_uint8
-from fedddpm.partition import flatten, load_model_into, save_model
-from fedddpm.sampling import load_network, open_network, sample_images, sample_images_raw, save_folder, save_grid
-from fedddpm.unet import UNet
+from fedddpm.files.atomic import load_tensors
+from fedddpm.generation.export import export_model
+from fedddpm.generation.sampling import (
+    load_network,
+    open_network,
+    sample_images,
+    sample_images_raw,
+    save_folder,
+    save_grid,
+)
+from fedddpm.model.diffusion import Diffusion, guided
+from fedddpm.model.ema import AverageState, average_file, save_average
+from fedddpm.model.partition import flatten, load_model_into, save_model
+from fedddpm.model.unet import UNet
 
 CPU = torch.device("cpu")
 

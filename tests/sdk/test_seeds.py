@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm import seeds
+from fedddpm.compute import seeds
+from fedddpm.compute.seeds import generator_for
 from fedddpm.errors import ConfigError
-from fedddpm.seeds import generator_for
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from fedddpm.data.splits import Indices, iid, label_skew, quantity_skew
 from fedddpm.errors import DataError
-from fedddpm.splits import Indices, iid, label_skew, quantity_skew
 
 LABELS = np.repeat(np.arange(10), 300)
 Split = Callable[[Indices, int, int], list[Indices]]

@@ -5,9 +5,9 @@ import itertools
 
 import pytest
 
-from fedddpm.partition import manifest
-from fedddpm.traffic import beside_fedavg, fedavg_bytes, less_than_fedavg, plan_bytes, plan_round, run_bytes
-from fedddpm.unet import UNet
+from fedddpm.model.partition import manifest
+from fedddpm.model.unet import UNet
+from fedddpm.transport.traffic import beside_fedavg, fedavg_bytes, less_than_fedavg, plan_bytes, plan_round, run_bytes
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
 from fedddpm_protocol.agreement.spec import coordinates, part_spec
 

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from fedddpm.data import ImageSet
-from fedddpm.unet import UNet
+from fedddpm.data.opening import ImageSet
+from fedddpm.model.unet import UNet
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm.checkpoint import load_tensors, save_tensors
-from fedddpm.data import ImageSet
+from fedddpm.data.opening import ImageSet
 from fedddpm.errors import CheckpointError, ConfigError, DataError, TrainingError
-from fedddpm.partition import flatten, unflatten
-from fedddpm.trainer import Progress, Trainer, TrainOutcome, TrainSettings
-from fedddpm.unet import UNet
+from fedddpm.files.atomic import load_tensors, save_tensors
+from fedddpm.model.partition import flatten, unflatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.trainer import Progress, Trainer, TrainOutcome, TrainSettings
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=3, batch_size=8, learning_rate=1e-3)
@@ -101,8 +101,8 @@ def test_a_process_killed_by_the_kernel_is_continued_by_the_next_one(tmp_path: P
         "import sys, torch\n"
         "from pathlib import Path\n"
         "from fedddpm.data import ImageSet\n"
-        "from fedddpm.trainer import Trainer, TrainSettings\n"
-        "from fedddpm.unet import UNet\n"
+        "from fedddpm.training.trainer import Trainer, TrainSettings\n"
+        "from fedddpm.model.unet import UNet\n"
         "torch.manual_seed(0)\n"
         "torch.set_num_threads(1)\n"
         "images = ImageSet(torch.arange(20 * 64).reshape(20, 1, 8, 8).to(torch.uint8))\n"

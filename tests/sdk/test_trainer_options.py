@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm.acceleration import compiled, resolve_compile, resolve_precision
-from fedddpm.diffusion import Diffusion
-from fedddpm.ema import AverageState
+from fedddpm.compute.acceleration import compiled, resolve_compile, resolve_precision
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError, ModelError, TrainingError
-from fedddpm.feed import Batch
-from fedddpm.held_out import held_out_loss
-from fedddpm.image_set import ImageSet
-from fedddpm.partition import flatten
-from fedddpm.ranks import ALONE
-from fedddpm.stepper import Stepper
-from fedddpm.train_settings import Progress, TrainSettings
-from fedddpm.trainer import Trainer
-from fedddpm.training_state import make_adam
-from fedddpm.unet import UNet
+from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.ema import AverageState
+from fedddpm.model.partition import flatten
+from fedddpm.model.unet import UNet
+from fedddpm.training.batches import Batch
+from fedddpm.training.checkpoint import make_adam
+from fedddpm.training.held_out_loss import held_out_loss
+from fedddpm.training.ranks import ALONE
+from fedddpm.training.settings import Progress, TrainSettings
+from fedddpm.training.train_step import Stepper
+from fedddpm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES = 3

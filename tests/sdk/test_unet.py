@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fedddpm.attention import HEAD_WIDTH, HEADS, LinearAttention
 from fedddpm.errors import ModelError
-from fedddpm.unet import UNet
+from fedddpm.model.attention import HEAD_WIDTH, HEADS, LinearAttention
+from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.spec import Architecture
 
 PARTS = ("encoder", "bottleneck", "decoder")

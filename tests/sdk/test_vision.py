@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from fedddpm.device import pick_device
+from fedddpm.compute.device import pick_device
+from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.errors import ConfigError, DataError, FedDDPMError
-from fedddpm.vision import load_torchvision
 
 
 def test_torchvision_loads_with_what_is_needed_of_it() -> None:
@@ -21,7 +21,8 @@ def test_torchvision_loads_with_what_is_needed_of_it() -> None:
 
 
 def test_nothing_of_the_learning_half_imports_torchvision_by_itself() -> None:
-    code = "import sys, fedddpm.trainer, fedddpm.partition, fedddpm.data; sys.exit('torchvision' in sys.modules)"
+    modules = "fedddpm.training.trainer, fedddpm.model.partition, fedddpm.data"
+    code = f"import sys, {modules}; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -31,7 +32,7 @@ def test_nothing_of_the_learning_half_imports_torchvision_by_itself() -> None:
 )
 def test_only_the_known_symptom_is_cured(failure: str) -> None:
     code = f"""
-import importlib, fedddpm.vision as vision
+import importlib, fedddpm.compute.torchvision_compat as vision
 from fedddpm.errors import ConfigError
 real, calls = importlib.import_module, []
 def fake(name):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedddpm.checkpoint import load_tensors, save_tensors
 from fedddpm.errors import CheckpointError
+from fedddpm.files.atomic import load_tensors, save_tensors
 
 _LOG = logging.getLogger(__name__)
 

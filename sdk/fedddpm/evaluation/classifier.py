@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedddpm.device import pick_device
+from fedddpm.compute.device import pick_device
+from fedddpm.data.image_set import ImageSet, to_floats
 from fedddpm.errors import DataError
 from fedddpm.evaluation.cache import cached
 from fedddpm.evaluation.features import Features, OnProgress, digest_tensors, extract_batches
-from fedddpm.image_set import ImageSet, to_floats
 
 DEFAULT_STEPS = 2500
 _CHANNELS = (16, 48, 64, 64)

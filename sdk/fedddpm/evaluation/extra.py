@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.errors import ConfigError
-from fedddpm.vision import load_torchvision
 
 PACKAGES = ("pytorch_fid", "torch_fidelity", "matplotlib", "jinja2")
 _ADVICE = "Run: pip install 'fedddpm-sdk[evaluation]'"

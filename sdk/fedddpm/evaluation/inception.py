@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fedddpm.device import pick_device
+from fedddpm.compute.device import pick_device
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.features import Features, OnProgress, extract_batches, full_precision

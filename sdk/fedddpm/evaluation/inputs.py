@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedddpm.data import open_images
-from fedddpm.image_set import ImageSet, split_holdout, to_floats
+from fedddpm.data.image_set import ImageSet, split_holdout, to_floats
+from fedddpm.data.opening import open_images
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedddpm.checkpoint import save_tensors
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import DataError
 from fedddpm.evaluation.cache import cache_file, cached, locked, read_cache
 from fedddpm.evaluation.distances import Statistics, frechet
 from fedddpm.evaluation.features import FeatureNet, Features, OnProgress, digest_tensors
-from fedddpm.image_set import ImageSet
+from fedddpm.files.atomic import save_tensors
 
 _BLOCK = 500  # images between two looks at the clock
 _SAVE_EVERY_S = 30.0

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from fedddpm.data.image_set import to_uint8
 from fedddpm.errors import ConfigError
-from fedddpm.image_set import to_uint8
 
 Saving = Literal["rescaled", "clipped"]
 

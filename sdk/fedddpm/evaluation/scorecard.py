@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedddpm.checkpoint import write_atomic
 from fedddpm.evaluation.scores import Scores
+from fedddpm.files.atomic import write_atomic
 
 FORMAT = "fedddpm/scores/1"
 

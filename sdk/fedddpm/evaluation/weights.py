@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.errors import ConfigError
-from fedddpm.vision import load_torchvision
 
 HUB_FILE = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's own; torch hub puts the hash's beginning there
 HUB_SHA256_PREFIX = "6726825d"

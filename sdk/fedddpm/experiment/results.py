@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedddpm.checkpoint import write_atomic
 from fedddpm.errors import CheckpointError
 from fedddpm.evaluation.scores import Scores
+from fedddpm.files.atomic import write_atomic
 
 FILE = "results.json"
 FORMAT = "fedddpm/study/1"

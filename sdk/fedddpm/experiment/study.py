@@ -17,24 +17,24 @@ from typing import Protocol
 
 import torch
 
-from fedddpm.device import pick_device, usable_cores
+from fedddpm.compute.device import pick_device, usable_cores
+from fedddpm.data.grey_summary import GreyLine, grey_line
+from fedddpm.data.splits import Indices
 from fedddpm.errors import ConfigError
 from fedddpm.evaluation.extra import require_extra
 from fedddpm.evaluation.features import digest_tensors
-from fedddpm.experiment.around import Surroundings
-from fedddpm.experiment.centralised import CentralisedRun, epochs_in_all
-from fedddpm.experiment.federated import FederatedRun
-from fedddpm.experiment.images import ImageSource, count_classes, open_source, share_out
-from fedddpm.experiment.measuring import Meter
-from fedddpm.experiment.plan import RunPlan, plan_runs
-from fedddpm.experiment.report import write_report
+from fedddpm.experiment.design.images import ImageSource, count_classes, open_source, share_out
+from fedddpm.experiment.design.plan import RunPlan, plan_runs
+from fedddpm.experiment.design.settings import StudySettings
+from fedddpm.experiment.report.pages import write_report
 from fedddpm.experiment.results import CENTRALISED, FILE, RunRecord, StudyResults, read_results, write_results
-from fedddpm.experiment.settings import StudySettings
-from fedddpm.experiment.workers import LocalWorkers, Workers
-from fedddpm.grey_line import GreyLine, grey_line
-from fedddpm.splits import Indices
-from fedddpm.state_files import lock_folder
-from fedddpm.unet import UNet
+from fedddpm.experiment.runs.centralised import CentralisedRun, epochs_in_all
+from fedddpm.experiment.runs.federated import FederatedRun
+from fedddpm.experiment.runs.run_context import Surroundings
+from fedddpm.experiment.runs.scoring import Meter
+from fedddpm.experiment.runs.workers import LocalWorkers, Workers
+from fedddpm.model.unet import UNet
+from fedddpm.state.database import lock_folder
 
 _NOT_THE_OUTCOME = ("name", "data_root")  # settings that may differ between two starts of one study
 _WITHOUT_SAYING = {"weighting": "samples"}  # what a study did before there was the setting
@@ -122,7 +122,7 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
 def _workers(settings: StudySettings, place: Place) -> contextlib.AbstractContextManager[Workers]:
     if place.ray is None:
         return LocalWorkers(place.workers)
-    from fedddpm.experiment.ray_workers import RayWorkers
+    from fedddpm.experiment.runs.ray_workers import RayWorkers
 
     return RayWorkers(place.ray.address, place.folder, ImageSource.of(settings), place.ray.cpus, place.ray.gpus)
 

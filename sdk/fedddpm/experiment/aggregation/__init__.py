@@ -1,0 +1,1 @@
+"""The real secure aggregation of a round, in memory."""

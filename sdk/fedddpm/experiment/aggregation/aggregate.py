@@ -1,0 +1,154 @@
+"""One round's aggregation in memory: the institutions' machines and the aggregator's rules, message by message.
+
+These are the classes that run in hospitals and behind the aggregator's routes; only the network between them is left
+out. ``masked=False`` adds the same ring words without masks, for cohorts that secure aggregation refuses: it is the
+same encoding, the same sum and the same decoding, so the two give the same model to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedddpm.experiment.aggregation.session import Federation, Session, opened_sums
+from fedddpm.updates.contribution import Contribution, Vector, scaled_pieces
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.methods import Method, part_of, sessions_by_part
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.shards import sessions_of
+from fedddpm_protocol.agreement.spec import (
+    NOTHING_KNOWN,
+    RINGS,
+    PartResult,
+    RoundResult,
+    RoundSpec,
+    ScaleReference,
+    model_hash,
+)
+from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
+from fedddpm_protocol.errors import WrappedSumError
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.cohort import session_plan
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What a round opened."""
+
+    model: Vector  # the next shared parts [coordinates of the base manifest]
+    sums: dict[str, tuple[int, ...]]  # session -> opened sums of weights and losses, as SUM_FIELDS
+    survivors: dict[str, tuple[str, ...]]  # session -> institutions in the sum
+    references: dict[str, ScaleReference]  # part -> what the next round's scale follows from
+    wrapped: tuple[str, ...]  # sessions whose sum was too large for its ring and is not used
+    result_hash: bytes  # of the signed result; of the model where nothing is signed
+    clipped: int  # institutions whose update was scaled down to the clip norm
+    seconds: float
+
+
+def aggregate(
+    federation: Federation,
+    spec: RoundSpec,
+    updates: Mapping[str, LocalUpdate],
+    base: Vector,
+    rounding: str,
+    *,
+    masked: bool = True,
+) -> Opened:
+    """Sum everybody's update over ``base``, part by part and shard by shard, and derive the next model.
+
+    ``rounding`` names the stream of stochastic rounding, so that a round done again gives the same bits.
+
+    Raises:
+        WrappedSumError: every sum was too large for its ring; the round needs another attempt with wider ones.
+        ProtocolError: the protocol's own rules refuse something, for instance a cohort that is too small.
+    """
+    began = time.monotonic()
+    policy = LocalPolicy(spec.architecture.hash, c_max=federation.roster.c_max, min_bits=min(RINGS))
+    if masked:
+        document = sign_spec(spec, federation.server)
+        for _ in updates:
+            check_spec(document, federation.roster, policy)
+    pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
+    opened: dict[str, OpenedPart] = {}
+    norms, results, wrapped = {}, [], []
+    for name in sessions_of(Method(spec.method), federation.roster):
+        reporters = session_plan(spec, federation.roster, name).reporters
+        part = part_of(name)
+        contributions = {
+            member: Contribution(spec, part, updates[member], pieces[member], _rounding(rounding, member, part))
+            for member in reporters
+        }
+        session = Session(federation, spec, name, policy, contributions)
+        words, result = session.run() if masked else (session.run_plain(), None)
+        one = _opened_part(spec, name, words, reporters)
+        try:
+            norms[name] = _norm(spec, name, one)
+        except WrappedSumError:
+            wrapped.append(name)
+            results.append(PartResult.not_opened(name))
+            continue
+        opened[name] = one
+        if result is not None:
+            results.append(replace(result, norm=norms[name]))
+    if not opened:
+        raise WrappedSumError("the sum of every part was too large for its ring")
+    model = next_model(spec, base, opened)
+    hashed = model_hash(spec.base_manifest, model)
+    return Opened(
+        model,
+        {name: tuple(part.sums) for name, part in opened.items()},
+        {name: tuple(part.survivors) for name, part in opened.items()},
+        _references(norms, opened, wrapped),
+        tuple(wrapped),
+        _publish(federation, spec, tuple(results), hashed) if masked else hashed,
+        sum(one.factor < 1 for one in pieces.values()),
+        time.monotonic() - began,
+    )
+
+
+def _opened_part(spec: RoundSpec, name: str, words: Mapping[str, ring.Words], reporters: tuple[str, ...]) -> OpenedPart:
+    values = spec.part(name).values
+
+    def chunk(index: int) -> ring.Words:
+        start, count = chunk_span(values, spec.chunk_coordinates, index)
+        return words[values.name][start : start + count]
+
+    return OpenedPart(chunk, opened_sums(spec, name, words), reporters, reporters)
+
+
+def _norm(spec: RoundSpec, name: str, opened: OpenedPart) -> float:
+    part = spec.part(name)
+    count = len(opened.survivors)
+    return check_opened(spec, part, measure(spec, part, opened), opened.sums, len(opened.cohort), count)
+
+
+def _references(
+    norms: Mapping[str, float], opened: Mapping[str, OpenedPart], wrapped: Sequence[str]
+) -> dict[str, ScaleReference]:
+    """By part, that of the largest norm among its shards; nothing of a part of which a sum did not fit."""
+    spoilt = {part_of(name) for name in wrapped}
+    return {
+        part: _reference(norms[largest], opened[largest])
+        for part, names in sessions_by_part(opened).items()
+        if part not in spoilt
+        for largest in [max(names, key=lambda name: norms[name])]
+    }
+
+
+def _reference(norm: float, opened: OpenedPart) -> ScaleReference:
+    """As a signed result tells it; one institution without masks is no sum that such a result could be of."""
+    count = len(opened.survivors)
+    return ScaleReference.after(norm, count, opened.sums[0]) if count > 1 else NOTHING_KNOWN
+
+
+def _publish(federation: Federation, spec: RoundSpec, parts: tuple[PartResult, ...], hashed: bytes) -> bytes:
+    """Sign the result as the aggregator and read it as an institution; its hash."""
+    result = RoundResult.of(spec, parts, hashed)
+    return open_result(sign_result(result, federation.server), federation.roster).hash
+
+
+def _rounding(stream: str, member: str, part: str) -> bytes:
+    return hashlib.sha256(f"{stream}/{member}/{part}".encode()).digest()

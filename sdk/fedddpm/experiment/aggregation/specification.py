@@ -1,0 +1,103 @@
+"""What a round of a study agrees on: a function of the settings and of the rounds before, so that any start agrees.
+
+Rings and scales follow as behind the aggregator's routes: a part is sized by its last opened sum, goes wider while
+nothing is known of it, and in the widest ring after a sum that was too large for its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from fedddpm.experiment.design.plan import RunPlan
+from fedddpm.experiment.design.settings import StudySettings
+from fedddpm.experiment.results import RoundRecord
+from fedddpm.model.initialization import seed_of
+from fedddpm.model.partition import flatten, manifest
+from fedddpm.model.unet import UNet
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import largest_cohort
+from fedddpm_protocol.agreement.spec import (
+    NOTHING_KNOWN,
+    RINGS,
+    PartSpec,
+    RoundSpec,
+    ScaleReference,
+    model_hash,
+    part_spec,
+)
+from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash, u64
+
+WIDEST_BITS = max(RINGS)  # holds every sum of clipped updates
+_CHUNK = 2**18  # coordinates
+_CLOCKLESS_S = 1.0  # phases end here when everybody is through
+
+
+@dataclass(frozen=True)
+class SpecMaker:
+    """Makes the specifications of one run."""
+
+    settings: StudySettings
+    plan: RunPlan
+    roster: Roster
+    initial_model_hash: bytes
+    weight_cap: int  # samples that count as a full weight
+
+    def round_spec(
+        self, before: Sequence[RoundRecord], base_model: UNet, attempt: int = 0, wrapped: Collection[str] = ()
+    ) -> RoundSpec:
+        """The round after those of ``before``; ``wrapped``: parts whose sum in its last attempt was too large."""
+        s, method, index = self.settings, Method(self.plan.method), len(before)
+        shared = manifest(base_model, method.shared_parts)
+        return RoundSpec(
+            protocol=PROTOCOL,
+            federation=self.roster.federation,
+            run=self.plan.name,
+            method=method.value,
+            round=index,
+            rounds=s.rounds,
+            attempt=attempt,
+            roster_version=self.roster.version,
+            roster_hash=self.roster.hash,
+            architecture=base_model.architecture,
+            initial_model_hash=self.initial_model_hash,
+            initial_seed=seed_of(self.plan.seed),
+            base_model_hash=model_hash(shared, flatten(base_model, method.shared_parts)),
+            parts=tuple(self._part(name, before, base_model, wrapped) for name in method.sessions),
+            weighting=self._weighting(method),
+            clip_norm=s.clip_norm,
+            weight_cap=self.weight_cap,
+            largest_cohort=largest_cohort(self.roster),
+            chunk_coordinates=_CHUNK,
+            encoding_seed=tagged_hash("study", self.plan.name.encode(), u64(index), u64(attempt)),
+            epochs=s.epochs,
+            max_steps=s.max_steps,
+            batch_size=s.batch_size,
+            learning_rate=s.learning_rate,
+            join_s=_CLOCKLESS_S,
+            shares_s=_CLOCKLESS_S,
+            masked_s=_CLOCKLESS_S,
+            confirm_s=_CLOCKLESS_S,
+            unmask_s=_CLOCKLESS_S,
+            previous_result=bytes.fromhex(before[-1].result_hash) if before else b"",
+        ).with_terms_hash()
+
+    def _weighting(self, method: Method) -> str:
+        if self.settings.weighting == "equal":
+            return "equal"
+        return "disclosed" if method is Method.USPLIT else "hidden"
+
+    def _part(self, name: str, before: Sequence[RoundRecord], base_model: UNet, wrapped: Collection[str]) -> PartSpec:
+        tensors = manifest(base_model, Method(self.plan.method).sessions[name])
+        if name in wrapped or (before and name not in before[-1].sums):
+            return part_spec(name, tensors, WIDEST_BITS)
+        known = _reference(name, before)
+        narrowest = self.plan.bits if known.norm else max(self.plan.bits, self.settings.first_bits)
+        return part_spec(name, tensors, narrowest, known)
+
+
+def _reference(part: str, before: Sequence[RoundRecord]) -> ScaleReference:
+    """What the scale of a part follows from: its last opened sum."""
+    last = before[-1].sums.get(part) if before else None
+    return ScaleReference.after(last.norm, last.survivors, last.weight) if last else NOTHING_KNOWN

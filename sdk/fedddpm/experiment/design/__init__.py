@@ -1,0 +1,1 @@
+"""What a study consists of: settings, presets, runs, images."""

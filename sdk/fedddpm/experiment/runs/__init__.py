@@ -1,0 +1,1 @@
+"""Running a study: institutions, workers, baselines, scores."""

@@ -1,0 +1,268 @@
+"""One run of a federated method: K institutions, R rounds, every average through the real aggregation.
+
+A round is train, sum, take over, look. Each step leaves files and gives the same result when it is done again, so a run
+that was killed goes on at the round it was in, and its trainings at their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fedddpm.compute.seeds import derived_seed
+from fedddpm.config import LearningOptions
+from fedddpm.data.splits import Indices
+from fedddpm.errors import CheckpointError, TrainingError
+from fedddpm.experiment.aggregation.aggregate import Opened
+from fedddpm.experiment.aggregation.round_sum import sum_round
+from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.experiment.aggregation.specification import SpecMaker
+from fedddpm.experiment.design.images import ImageSource, class_counts, open_source
+from fedddpm.experiment.design.plan import RunPlan, floor
+from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord, SumRecord
+from fedddpm.experiment.runs.run_context import Save, Surroundings, Tell
+from fedddpm.experiment.runs.scoring import Where
+from fedddpm.experiment.runs.site import (
+    AdoptJob,
+    Site,
+    Trained,
+    TrainJob,
+    adopt,
+    is_kept,
+    model_file,
+    stored_update,
+    train,
+)
+from fedddpm.generation.sampling import load_network
+from fedddpm.model.ema import AverageState, average_file, save_average
+from fedddpm.model.partition import flatten, manifest, save_model
+from fedddpm.model.unet import UNet
+from fedddpm.transport.traffic import paper_parameters
+from fedddpm.updates.error_feedback import Summed
+from fedddpm.updates.local_update import LocalUpdate, local_parts
+from fedddpm_protocol.agreement.methods import Method, part_of
+from fedddpm_protocol.agreement.spec import RoundSpec, model_hash
+from fedddpm_protocol.encoding.encoder import pooled_losses
+
+
+class FederatedRun:
+    """Runs one plan, from the start or from where ``record`` ended."""
+
+    def __init__(self, around: Surroundings, plan: RunPlan, shares: list[Indices], record: RunRecord | None) -> None:
+        self._around, self._plan, self._settings = around, plan, around.settings
+        self._method = Method(plan.method)
+        self._folder = around.run_folder(plan.name)
+        averaged = self._settings.ema_decay > 0
+        source = ImageSource.of(self._settings)
+        self._sites = {
+            name: Site(
+                name=name,
+                folder=self._folder / name,
+                source=source,
+                share=share,
+                loss_images=self._settings.loss_images,
+                seed=derived_seed(plan.seed, name),  # one seed for all would give all the same noise at every step
+                device=around.workers.device(around.device),
+                averaged=averaged,
+            )
+            for name, share in zip(plan.members, shares, strict=True)
+        }
+        secure = plan.aggregation == "secure"
+        self._federation = Federation.found(
+            "study", plan.members, self._settings.c_max if secure else 0, floor(self._settings.c_max) if secure else 2
+        )
+        self._sizes = around.part_sizes(plan.network)
+        self.record = record or self._new_record()
+        self._run_began = time.monotonic() - self.record.seconds
+
+    def run(self, tell: Tell, save: Save) -> RunRecord:
+        """Do all rounds that are not done, and the scores at the end; ``save`` makes each step durable.
+
+        Raises:
+            TrainingError: an institution's training diverged, or a worker died.
+        """
+        if not self.record.rounds:
+            self._begin()
+        while len(self.record.rounds) < self._settings.rounds:
+            self._keep(save, rounds=[*self.record.rounds, self._round(len(self.record.rounds), tell)])
+            self._forget(len(self.record.rounds))
+        final = self._around.meter.at_the_end(self._where(), lambda at, share: tell("final images", share))
+        self._keep(save, final=final, planned_traffic=self._traffic(), done=True)
+        return self.record
+
+    # --- one round ------------------------------------------------------------------------------------------------
+
+    def _round(self, index: int, tell: Tell) -> RoundRecord:
+        base_model = self._network(index)
+        spec = self._specs.round_spec(self.record.rounds, base_model)
+        trained = self._train(spec, tell)
+        done = sum_round(self._federation, self._specs, self.record.rounds, base_model, self._updates(spec))
+        spec, opened = done.spec, done.opened
+        losses = self._adopt(spec, opened, tell)
+        grid = self._folder / f"round-{index + 1:03d}.png"
+        where = self._where(index + 1)
+        measured = self._around.meter.after_round(where, grid, lambda at, share: tell("drawing images", share))
+        return self._round_record(spec, trained, opened, losses, grid if grid.exists() else None).model_copy(
+            update={
+                "measured": measured,
+                "wrapped": done.wrapped,
+                "payload_up": done.payload_up,
+                "payload_down": done.payload_down,
+            }
+        )
+
+    def _train(self, spec: RoundSpec, tell: Tell) -> dict[str, Trained]:
+        s = self._settings
+        learning = LearningOptions(ema_decay=s.ema_decay or None, error_feedback=s.error_feedback)
+        jobs = [TrainJob(site, spec, learning) for site in self._sites.values()]
+        shares = [0.0] * len(jobs)
+
+        def on_progress(number: int, share: float) -> None:
+            shares[number] = share
+            tell(f"round {spec.round + 1} of {s.rounds}: training", sum(shares) / len(shares))
+
+        return dict(zip(self._sites, self._around.workers.map(train, jobs, on_progress), strict=True))
+
+    def _updates(self, spec: RoundSpec) -> dict[str, LocalUpdate]:
+        updates = {}
+        for name, site in self._sites.items():
+            update = stored_update(site, spec)
+            if update is None:
+                raise TrainingError(f"{name} trained, and its update is not in {site.folder}", "Look at that disk")
+            updates[name] = update
+        return updates
+
+    def _adopt(self, spec: RoundSpec, opened: Opened, tell: Tell) -> list[float]:
+        """Everybody takes the new model; losses of the networks that differ."""
+        path = self._folder / "shared.npy"
+        try:
+            np.save(path, opened.model)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
+        same = not local_parts(self._method)
+        jobs = [
+            AdoptJob(site, spec, path, scored=not same or number == 0, opened=self._sums_of(site.name, opened))
+            for number, site in enumerate(self._sites.values())
+        ]
+        losses = self._around.workers.map(adopt, jobs, lambda at, share: tell("taking over the model", share))
+        known = [loss for loss in losses if loss is not None]
+        return known * len(self._sites) if same else known
+
+    def _sums_of(self, site: str, opened: Opened) -> dict[str, Summed] | None:
+        """By part, the sum in which an institution stands; None where what rounding took is not kept."""
+        if not self._settings.error_feedback:
+            return None
+        own = {session: members for session, members in opened.survivors.items() if site in members}
+        c_max = self._federation.roster.c_max
+        return {part_of(session): Summed(members, members, c_max) for session, members in own.items()}
+
+    def _round_record(
+        self, spec: RoundSpec, trained: Mapping[str, Trained], opened: Opened, losses: list[float], grid: Path | None
+    ) -> RoundRecord:
+        before, after = self._mean_losses(trained, opened)
+        return RoundRecord(
+            round=spec.round,
+            epochs=(spec.round + 1) * spec.epochs,
+            train_loss=after,
+            loss_before=before,
+            loss=sum(losses) / len(losses),
+            client_losses=dict(zip(self._sites, losses, strict=True)) if local_parts(self._method) else {},
+            sums={
+                part: SumRecord(norm=one.norm, survivors=one.survivors, weight=one.weight)
+                for part, one in opened.references.items()
+            },
+            survivors=len(set().union(*opened.survivors.values())),
+            clipped=opened.clipped,
+            aggregation_s=opened.seconds,
+            training_s=max(one.seconds for one in trained.values()),
+            model_hash=model_hash(spec.base_manifest, opened.model).hex(),
+            spec_hash=spec.hash.hex(),
+            result_hash=opened.result_hash.hex(),
+            grid=None if grid is None else str(grid.relative_to(self._around.folder)),
+        )
+
+    def _mean_losses(self, trained: Mapping[str, Trained], opened: Opened) -> tuple[float, float]:
+        """From the opened sums where everybody is in one, as a federation would know them; else from the records."""
+        pairs = ((sums, len(opened.survivors[session])) for session, sums in opened.sums.items())
+        pooled = None if self._method is Method.USPLIT else pooled_losses(pairs)
+        if pooled is not None:
+            return pooled
+        count = len(trained)
+        return sum(t.loss_before for t in trained.values()) / count, sum(t.loss_after for t in trained.values()) / count
+
+    # --- what a round is made of ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _specs(self) -> SpecMaker:
+        first = self._around.first_network(self._plan.network, self._plan.seed)
+        return SpecMaker(
+            self._settings,
+            self._plan,
+            self._federation.roster,
+            initial_model_hash=model_hash(manifest(first), flatten(first)),
+            weight_cap=max(len(site.share) for site in self._sites.values()),
+        )
+
+    def _network(self, rounds: int) -> UNet:
+        """The first institution's network: its shared parts are everybody's."""
+        return load_network(model_file(next(iter(self._sites.values())).folder, rounds), "model")
+
+    def _where(self, rounds: int | None = None) -> Where:
+        local = bool(local_parts(self._method))
+        folders = {name: site.folder for name, site in self._sites.items()}
+        if not local and self._settings.ema_decay == 0:
+            folders = dict(list(folders.items())[:1])
+        done = len(self.record.rounds) if rounds is None else rounds
+        return Where(folders, done, done * self._settings.epochs, local, self._plan.seed)
+
+    def _traffic(self) -> int:
+        hashes = [bytes.fromhex(record.spec_hash) for record in self.record.rounds]
+        return paper_parameters(self._method, self._sizes, self._plan.members, hashes)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Give everybody theta_0."""
+        model = self._around.first_network(self._plan.network, self._plan.seed)
+        for site in self._sites.values():
+            site.folder.mkdir(parents=True, exist_ok=True)
+            path = model_file(site.folder, 0)
+            if not is_kept(path, averaged=site.averaged):
+                if site.averaged:
+                    save_average(average_file(path), model, AverageState.fresh(model))
+                save_model(path, model)
+
+    def _forget(self, rounds: int) -> None:
+        """Remove the networks of rounds that are behind everybody: those of fewer than ``rounds``."""
+        for site in self._sites.values():
+            for old in range(rounds):
+                path = model_file(site.folder, old)
+                path.unlink(missing_ok=True)
+                average_file(path).unlink(missing_ok=True)
+
+    def _new_record(self) -> RunRecord:
+        plan, train_images = self._plan, open_source(ImageSource.of(self._settings))[0]
+        return RunRecord(
+            name=plan.name,
+            method=plan.method,
+            institutions=plan.institutions,
+            split=plan.split,
+            network=plan.network,
+            seed=plan.seed,
+            bits=plan.bits,
+            aggregation=plan.aggregation,
+            parameters=self._sizes,
+            members=[
+                InstitutionRecord(name=name, images=len(site.share), labels=class_counts(train_images, site.share))
+                for name, site in self._sites.items()
+            ],
+        )
+
+    def _keep(self, save: Save, **changes: object) -> None:
+        seconds = time.monotonic() - self._run_began
+        self.record = self.record.model_copy(update={**changes, "seconds": seconds})
+        save(self.record)

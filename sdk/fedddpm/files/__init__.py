@@ -1,0 +1,1 @@
+"""Files that are whole, files that are private, and what messages may repeat of them."""

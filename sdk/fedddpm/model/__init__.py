@@ -1,0 +1,1 @@
+"""The network, its diffusion, its parts as vectors, and its files."""

@@ -1,0 +1,1 @@
+"""What an institution tells while it works: the screen, the log, metrics."""

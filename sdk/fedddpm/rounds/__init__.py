@@ -1,0 +1,1 @@
+"""Taking part: one round after the other, against what the root and the aggregator signed."""

@@ -1,0 +1,204 @@
+"""The institution's own network on disk, and the two ways to the next base model: derived, or downloaded by hash.
+
+Whatever arrives is believed only when its hash is the one that the signed specification or result names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
+from fedddpm.model.ema import AverageState, average_file, load_average, save_average
+from fedddpm.model.partition import flatten, load_model_into, manifest, read_architecture, save_model
+from fedddpm.model.unet import UNet
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.transport.endpoints import Transport
+from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
+from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
+from fedddpm_protocol.errors import MalformedError, ResultError
+from fedddpm_protocol.primitives import ring
+
+Vector = npt.NDArray[np.float32]
+Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
+_DOWNLOAD = "download.partial"
+_SAME_NORM = 1e-9  # sums of float64 squares may differ by the machine in their last digits
+
+
+class ModelStore:
+    """Reads and writes the institution's whole network: base of the next round plus its local parts."""
+
+    def __init__(self, state: StateDir, transport: Transport, watch: Watch) -> None:
+        self._state, self._transport, self._watch = state, transport, watch
+        self._scratch = state.path / _DOWNLOAD
+
+    def load(self, position: RunPosition) -> UNet | None:
+        """The network at ``position``; None when its file is missing or damaged."""
+        path = self._state.path / position.model_file
+        try:
+            model = UNet.from_architecture(read_architecture(path))
+            load_model_into(path, model)
+        except (CheckpointError, ModelError):
+            return None
+        return model if self.base_hash(model, Method(position.method)) == position.base_model_hash else None
+
+    @staticmethod
+    def base_hash(model: UNet, method: Method) -> bytes:
+        """Hash of the parts of ``model`` that are shared."""
+        return model_hash(manifest(model, method.shared_parts), flatten(model, method.shared_parts))
+
+    def load_average(self, model: UNet, position: RunPosition) -> AverageState | None:
+        """The average that belongs to ``model``, the network at ``position``; None when it is missing or damaged."""
+        try:
+            return load_average(average_file(self._state.path / position.model_file), model)
+        except (CheckpointError, ModelError):
+            return None
+
+    def keep(self, model: UNet, position: RunPosition, average: AverageState | None) -> None:
+        """Store the network and its average if there is one, then take the position.
+
+        In this order: a crash between leaves the old position valid, with the files that belong to it.
+        """
+        older = self._state.position(position.run)
+        path = self._state.path / position.model_file
+        if average is None:
+            average_file(path).unlink(missing_ok=True)  # of a network that was lost
+        else:
+            save_average(average_file(path), model, average)
+        save_model(path, model)
+        self._state.move_to(position)
+        if older is not None and older.model_file != position.model_file:
+            stale = self._state.path / older.model_file
+            stale.unlink(missing_ok=True)
+            average_file(stale).unlink(missing_ok=True)
+
+    def fetch_initial(self, spec: RoundSpec) -> UNet:
+        """theta_0, the whole network that everybody starts from.
+
+        Raises:
+            ModelError: what arrived is not the model that the signed specification names.
+        """
+        model = UNet.from_architecture(spec.architecture)
+        whole = manifest(model, MODEL_PARTS)
+        try:
+            self._download(spec.initial_model_hash, coordinates(whole), "first model")
+            try:
+                load_model_into(self._scratch, model)
+            except CheckpointError as error:
+                raise _other_model() from error
+            self._require(model_hash(whole, flatten(model, MODEL_PARTS)) == spec.initial_model_hash)
+        finally:
+            self._scratch.unlink(missing_ok=True)
+        return model
+
+    def fetch_base(self, shared: Manifest, wanted: bytes) -> Vector:
+        """A base model by hash: float32 [coordinates of ``shared``]; ModelError if something else arrived."""
+        try:
+            self._download(wanted, coordinates(shared), "base model")
+            vector = _read_vector(self._scratch, shared)
+            self._require(model_hash(shared, vector) == wanted)
+        finally:
+            self._scratch.unlink(missing_ok=True)
+        return vector
+
+    def derive(self, spec: RoundSpec, result: RoundResult, base: Vector) -> Vector:
+        """The next base model, from the opened ring vectors of ``result`` and the base it was measured against.
+
+        Raises:
+            ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
+        """
+        require_known_parts(spec, result)
+        opened: dict[str, OpenedPart] = {}
+        for part in result.parts:
+            if part.opened:
+                opened[part.part] = self._fetch_opened(spec, result, part)
+        vector, norms = derive_model(spec, base, opened)
+        for part in result.parts:  # the next round's scale follows from the signed norm
+            if part.opened and not math.isclose(norms[part.part], part.norm, rel_tol=_SAME_NORM):
+                raise ResultError(
+                    f"the signed norm {part.norm:.6g} of part {part.part!r} is not the {norms[part.part]:.6g} of its"
+                    " opened sum",
+                    "aggregator",
+                )
+        if model_hash(spec.base_manifest, vector) != result.model_hash:
+            raise ResultError(
+                f"the model that follows from the sums of round {result.round} is not the one the aggregator signed",
+                "aggregator",
+            )
+        return vector
+
+    def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> OpenedPart:
+        agreed = spec.part(part.part)
+        values = agreed.values
+        try:
+            self._transport.download_opened(
+                result.run, result.round, part.part, self._scratch, agreed.parameters, self._watcher("result")
+            )
+            packed = memoryview(self._scratch.read_bytes())
+            size = ring.packed_bytes(spec.chunk_coordinates, values.bits)
+            chunks = [packed[start : start + size] for start in range(0, len(packed), size)]
+            digests = [hashlib.sha256(chunk).digest() for chunk in chunks]
+            if segment_digest(values, spec.chunk_coordinates, digests) != part.opened_digest:
+                raise ResultError(f"the opened sum of part {part.part!r} is not the one that was signed", "aggregator")
+
+            def read(index: int) -> ring.Words:
+                return ring.unpack(chunks[index], values.bits, chunk_span(values, spec.chunk_coordinates, index)[1])
+
+            return OpenedPart(read, part.sums, part.cohort, part.survivors)
+        except MalformedError as error:
+            raise ResultError(
+                f"the opened sum of part {part.part!r} has a wrong length: {error}", "aggregator"
+            ) from error
+        finally:
+            self._scratch.unlink(missing_ok=True)
+
+    def _download(self, wanted: bytes, parameters: int, what: str) -> None:
+        self._transport.download_model(wanted, self._scratch, parameters, self._watcher(what))
+
+    def _watcher(self, what: str) -> Callable[[int, int], None]:
+        return lambda have, total: self._watch(f"downloading the {what}", have, total)
+
+    @staticmethod
+    def _require(same: bool) -> None:
+        if not same:
+            raise _other_model()
+
+
+def require_known_parts(spec: RoundSpec, result: RoundResult) -> None:
+    """ResultError unless the parts of a signed result are parts of its specification."""
+    unknown = {part_of(part.part) for part in result.parts} - {part.name for part in spec.parts}
+    if unknown:
+        raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
+
+
+def model_file(run: str, next_round: int) -> str:
+    """Name of the network's file at a position."""
+    return f"model-{run}-{next_round}.safetensors"
+
+
+def _read_vector(path: Path, shared: Manifest) -> Vector:
+    try:
+        tensors: Mapping[str, npt.NDArray[np.float32]] = safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _other_model() from error
+    if {name: (t.shape, t.dtype) for name, t in tensors.items()} != {
+        tensor.name: (tensor.shape, np.dtype(np.float32)) for tensor in shared
+    }:
+        raise _other_model()
+    return np.concatenate([tensors[tensor.name].reshape(-1) for tensor in shared])
+
+
+def _other_model() -> FedDDPMError:
+    return ModelError(
+        "the model that the aggregator sent is not the one its signed specification names",
+        "Try again; if it stays so, stop and call the federation's coordinator",
+    )

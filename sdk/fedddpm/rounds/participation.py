@@ -1,0 +1,307 @@
+"""Taking part in rounds: wait for one, get its base model, train, contribute, take the result.
+
+The loop holds no secret and nothing that cannot be lost: after a kill at any moment the same call goes on from the
+state folder. What the aggregator says is checked by ``trust``; what is computed is done by ``local_update`` and
+``session_driver``; here is only the order of things.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fedddpm.data.image_set import require_labels
+from fedddpm.errors import DataError
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.monitoring.vitals import Activity, Work
+from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.attempt import Attempt, require_enough_reporters
+from fedddpm.rounds.institution import Institution
+from fedddpm.rounds.model_store import ModelStore
+from fedddpm.rounds.round_update import OwnUpdate
+from fedddpm.rounds.run_history import RunHistory
+from fedddpm.rounds.second_opinion import Doubt, UnknownGroundError, WentBackError
+from fedddpm.rounds.session import Seat, send_owed
+from fedddpm.rounds.share_guard import ShareGuard
+from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
+from fedddpm.rounds.trust import accept_roster, accept_spec, require_enrolled
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.report import parameters_in
+from fedddpm.state.restore_guard import RestoreGuard
+from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.problems import ProblemError
+from fedddpm.updates.error_feedback import ErrorFeedback
+from fedddpm.updates.local_update import LocalUpdate, UpdateStore
+from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.errors import ResultError, SpecError
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.api import RunState
+from fedddpm_protocol.wire.messages import SignedDocument
+
+
+class Participation:
+    """The loop over rounds of one open state folder and one connection."""
+
+    def __init__(
+        self,
+        institution: Institution,
+        state: StateDir,
+        transport: Transport,
+        reporter: Reporter,
+        on_round: Callable[[RoundSummary], None],
+    ) -> None:
+        self._us, self._state, self._transport, self._reporter = institution, state, transport, reporter
+        self._on_round, self._telling = on_round, Telling(reporter, state)
+        self._ledger = SpentLedger(state)
+        self._updates = UpdateStore(state.path)
+        self._feedback = ErrorFeedback(state.path, institution.member_id)
+        models = ModelStore(state, transport, reporter.transfer)
+        averaging = bool(institution.config.learning.ema_decay)
+        self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
+        self._own = OwnUpdate(
+            institution,
+            state,
+            self._ledger,
+            self._updates,
+            self._feedback,
+            self._history,
+            reporter,
+            self._telling,
+            self._count,
+        )
+        self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
+        self._guard = RestoreGuard(state, institution.config.after_restore)
+        self._roster: Roster | None = None
+        self._attempt: Attempt | None = None
+        self._sat_out: SignedDocument | None = None  # a specification that is not for us
+        self._left_run = ""  # an earlier run whose last results were asked for
+        self._version = 0
+        self._stale_state, self._stale_spec = Doubt(reporter.notice), Doubt(reporter.notice)
+        self._round_began = time.monotonic()
+
+    def run(self, rounds: int | None) -> list[RoundSummary]:
+        """Take part until ``rounds`` rounds ended, or the run did and nobody stands by; one summary for each."""
+        summaries: list[RoundSummary] = []
+        while rounds is None or len(summaries) < rounds:
+            current = self._poll()
+            with self._reporter.busy(Work.PROTOCOL):
+                self._send_owed()
+                summaries += self._take_last_results(current)
+                taken = self._take_results(current)
+            summaries += taken
+            over = current.run is not None and current.status == "finished"
+            if current.run is not None and over:
+                self._telling.run_over(current.run)
+            if (over and not self._us.config.stand_by) or (rounds is not None and len(summaries) >= rounds):
+                break
+            if over:
+                self._stand_by()
+            elif taken and taken[-1].round >= current.results:
+                continue  # rounds went on while these results were taken: what was polled is of the past
+            else:
+                with self._stale_spec.once():
+                    self._contribute(current)
+            self._count_traffic(current)
+        return summaries
+
+    def _stand_by(self) -> None:
+        """A run is over: keep nothing of its last attempt, and let the clock of the next round begin anew."""
+        if self._attempt is not None:
+            self._attempt.leave("the run is over")
+            self._attempt = None
+        self._round_began = time.monotonic()
+        self._stale_spec.is_open = False
+        self._reporter.waiting("standing by for the next run", Activity.STANDING_BY)
+
+    # --- what the aggregator says -------------------------------------------------------------------------------------
+
+    def _poll(self) -> RunState:
+        """What goes on, and the newest roster at hand; PolicyError where two answers say that it went back."""
+        while True:
+            with self._stale_state.once():
+                return self._ask()
+
+    def _ask(self) -> RunState:
+        if self._stale_state.is_open or self._stale_spec.is_open:
+            self._version = 0  # a fresh answer, and no wait for news
+        wait_s = self._us.config.network.poll_s if self._version else 0
+        current = self._transport.state(self._version, wait_s)
+        if current.version < self._version:
+            self._stale_state.ask_again("the aggregator's state is older than the one before")
+            current = self._transport.state(0, 0)
+        self._version = current.version
+        if self._roster is None or current.roster_version > self._roster.version:
+            self._refresh_roster()
+        elif current.roster_version < self._roster.version:
+            raise WentBackError(
+                f"the aggregator went back to roster version {current.roster_version} from {self._roster.version}",
+                "Stop, and call the federation's coordinator before you go on",
+            )
+        return current
+
+    def _refresh_roster(self) -> None:
+        document = self._transport.roster()
+        self._roster = accept_roster(document, self._us.root_public_key, self._state)
+        require_enrolled(self._roster, self._us.identity, self._us.member_id)
+        self._state.bind_member()
+        if self._attempt is not None:
+            self._attempt.check_newer_roster(self._roster)
+
+    def _send_owed(self) -> None:
+        for owed in self._ledger.owed():
+            send_owed(self._transport.session(owed.spec_hash, owed.session), self._ledger, owed)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def _take_results(self, current: RunState) -> list[RoundSummary]:
+        """Move to the newest base model if rounds ended since the last look."""
+        position = None if current.run is None else self._state.position(current.run)
+        if position is None or current.results <= position.next_round:
+            return []
+        return self._advance(position, current.rounds)
+
+    def _take_last_results(self, current: RunState) -> list[RoundSummary]:
+        """What an earlier run came to, if it ended and the next one began while this institution was away."""
+        left = self._state.newest_position()
+        if current.run is None or left is None or left.run in (current.run, self._left_run) or left.finished:
+            return []
+        self._left_run = left.run
+        try:
+            return self._advance(left, left.next_round)  # whatever it came to, it has no more rounds
+        except ProblemError as problem:
+            self._reporter.warning(f"what run {left.run} came to is not known here: {problem.happened}")
+            return []
+
+    def _advance(self, position: RunPosition, rounds: int) -> list[RoundSummary]:
+        """Take the results after ``position``, of a run of so many rounds."""
+        update = self._updates.load(position.base_model_hash)
+        known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
+        results = self._history.advance(
+            position,
+            self._our_roster(),
+            known,
+            update,
+            rounds,
+            lambda result, *vectors: self._shares.measure(known.get(result.spec_hash), result, update, *vectors),
+        )
+        if not results:
+            return []
+        if self._us.config.learning.error_feedback:
+            conspirators = self._our_roster().c_max
+            self._feedback.after_results(position.run, position.next_round, results, known, update, conspirators)
+        summaries = [self._summarize(result, update) for result in results]
+        if self._attempt is not None:
+            self._attempt.leave("the round is over")
+            self._attempt = None
+        self._updates.clear()
+        return summaries
+
+    def _summarize(self, result: RoundResult, update: LocalUpdate | None) -> RoundSummary:
+        self._state.add_traffic(result.run, result.round, self._transport.connection.meter.take())
+        position = self._state.position(result.run)
+        summary = summarize(
+            result,
+            self._us.member_id,
+            update if update is not None and update.base_model_hash == result.base_model_hash else None,
+            self._state.traffic(result.run, result.round),
+            time.monotonic() - self._round_began,
+            None if position is None else parameters_in(self._state.path / position.model_file),
+            self._shares.after(result),
+        )
+        append_summary(self._state.path, summary)
+        self._telling.round_ended(summary)
+        self._on_round(summary)
+        self._round_began = time.monotonic()
+        return summary
+
+    # --- contributing -------------------------------------------------------------------------------------------------
+
+    def _contribute(self, current: RunState) -> None:
+        """Go one step on in the attempt that the aggregator offers, or wait."""
+        if current.spec is None or current.status == "waiting":
+            return self._reporter.waiting("waiting for the coordinator to start a run", Activity.WAITING)
+        if self._attempt is not None and self._attempt.document != current.spec:
+            self._attempt.leave("a newer specification is there")
+            self._telling.attempt_failed(self._attempt.spec)
+            self._attempt = None
+        if self._attempt is None and current.spec != self._sat_out:
+            self._attempt = self._begin(current.spec)
+        if self._attempt is None:
+            return self._reporter.waiting("sitting out this attempt, waiting for the next", Activity.SITTING_OUT)
+        with self._reporter.busy(Work.PROTOCOL):
+            self._attempt.advance(current.sessions)
+        return self._telling.waits(current)
+
+    def _begin(self, document: SignedDocument) -> Attempt | None:
+        """Check the specification, get the base model, train or take the stored update; None to sit it out."""
+        self._sat_out = None
+        roster = self._our_roster()
+        spec, policy = self._accept(document, roster)
+        if spec is None or not self._guard.admits(spec, self._reporter.notice):
+            self._sat_out = document
+            return None
+        require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
+        self._shares.require_small(spec)
+        self._telling.takes_part(spec)
+        update = self._own.of(spec, roster)
+        if update is None:
+            self._sat_out = document
+            return None
+        seat = Seat(
+            self._us.identity,
+            self._us.member_id,
+            roster,
+            policy,
+            self._state,
+            self._ledger,
+            self._reporter.uploading,
+        )
+        attempt = Attempt(document, spec, seat, self._transport, update, self._reporter)
+        self._telling.clipped(spec, attempt.pieces)
+        return attempt
+
+    def _accept(self, document: SignedDocument, roster: Roster) -> tuple[RoundSpec | None, LocalPolicy]:
+        try:
+            spec, policy = accept_spec(document, roster, self._us.config.policy)
+        except SpecError as error:
+            version = spec_roster_version(document)
+            if version > roster.version:
+                raise UnknownGroundError(str(error)) from error
+            if version == roster.version:
+                raise
+            self._reporter.notice(f"this attempt was made for the older roster {version}; waiting for the next")
+            return None, LocalPolicy(architecture_hash=b"")
+        shape = (spec.architecture.image_size, spec.architecture.channels)
+        ours = (self._us.images[0].image_size, self._us.images[0].channels)
+        if shape != ours:
+            raise DataError(
+                f"the federation trains on {shape[0]}x{shape[0]} images with {shape[1]} channels, yours are"
+                f" {ours[0]}x{ours[0]} with {ours[1]}",
+                f"Set image_size={shape[0]} and channels={shape[1]} (files in a folder are then resized)",
+            )
+        if spec.architecture.classes:
+            for images in self._us.images:
+                require_labels(images, spec.architecture.classes)
+        return spec, policy
+
+    # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _our_roster(self) -> Roster:
+        if self._roster is None:
+            raise ResultError("no roster was accepted yet")
+        return self._roster
+
+    def _count(self, spec: RoundSpec) -> None:
+        self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
+
+    def _count_traffic(self, current: RunState) -> None:
+        if current.run is not None:
+            self._state.add_traffic(current.run, current.round, self._transport.connection.meter.take())
+
+
+def spec_roster_version(document: SignedDocument) -> int:
+    """The roster version that a verified specification was made for."""
+    return canonical.decode(RoundSpec, document.body).roster_version

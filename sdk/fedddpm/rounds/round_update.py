@@ -1,0 +1,91 @@
+"""The institution's own update of a round: the stored one of the same base model, or its one training.
+
+Terms are bound to the base model before the first step, and nothing of a base model is trained anew once an update of
+it may lie masked at the aggregator: two updates of one base, or one that was made for another purpose than the others',
+would show in sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedddpm.model.ema import AverageState
+from fedddpm.model.unet import UNet
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.monitoring.vitals import Activity, Work
+from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.institution import Institution
+from fedddpm.rounds.run_history import RunHistory
+from fedddpm.state.folder import StateDir
+from fedddpm.state.secret import training_seed
+from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.updates.error_feedback import ErrorFeedback
+from fedddpm.updates.local_update import LocalUpdate, UpdateStore, require_finite, train_update
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundSpec
+
+
+class OwnUpdate:
+    """Makes it and keeps it in ``store``; ``before_training`` is told when all that is needed has arrived."""
+
+    def __init__(
+        self,
+        us: Institution,
+        state: StateDir,
+        ledger: SpentLedger,
+        store: UpdateStore,
+        feedback: ErrorFeedback,
+        history: RunHistory,
+        reporter: Reporter,
+        telling: Telling,
+        before_training: Callable[[RoundSpec], None],
+    ) -> None:
+        self._us, self._state, self._ledger = us, state, ledger
+        self._store, self._feedback, self._history = store, feedback, history
+        self._reporter, self._telling, self._before_training = reporter, telling, before_training
+
+    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate | None:
+        """The update for ``spec``, durable before it is returned; None where it was given and is lost.
+
+        Raises:
+            TermsError: this base model was trained on under other terms.
+            TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
+        """
+        with self._reporter.busy(Work.PROTOCOL):
+            position = self._history.arrive(spec, roster)
+        self._ledger.agree(spec.base_model_hash, spec.terms.hash)
+        stored = self._store.load(spec.base_model_hash, spec.terms.hash)
+        if stored is not None:
+            require_finite(stored)
+            self._telling.trained(spec, stored, stored=True)
+            return stored
+        if self._ledger.has_given(spec.base_model_hash):
+            self._telling.update_lost(spec)
+            return None
+        with self._reporter.busy(Work.PROTOCOL):
+            model = self._history.network(position, spec)
+        self._before_training(spec)
+        self._reporter.waiting(f"round {spec.round + 1}: training started", Activity.TRAINING)
+        with self._reporter.busy(Work.TRAINING):
+            update = self._train(spec, model, self._history.average(position, model))
+        self._telling.trained(spec, update, stored=False)
+        if self._us.config.learning.error_feedback:
+            update = self._feedback.added_to(update, spec.parts)
+        self._store.save(update)
+        return update
+
+    def _train(self, spec: RoundSpec, model: UNet, average: AverageState | None) -> LocalUpdate:
+        return train_update(
+            model,
+            spec,
+            self._us.images,
+            self._us.device,
+            self._us.config.policy,
+            training_seed(self._state),
+            self._store.checkpoint,
+            lambda progress: self._reporter.training(spec.round, progress),
+            learning=self._us.config.learning,
+            average=average,
+            share=self._us.share,
+            on_sign_of_life=self._reporter.vitals.beat,
+        )

@@ -1,0 +1,244 @@
+"""Where this institution stands in a run: the chain of signed results, and the base model that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+
+from fedddpm.model.ema import AverageState
+from fedddpm.model.initialization import initial_network
+from fedddpm.model.partition import Vector, flatten, manifest
+from fedddpm.model.unet import UNet
+from fedddpm.monitoring.reporter import Reporter
+from fedddpm.rounds.model_store import ModelStore, model_file, require_known_parts
+from fedddpm.rounds.second_opinion import UnknownGroundError, WentBackError
+from fedddpm.rounds.trust import accept_results
+from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.problems import ProblemError
+from fedddpm.updates.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.encoding.decoder import check_move
+from fedddpm_protocol.errors import ResultError, SpecError
+from fedddpm_protocol.primitives.ring import packed_bytes
+
+_FLOAT32_BYTES = 4
+
+
+class RunHistory:
+    """Moves the position forward, never back; ``averaging``: an average of the weights comes along."""
+
+    def __init__(
+        self, state: StateDir, models: ModelStore, transport: Transport, reporter: Reporter, *, averaging: bool
+    ) -> None:
+        self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
+        self._averaging = averaging
+
+    def arrive(self, spec: RoundSpec, roster: Roster) -> RunPosition:
+        """The position at the start of ``spec``'s round, with its base model at hand.
+
+        Raises:
+            WentBackError: the aggregator went back; UnknownGroundError: it builds on a result not known here.
+            ModelError, ResultError: what it sent is not what it signed.
+        """
+        position = self._state.position(spec.run)
+        if position is None:
+            return self._first_contact(spec, roster)
+        if spec.round < position.next_round or position.finished:
+            raise WentBackError(
+                f"the aggregator went back to round {spec.round + 1} of run {spec.run}; this institution has finished"
+                f" round {position.next_round}",
+                "It was perhaps restored from an old backup: its operator must start a new run; rounds never go back",
+            )
+        if spec.method != position.method:  # the same update in sums of other parts: their difference would tell
+            raise SpecError(f"run {spec.run} was {position.method} and is now {spec.method}", "aggregator")
+        claimed = (spec.round, spec.previous_result, spec.base_model_hash, spec.initial_model_hash)
+        known = (position.next_round, position.last_result, position.base_model_hash, position.initial_model_hash)
+        if claimed != known:
+            raise UnknownGroundError(
+                f"round {spec.round + 1} does not build on the result of round {position.next_round} known here",
+                "aggregator",
+            )
+        return position
+
+    def network(self, position: RunPosition, spec: RoundSpec) -> UNet:
+        """The institution's network at the start of the round; fetched again where the file was lost."""
+        model = self._models.load(position)
+        if model is None:
+            self._reporter.warning("the stored network is missing or damaged and is fetched again")
+            model = self._fetch(spec)
+            self._models.keep(model, position, self._fresh(model))
+        return model
+
+    def average(self, position: RunPosition, model: UNet) -> AverageState | None:
+        """The average that belongs to ``model``, the network at ``position``; None where none is kept.
+
+        One that was lost begins again: it only decides how good images look, not what anybody is sent.
+        """
+        if not self._averaging:
+            return None
+        average = self._models.load_average(model, position)
+        if average is None:
+            self._reporter.warning("the stored average of the weights is missing or damaged: it begins again with them")
+        return average or self._fresh(model)
+
+    def advance(
+        self,
+        position: RunPosition,
+        roster: Roster,
+        known: Mapping[bytes, RoundSpec],
+        update: LocalUpdate | None,
+        rounds: int,
+        moved: Callable[[RoundResult, Vector, Vector], None] = lambda *_: None,
+    ) -> list[RoundResult]:
+        """Take the results after ``position``; returns those that were new.
+
+        A result whose specification is ``known`` is followed by its opened sums; otherwise the newest base model is
+        fetched whole. Local parts trained on the position's base model come along. ``moved`` is told of a single
+        result, with the shared parts before and after it, before the position is left.
+        """
+        results = self._results(position.run, position.next_round, position.last_result, roster)
+        if not results:
+            return []
+        model = self._models.load(position)
+        if model is None:  # the next round fetches it whole
+            self._reporter.warning("the stored network is missing or damaged")
+            self._state.move_to(_after(position, results[-1], rounds))
+            return results
+        vector, results = self._newest_base(model, position, results, roster, known)
+        if len(results) == 1:
+            moved(results[0], flatten(model, Method(position.method).shared_parts), vector)
+        average = self.average(position, model) if update is None else None
+        average = adopt_round(model, Method(position.method), vector, update, average)
+        reached = _after(position, results[-1], rounds)
+        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model))
+        return results
+
+    def _newest_base(
+        self,
+        model: UNet,
+        position: RunPosition,
+        results: list[RoundResult],
+        roster: Roster,
+        known: Mapping[bytes, RoundSpec],
+    ) -> tuple[Vector, list[RoundResult]]:
+        """The base model of the last of ``results``, and these with those that came while it was fetched.
+
+        Where rounds are short and the link is slow, a model can be kept no longer before it has arrived.
+        """
+        while True:
+            last = results[-1]
+            try:
+                spec = known.get(last.spec_hash) if len(results) == 1 else None
+                return self._next_base(model, position, last, spec), results
+            except ProblemError as problem:
+                gone = problem.status == HTTPStatus.GONE
+                newer = self._results(position.run, last.round + 1, last.hash, roster) if gone else []
+                if not newer:
+                    raise
+                results = [*results, *newer]
+
+    def _fresh(self, model: UNet) -> AverageState | None:
+        return AverageState.fresh(model) if self._averaging else None
+
+    def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> Vector:
+        """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
+
+        The sums of several shards can be larger together than the model that follows from them: then that is fetched,
+        and also where the aggregator keeps these sums no longer. It must be within reach of clipped updates then.
+        """
+        shared = Method(position.method).shared_parts
+        if spec is None:
+            return self._models.fetch_base(manifest(model, shared), last.model_hash)
+        if last.base_model_hash != position.base_model_hash:
+            raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
+        require_known_parts(spec, last)
+        base = flatten(model, shared)
+        if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
+            try:
+                return self._models.derive(spec, last, base)
+            except ProblemError as problem:
+                if problem.status != HTTPStatus.GONE:
+                    raise
+        fetched = self._models.fetch_base(manifest(model, shared), last.model_hash)
+        check_move(spec, last, base, fetched)
+        return fetched
+
+    def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
+        previous = b""
+        if spec.round:
+            results = self._results(spec.run, 0, b"", roster)
+            last = next((result for result in results if result.round == spec.round - 1), None)
+            if last is None or (last.hash, last.model_hash) != (spec.previous_result, spec.base_model_hash):
+                raise UnknownGroundError(
+                    f"round {spec.round + 1} does not build on the published results", "aggregator"
+                )
+            previous = last.hash
+        position = RunPosition(
+            run=spec.run,
+            method=spec.method,
+            next_round=spec.round,
+            last_result=previous,
+            initial_model_hash=spec.initial_model_hash,
+            base_model_hash=spec.base_model_hash,
+            model_file=model_file(spec.run, spec.round),
+        )
+        model = self._fetch(spec)
+        self._models.keep(model, position, self._fresh(model))
+        return position
+
+    def _fetch(self, spec: RoundSpec) -> UNet:
+        """theta_0 where parts stay local or the run begins, and the base model where it has moved on."""
+        method = Method(spec.method)
+        shared = spec.base_manifest
+        if spec.round == 0 or local_parts(method):
+            model = self._first_network(spec)
+        else:
+            model = UNet.from_architecture(spec.architecture)
+        if spec.round:
+            replace_parts(model, method.shared_parts, self._models.fetch_base(shared, spec.base_model_hash))
+        elif spec.base_model_hash != self._models.base_hash(model, method):
+            raise SpecError("the first round's base model is not the shared part of the first model", "aggregator")
+        return model
+
+    def _first_network(self, spec: RoundSpec) -> UNet:
+        """theta_0: from its seed where it has one, else downloaded; its hash is the one in ``spec`` either way."""
+        if spec.initial_seed:
+            model = initial_network(spec.architecture, spec.initial_seed)
+            if model_hash(manifest(model), flatten(model)) == spec.initial_model_hash:
+                return model
+            self._reporter.warning(
+                "the first model does not follow from the seed that stands in the specification, so it is downloaded;"
+                " tell the coordinator: the file was changed after init-model, or the versions differ"
+            )
+        return self._models.fetch_initial(spec)
+
+    def _results(self, run: str, first_round: int, previous: bytes, roster: Roster) -> list[RoundResult]:
+        """All results from ``first_round`` on, their signatures and chain verified."""
+        found: list[RoundResult] = []
+        while page := self._transport.results(run, first_round):
+            checked = accept_results(page, roster, run, first_round, previous)
+            found += checked
+            first_round, previous = checked[-1].round + 1, checked[-1].hash
+        return found
+
+
+def _after(position: RunPosition, last: RoundResult, rounds: int) -> RunPosition:
+    """The position after a result, of a run of so many rounds."""
+    return replace(
+        position,
+        next_round=last.round + 1,
+        last_result=last.hash,
+        base_model_hash=last.model_hash,
+        model_file=model_file(position.run, last.round + 1),
+        finished=last.round + 1 >= rounds,
+    )
+
+
+def _opened_bytes(spec: RoundSpec, result: RoundResult) -> int:
+    """Bytes of the opened sums, from which the next model follows."""
+    values = [spec.part(part.part).values for part in result.parts if part.opened]
+    return sum(packed_bytes(one.coordinates, one.bits) for one in values)

@@ -1,0 +1,116 @@
+"""What a round came to, for people and for programs (one JSON line a round)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fedddpm.errors import StateError
+from fedddpm.rounds.own_share import OwnShare
+from fedddpm.transport.traffic import Traffic, beside_fedavg, fedavg_bytes
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.agreement.spec import PartResult, RoundResult
+from fedddpm_protocol.encoding.encoder import pooled_losses
+
+FILE = "rounds.jsonl"
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """One finished round as this institution saw it."""
+
+    run: str
+    round: int  # from 0
+    attempt: int
+    spec_hash: str  # hex; decides who reported which part with USPLIT
+    cohort: tuple[str, ...]
+    survivors: tuple[str, ...]  # whose updates are in the mean
+    took_part: bool  # whether the own update is among them
+    samples: int | None  # None: this institution did not train in this round
+    loss_before: float | None  # own held-out loss of the round's base model
+    loss_after: float | None  # the same after local training
+    mean_loss_before: float | None  # mean over the survivors; None: no opened sum holds losses
+    mean_loss_after: float | None
+    traffic: Traffic
+    seconds: float
+    fedavg_bytes: int | None  # what naive FedAvg in float32 moves in a round; None: this institution did not train
+    share: float | None = None  # of the own update in the mean over all parts; None: not in it, or not known
+    cosine: float | None = None  # between the own update and the mean
+    shares: Mapping[str, float] = field(default_factory=dict)  # by part that it contributed to
+    cosines: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        own = "did not train" if self.loss_before is None else f"loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
+        return (
+            f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
+            f" ({'with' if self.took_part else 'without'} this one){self._share()}, {own},"
+            f" federation {_loss(self.mean_loss_before)} -> {_loss(self.mean_loss_after)},"
+            f" {beside_fedavg(self.traffic.bytes_up, self.traffic.bytes_down, self.fedavg_bytes)},"
+            f" {self.seconds:.0f} s"
+        )
+
+    def _share(self) -> str:
+        if not self.took_part:
+            return ""
+        if self.share is None:
+            return ", own share not known"
+        return f", own share {100 * self.share:.0f} % (cosine {self.cosine:.2f})"
+
+
+def _loss(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4f}"
+
+
+def summarize(
+    result: RoundResult,
+    member_id: str,
+    update: LocalUpdate | None,
+    traffic: Traffic,
+    seconds: float,
+    parameters: int | None,
+    share: OwnShare | None = None,
+) -> RoundSummary:
+    """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
+    parts = {} if share is None else share.parts
+    opened = [part for part in result.parts if part.opened]
+    before, after = federation_losses(opened)
+    survivors = {member for part in opened for member in part.survivors}
+    return RoundSummary(
+        run=result.run,
+        round=result.round,
+        attempt=result.attempt,
+        spec_hash=result.spec_hash.hex(),
+        cohort=tuple(sorted({member for part in result.parts for member in part.cohort})),
+        survivors=tuple(sorted(survivors)),
+        took_part=member_id in survivors,
+        samples=None if update is None else update.samples,
+        loss_before=None if update is None else update.loss_before,
+        loss_after=None if update is None else update.loss_after,
+        mean_loss_before=before,
+        mean_loss_after=after,
+        traffic=traffic,
+        seconds=seconds,
+        fedavg_bytes=None if update is None or parameters is None else fedavg_bytes(parameters),
+        share=None if share is None else share.whole.share,
+        cosine=None if share is None else share.whole.cosine,
+        shares={name: part.share for name, part in parts.items()},
+        cosines={name: part.cosine for name, part in parts.items()},
+    )
+
+
+def federation_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
+    """Mean held-out loss of the institutions in the sums, before and after training; None if no sum holds losses."""
+    telling = ((part.sums, len(part.survivors)) for part in opened if reports_losses(part.part))
+    return pooled_losses(telling) or (None, None)
+
+
+def append_summary(folder: Path, summary: RoundSummary) -> None:
+    """Add one line to ``rounds.jsonl``; StateError if the disk does not take it."""
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(summary)) + "\n")
+    except OSError as error:
+        raise StateError(f"{folder / FILE} cannot be written ({error.strerror})", "Free some space") from error

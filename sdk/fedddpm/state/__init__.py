@@ -1,0 +1,1 @@
+"""The state folder: what must survive a power cut."""

@@ -1,0 +1,1 @@
+"""Local training on one card or several, resumable at any step."""

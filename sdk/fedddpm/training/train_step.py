@@ -1,0 +1,83 @@
+"""One gradient step: noise a batch, predict the noise, follow the gradient."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedddpm.compute.acceleration import Forward, arithmetic, compiled, resolve_compile, resolve_precision
+from fedddpm.model.diffusion import Diffusion, hide_labels
+from fedddpm.model.unet import UNet
+from fedddpm.training.batches import Batch
+from fedddpm.training.ranks import Share
+from fedddpm.training.settings import TrainSettings
+
+
+class Stepper:
+    """Steps of a training of ``model``, which is on ``device``; ``whole`` is the size of every batch but the last.
+
+    ``steps`` of the training decide whether compiling is worth it.
+    """
+
+    def __init__(
+        self, model: UNet, device: torch.device, settings: TrainSettings, whole: int, steps: int, share: Share
+    ) -> None:
+        self._model, self._device, self._settings, self._whole, self._share = model, device, settings, whole, share
+        self._diffusion = Diffusion()
+        self.precision = resolve_precision(settings.precision, device)
+        # Several ranks compile on request only: CUDA graphs around an exchange of gradients are their own risk.
+        wanted = False if settings.compile is None and share.world > 1 else settings.compile
+        self.compiles = resolve_compile(wanted, device, steps)
+        self._plain: Forward = model  # for a last batch of another size, which is not worth compiling for
+        self._fast: Forward = model
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Before the first step: average gradients over the ranks, and compile if that is wanted.
+
+        Raises:
+            ConfigError: the network was to be compiled, and cannot be.
+        """
+        if self._ready:
+            return
+        self._plain = self._fast = self._share.wrap(self._model)
+        if self.compiles:
+            required = self._settings.compile is True
+            self._fast = compiled(self._plain, self._device, self._try_out, required=required)
+        self._ready = True
+
+    def step(self, adam: torch.optim.Adam, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Change the weights; returns the mean Huber loss (Ho 2020, eq. 14) of the whole batch, on the device.
+
+        ``generator`` decides timesteps, noise and, drawn last, which labels are hidden. All ranks draw the same for all
+        rows, then each computes its own.
+        """
+        x_t, t, noise = self._diffusion.draw(batch.x_0, generator)
+        inputs = [x_t, t]
+        if batch.labels is not None:
+            null = self._model.architecture.classes
+            inputs.append(hide_labels(batch.labels, null, self._settings.label_dropout, generator))
+        adam.zero_grad(set_to_none=True)
+        eps = self._forward(*(self._share.slice(rows) for rows in inputs), whole=len(x_t) == self._whole)
+        loss_sum = F.huber_loss(eps.float(), self._share.slice(noise), reduction="sum")
+        loss = self._share.scaled(loss_sum, noise.numel())
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
+        adam.step()
+        return self._share.total(loss) / self._share.world
+
+    def _forward(self, *inputs: Tensor, whole: bool) -> Tensor:
+        if self._fast is not self._plain:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch
+        with arithmetic(self.precision, self._device):
+            return (self._fast if whole else self._plain)(*inputs)
+
+    def _try_out(self, network: Forward) -> None:
+        """Run ``network`` forwards and backwards once on a batch of zeros; no weight changes."""
+        a = self._model.architecture
+        x_t = torch.zeros((self._whole, a.channels, a.image_size, a.image_size), device=self._device)
+        zeros = torch.zeros(self._whole, dtype=torch.int64, device=self._device)
+        x_t = x_t.contiguous(memory_format=torch.channels_last)
+        inputs = (x_t, zeros, zeros) if a.classes else (x_t, zeros)
+        with arithmetic(self.precision, self._device):
+            eps = network(*(self._share.slice(rows) for rows in inputs))
+        eps.float().sum().backward()  # type: ignore[no-untyped-call]  # torch
+        self._model.zero_grad(set_to_none=True)

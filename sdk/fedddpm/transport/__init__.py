@@ -1,0 +1,1 @@
+"""The signed HTTPS way to the aggregator."""

@@ -1,0 +1,1 @@
+"""What an institution learned in a round: trained, stored, made up for, and turned into ring words."""

@@ -24,7 +24,8 @@ from fedddpm.data.opening import open_images
 from fedddpm.experiment.design.images import share_out
 from fedddpm.model.partition import flatten, manifest, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import DECODER, MODEL_PARTS
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
 

@@ -37,7 +37,8 @@ from fedddpm.data.opening import ImageSet
 from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.unet import UNet
 from fedddpm.training.checkpoint import make_adam
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 
 LEARNING_RATE = 1e-4
 REFERENCE = "fedddpm paper"

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from fedddpm.data.opening import open_images, split_holdout
 from fedddpm.generation.sampling import newest_network, sample_images
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm.transport.traffic import less_than_fedavg
 from fedddpm_protocol.agreement.spec import LOSS_UNITS
 from fedddpm_protocol.encoding.encoder import loss_units, mean_losses

@@ -29,7 +29,7 @@ from local_federation import LocalFederation  # noqa: E402
 
 from fedddpm_aggregator.app import open_context  # noqa: E402
 from fedddpm_aggregator.service.context import Context  # noqa: E402
-from fedddpm_aggregator.service.overview import SessionLine, overview  # noqa: E402
+from fedddpm_aggregator.service.history.session_lines import SessionLine, overview  # noqa: E402
 from fedddpm_aggregator.settings import Settings  # noqa: E402
 from fedddpm_protocol.wire.phases import Phase  # noqa: E402
 

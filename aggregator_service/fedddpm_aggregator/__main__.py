@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from fedddpm_aggregator import healthcheck
+from fedddpm_aggregator.cli import healthcheck
 
 
 def main() -> None:
     """Entry point."""
     if sys.argv[1:2] == [healthcheck.NAME]:
         raise SystemExit(healthcheck.main(sys.argv[2:]))
-    from fedddpm_aggregator import cli  # takes a second that a health check should not
+    from fedddpm_aggregator.cli import app  # takes a second that a health check should not
 
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

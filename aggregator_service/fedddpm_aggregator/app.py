@@ -15,25 +15,29 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator import dashboard, health, operator_routes, problems, routes, session_routes, store
-from fedddpm_aggregator.admission import Admission, rules_of
+from fedddpm_aggregator import dashboard
+from fedddpm_aggregator.api import federation, operators, sessions
+from fedddpm_aggregator.background.sweeper import Sweeper
+from fedddpm_aggregator.background.workers import Workers
 from fedddpm_aggregator.blobs import BlobsUnavailableError, open_blobs
-from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.guard import Guard, sizes_of
-from fedddpm_aggregator.health import Health
-from fedddpm_aggregator.keyfile import SERVER_PURPOSE, KeyFileError, read_key, read_public_key
-from fedddpm_aggregator.metrics_sql import DatabaseCollector
-from fedddpm_aggregator.observer import Observer
-from fedddpm_aggregator.reduction import ThreadReducer
-from fedddpm_aggregator.reduction_ray import RayReducer
+from fedddpm_aggregator.http import problems
+from fedddpm_aggregator.http.admission import Admission, rules_of
+from fedddpm_aggregator.http.guard import Guard, sizes_of
+from fedddpm_aggregator.http.observer import Observer
+from fedddpm_aggregator.http.version_watch import Newest, VersionWatch
+from fedddpm_aggregator.monitoring import health
+from fedddpm_aggregator.monitoring.database_metrics import DatabaseCollector
+from fedddpm_aggregator.monitoring.health import Health
+from fedddpm_aggregator.reduction.ray_cluster import RayReducer
+from fedddpm_aggregator.reduction.threads import ThreadReducer
+from fedddpm_aggregator.security.key_files import SERVER_PURPOSE, KeyFileError, read_key, read_public_key
+from fedddpm_aggregator.service.administration.federation import next_step, require_its_blobs, require_root
 from fedddpm_aggregator.service.context import Context, Limits
-from fedddpm_aggregator.service.federation import next_step, require_its_blobs, require_root
 from fedddpm_aggregator.settings import KEY_FILE, Settings
-from fedddpm_aggregator.sweeper import Sweeper
-from fedddpm_aggregator.tracing import open_tracer, trace_requests
-from fedddpm_aggregator.watch import Newest, VersionWatch
-from fedddpm_aggregator.workers import Workers
+from fedddpm_aggregator.telemetry.otel import open_tracer, trace_requests
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 log = logging.getLogger(__name__)
@@ -112,7 +116,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             collector = DatabaseCollector(ctx)
             ctx.metrics.registry.register(collector)
             app.state.watch = VersionWatch(lambda: _version(ctx, app.state.watch.version))
-            app.state.newest = Newest(lambda: routes.state_json(ctx))
+            app.state.newest = Newest(lambda: federation.state_json(ctx))
             app.state.page = dashboard.Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
             sweeper = Sweeper(ctx, workers, settings.tick_s)
@@ -146,9 +150,9 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     if settings.shows_metrics:
         app.include_router(health.measured)
         app.state.metrics_names = settings.names_of_metrics
-    app.include_router(routes.router)
-    app.include_router(session_routes.router)
-    app.include_router(operator_routes.router)
+    app.include_router(federation.router)
+    app.include_router(sessions.router)
+    app.include_router(operators.router)
     dashboard.install(app, settings)
     app.add_middleware(Guard, sizes=sizes_of(settings), admit=Admission(rules_of(settings)))
     app.add_middleware(Observer)  # the outermost: added last
@@ -170,7 +174,7 @@ def data_directory(settings: Settings) -> Iterator[Context]:
             _check_blobs(ctx, alone=alone)
             if ctx.database.is_sqlite:
                 with ctx.database.write() as db:
-                    store.release_leases(db, None)
+                    queries.release_leases(db, None)
             ctx.tracer = open_tracer(settings, ctx.database)
             if settings.ray is not None:
                 ctx.reducer = RayReducer(settings.ray, settings.reduction_threads)
@@ -186,7 +190,7 @@ def _give_back(ctx: Context) -> None:
     """Let other replicas go on at once; without the database they wait until the leases run out."""
     try:
         with ctx.tracer.quiet(), ctx.database.write() as db:
-            store.release_leases(db, ctx.holder)
+            queries.release_leases(db, ctx.holder)
     except SQLAlchemyError as error:
         log.warning("leases not given back", extra={"fields": {"error": type(error).__name__}})
 
@@ -225,4 +229,4 @@ def _version(ctx: Context, last: int) -> int:
     if not ctx.schema.is_open:
         return last
     with ctx.tracer.quiet(), ctx.database.read() as db:
-        return store.state_version(db)
+        return queries.state_version(db)

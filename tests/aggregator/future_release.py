@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import fedddpm_aggregator
-from fedddpm_aggregator.schema import this_release
+from fedddpm_aggregator.db.schema import this_release
 
 MIGRATION = '''"""{title}"""
 
@@ -42,7 +42,7 @@ class FutureRelease:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         package = Path(fedddpm_aggregator.__file__).parent
-        self._versions = shutil.copytree(package, folder / "fedddpm_aggregator") / "migrations" / "versions"
+        self._versions = shutil.copytree(package, folder / "fedddpm_aggregator") / "db" / "migrations" / "versions"
         self.head = this_release().head
 
     def migration(self, body: str, usable_from: str | None) -> str:

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from tests.aggregator.driver import expected_sum
 from tests.aggregator.replicas import PART, Book, Cluster
 
-from fedddpm_aggregator import store
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, SessionRow
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.opened import OpenedValues
-from fedddpm_aggregator.tables import AttemptRow, ResultRow, SessionRow
+from fedddpm_aggregator.vectors.opened_values import OpenedValues
 from fedddpm_protocol.agreement.chunks import chunk_count
 from fedddpm_protocol.agreement.policy import open_result
 from fedddpm_protocol.agreement.roster import Roster
@@ -40,7 +40,7 @@ def check_history(running: Cluster, book: Book, rounds: int) -> int:
         _check_chain(done, results, federation.roster.ids)
         ways = _ways(federation.database_url)
         for attempt in attempts:
-            (session,) = store.sessions_of(db, attempt.id)
+            (session,) = queries.sessions_of(db, attempt.id)
             way = ways[session.id]
             assert way == (FULL_WAY if attempt.status == "done" else [*FULL_WAY[: len(way) - 1], Phase.FAILED]), way
             if attempt.status == "done":
@@ -90,6 +90,6 @@ def _check_sum(ctx: Context, book: Book, attempt: AttemptRow, result: RoundResul
 
 def _check_failure(ctx: Context, db: Session, book: Book, attempt: AttemptRow, session: SessionRow) -> None:
     """An attempt fails only if its members left it, never because replicas died."""
-    cohort = {row.member for row in store.joins_of(db, session.id) if row.in_cohort}
+    cohort = {row.member for row in queries.joins_of(db, session.id) if row.in_cohort}
     left = cohort - book.dropped[attempt.spec_hash]
     assert len(left) < ctx.roster(db, attempt.roster_version).threshold(len(cohort)), session.reason

@@ -14,8 +14,8 @@ from tests.aggregator.watching import first_state, until
 
 from fedddpm_aggregator.errors import AuditError
 from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.runs import end_run, pause_run, resume_run
 from fedddpm_protocol.primitives.keys import SigningKey
 
 

@@ -55,7 +55,7 @@ def test_the_nonce_is_remembered_over_a_restart(new_federation: NewFederation, s
         assert site["a"].http.send(request).status_code == 200
         assert ctx.database.url  # the same database, as after a restart
         with ctx.database.read() as db:
-            from fedddpm_aggregator.tables import NonceRow
+            from fedddpm_aggregator.db.tables import NonceRow
 
             assert db.query(NonceRow).count() == 1
 

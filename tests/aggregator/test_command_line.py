@@ -22,12 +22,12 @@ from tests.aggregator.certificates import self_signed
 from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, identity_of, theta_0, to_safetensors
 from typer.core import TyperGroup
 
-from fedddpm_aggregator import cli
-from fedddpm_aggregator.cli_options import opened, settings_of
-from fedddpm_aggregator.cli_rounds import console, print_rounds
-from fedddpm_aggregator.service.federation import next_step
-from fedddpm_aggregator.service.overview import SessionLine
-from fedddpm_aggregator.service.traffic import RoundTraffic
+from fedddpm_aggregator.cli import app
+from fedddpm_aggregator.cli.options import opened, settings_of
+from fedddpm_aggregator.cli.round_tables import console, print_rounds
+from fedddpm_aggregator.service.administration.federation import next_step
+from fedddpm_aggregator.service.history.session_lines import SessionLine
+from fedddpm_aggregator.service.history.traffic import RoundTraffic
 from fedddpm_protocol.agreement.spec import LOSS_UNITS, WEIGHT_UNITS
 from fedddpm_protocol.primitives.keys import fingerprint
 
@@ -58,7 +58,7 @@ class Shell:
         self._monkeypatch.setattr(sys, "argv", ["fedddpm-aggregator", *arguments])
         handlers = logging.root.handlers[:]
         try:
-            cli.main()
+            app.main()
             code: object = 0
         except SystemExit as end:
             code = end.code or 0
@@ -188,7 +188,7 @@ def test_init_tightens_its_own_folder_only(shell: Shell) -> None:
 
 
 def test_every_option_of_a_run_is_explained(shell: Shell) -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     for name in ("federation", "start-run"):
         assert isinstance(group, TyperGroup)
         group = group.commands[name]

@@ -18,9 +18,10 @@ from tests.aggregator.driver import STEPS, ProblemError, drive, take_seats
 from tests.aggregator.sites import NewFederation, Serve
 from tests.aggregator.watching import check_part, first_state, until
 
-from fedddpm_aggregator import problems, workers
-from fedddpm_aggregator.database import Database
-from fedddpm_aggregator.guard import Guard, Sizes
+from fedddpm_aggregator.background import workers
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.http import problems
+from fedddpm_aggregator.http.guard import Guard, Sizes
 from fedddpm_protocol.wire.phases import Phase
 
 

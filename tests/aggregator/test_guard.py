@@ -20,11 +20,11 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 from tests.aggregator.wire import answer, connected, ended, head_of
 
+from fedddpm_aggregator.db.tables import EvidenceRow, JoinRow, NonceRow
 from fedddpm_aggregator.errors import OperatorError, TooManyRequestsError, UnavailableError
-from fedddpm_aggregator.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
+from fedddpm_aggregator.http.guard import MAX_HEADERS, MAX_TARGET, Budget, Guard, Sizes
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.tables import EvidenceRow, JoinRow, NonceRow
-from fedddpm_aggregator.tls import Certificate
+from fedddpm_aggregator.server.tls import Certificate
 
 WARM = 20  # joins after which the server's memory has what it needs
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)

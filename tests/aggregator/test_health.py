@@ -19,9 +19,9 @@ from tests.aggregator.processes import WatchedProcess, freeze, served_over
 from tests.aggregator.scrapes import Scrape
 from tests.postgresql import postgresql_or_skip
 
-from fedddpm_aggregator import pulse
 from fedddpm_aggregator.app import data_directory
-from fedddpm_aggregator.probing import Probe
+from fedddpm_aggregator.monitoring.probe import Probe
+from fedddpm_aggregator.telemetry import pulse
 
 
 @dataclass

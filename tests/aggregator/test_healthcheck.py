@@ -14,7 +14,7 @@ from tests.aggregator.certificates import self_signed
 from tests.aggregator.federations import Federation
 from tests.aggregator.processes import WatchedProcess
 
-from fedddpm_aggregator.healthcheck import local_url
+from fedddpm_aggregator.cli.healthcheck import local_url
 
 CHECK = [sys.executable, "-m", "fedddpm_aggregator", "healthcheck"]
 

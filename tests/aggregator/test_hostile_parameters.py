@@ -22,9 +22,9 @@ from tests.aggregator.federations import identity_of
 from tests.aggregator.sites import NewFederation
 
 from fedddpm_aggregator.app import create_app
-from fedddpm_aggregator.observability import JsonFormatter, noting
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.telemetry.logs import JsonFormatter, noting
 from fedddpm_protocol.agreement.roster import Member
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedddpm_aggregator import cli
+from fedddpm_aggregator.cli import app
 
 KEYS = st.integers(0, 2**64).map(lambda seed: hashlib.sha256(b"%d" % seed).digest())
 PREFIXES = st.sampled_from(
@@ -50,7 +50,7 @@ def run(*arguments: str, variables: dict[str, str] | None = None) -> tuple[int, 
         patch.dict(os.environ, variables or {}),
     ):
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             return int(end.code or 0), out.getvalue()
     return 0, out.getvalue()

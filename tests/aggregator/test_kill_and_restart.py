@@ -16,8 +16,8 @@ from tests.aggregator.federations import Federation, ServerProcess
 from tests.aggregator.sites import NewFederation, Site
 from tests.aggregator.watching import check_part, first_state, result_of
 
-from fedddpm_aggregator.database import Database
-from fedddpm_aggregator.tables import SessionRow
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.db.tables import SessionRow
 from fedddpm_protocol.agreement.spec import TensorSpec
 from fedddpm_protocol.wire.phases import Phase
 

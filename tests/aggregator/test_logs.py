@@ -20,8 +20,8 @@ from tests.aggregator.watching import first_state, result_of
 from tests.postgresql import NewDatabase
 
 from fedddpm_aggregator.app import KEY_PURPOSE
-from fedddpm_aggregator.keyfile import read_key
-from fedddpm_aggregator.observability import JsonFormatter, note, noting
+from fedddpm_aggregator.security.key_files import read_key
+from fedddpm_aggregator.telemetry.logs import JsonFormatter, note, noting
 
 PASSWORD = "hunter2" * 2
 S3_SECRET = "s3-" + secrets.token_hex(16)

@@ -15,10 +15,10 @@ from prometheus_client import Gauge
 from tests.aggregator.federations import Federation
 from tests.aggregator.sites import Site
 
-from fedddpm_aggregator import long_poll, watch
+from fedddpm_aggregator.http import long_poll, version_watch
+from fedddpm_aggregator.http.version_watch import Newest, VersionWatch
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.service.runs import pause_run
-from fedddpm_aggregator.watch import Newest, VersionWatch
+from fedddpm_aggregator.service.administration.runs import pause_run
 from fedddpm_protocol.wire.api import RunState
 
 BEAT_S = 0.1
@@ -106,7 +106,7 @@ def test_a_poll_that_beats_ends_when_its_server_leaves(monkeypatch: pytest.Monke
 
 
 def test_who_saw_more_at_another_replica_gets_nothing_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FALLBACK_S", 1000.0)  # this replica does not notice what others change
+    monkeypatch.setattr(version_watch, "FALLBACK_S", 1000.0)  # this replica does not notice what others change
     federation = Federation(tmp_path)
     federation.start_run(rounds=1, join_s=300.0)
     with served_here(federation.settings) as url, closing(Site(federation, url)) as site:

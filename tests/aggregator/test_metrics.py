@@ -19,11 +19,11 @@ from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of
 
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.metrics_server import metrics_server
-from fedddpm_aggregator.metrics_sql import DatabaseCollector
+from fedddpm_aggregator.monitoring.database_metrics import DatabaseCollector
+from fedddpm_aggregator.monitoring.figures import FigureReader
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.service.figures import FigureReader
-from fedddpm_aggregator.service.traffic import round_traffic
+from fedddpm_aggregator.server.metrics_port import metrics_server
+from fedddpm_aggregator.service.history.traffic import round_traffic
 from fedddpm_aggregator.settings import Settings
 
 DASHBOARD = Path(__file__).parents[2] / "aggregator_service" / "grafana" / "fedddpm.json"

@@ -9,7 +9,7 @@ import safetensors.numpy
 from safetensors import safe_open
 from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, theta_0, to_safetensors, with_metadata
 
-from fedddpm_aggregator.models import ARCHITECTURE_KEY, ModelFileError, read_network
+from fedddpm_aggregator.vectors.model_files import ARCHITECTURE_KEY, ModelFileError, read_network
 
 
 def rewrite(path: Path, **changes: object) -> None:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from tests.aggregator.federations import ARCHITECTURE
 from tests.protocol.specs import make_spec
 
-from fedddpm_aggregator.models import read_vector, vector_on_disk, write_safetensors
+from fedddpm_aggregator.vectors.model_files import read_vector, vector_on_disk, write_safetensors
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.spec import TensorSpec, model_hash, part_spec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model, derive_model

@@ -16,12 +16,12 @@ from tests.aggregator.processes import WatchedProcess
 from tests.aggregator.sites import NewFederation, Site
 from tests.aggregator.watching import check_part, first_state, result_of
 
-from fedddpm_aggregator import workers
+from fedddpm_aggregator.background import workers
+from fedddpm_aggregator.background.sweeper import Sweeper
+from fedddpm_aggregator.db.schema import floor_of, revision_of, this_release
+from fedddpm_aggregator.db.tables import AttemptRow, LeaseRow
 from fedddpm_aggregator.errors import OperatorError, UnavailableError
-from fedddpm_aggregator.schema import floor_of, revision_of, this_release
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.sweeper import Sweeper
-from fedddpm_aggregator.tables import AttemptRow, LeaseRow
 
 Start = Callable[[Federation], WatchedProcess]
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.aggregator.federations import Federation
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator.nonces import NonceBook
+from fedddpm_aggregator.db.nonces import NonceBook
 
 THREADS, NONCES = 8, 60
 

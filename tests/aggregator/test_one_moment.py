@@ -16,20 +16,23 @@ from tests.aggregator.interleaved import boundaries, torn
 from tests.aggregator.sites import NewFederation
 from tests.slow_pipe import SlowPipe, far_away
 
-from fedddpm_aggregator import routes, store
+from fedddpm_aggregator.api import federation as routes
 from fedddpm_aggregator.dashboard.views import Views
-from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.errors import PhaseOverError
-from fedddpm_aggregator.service import audit, operating, publishing
-from fedddpm_aggregator.service.attempts import start_attempt
+from fedddpm_aggregator.monitoring.figures import FigureReader
+from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.administration import remote_operations
+from fedddpm_aggregator.service.administration.federation import react_to_roster
+from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, start_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.federation import react_to_roster
-from fedddpm_aggregator.service.figures import FigureReader
-from fedddpm_aggregator.service.joins import get_cohort, post_join
-from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
-from fedddpm_aggregator.service.shares import get_inbox, post_shares
-from fedddpm_aggregator.service.traffic import rounds_and_traffic
-from fedddpm_aggregator.service.verifying import verify_history
+from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
+from fedddpm_aggregator.service.rounds import publishing
+from fedddpm_aggregator.service.rounds.attempts import start_attempt
+from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
+from fedddpm_aggregator.service.rounds.shares import get_inbox, post_shares
+from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -56,16 +59,16 @@ class Pair:
         """A new run, whose first attempt has its cohort: so every reply is as long as the one before."""
         ctx = self.changing
         with ctx.database.read() as db:
-            is_open = bool(store.open_runs(db))
+            is_open = bool(queries.open_runs(db))
         if is_open:
             end_run(ctx)
         self.runs += 1
         settings = RunSettings(f"run-{self.runs}", "UDEC", 2, bits=32, chunk_coordinates=16, **QUICK)
         start_run(ctx, settings, self.federation.write_theta_0(self.runs))
         with ctx.transaction() as db:
-            (run,) = store.open_runs(db)
+            (run,) = queries.open_runs(db)
             start_attempt(ctx, db, run)
-            attempt = store.newest_attempt(db, run.id)
+            attempt = queries.newest_attempt(db, run.id)
             assert attempt is not None
             self.spec = ctx.spec_of(attempt)
         self.machines = {name: self._machine(name) for name in self.federation.members}
@@ -99,11 +102,11 @@ class Pair:
         """Publish a round of a made-up sum that leaves the model as it is, and begin the next: the real transaction."""
         ctx = self.changing
         with ctx.transaction() as db:
-            (run,) = store.open_runs(db)
-            attempt = store.newest_attempt(db, run.id, lock=True)
+            (run,) = queries.open_runs(db)
+            attempt = queries.newest_attempt(db, run.id, lock=True)
             assert attempt is not None
             spec, ids, digest = ctx.spec_of(attempt), self.federation.roster.ids, bytes(32)
-            (session,) = store.sessions_of(db, attempt.id)
+            (session,) = queries.sessions_of(db, attempt.id)
             opened = PartResult(PART, True, digest, digest, ids, ids, (3 * 65535, 0, 0), digest, norm=1.0)
             session.phase, session.result = Phase.DONE, canonical.encode(opened)
             result = RoundResult.of(spec, (opened,), spec.base_model_hash)
@@ -153,7 +156,7 @@ def audit_log(ctx: Context) -> Callable[[], object]:
 
 REPLIES: dict[str, Replying] = {
     "state": state,
-    "operator's rounds": lambda ctx: lambda: operating.rounds(ctx, None, 0),
+    "operator's rounds": lambda ctx: lambda: remote_operations.rounds(ctx, None, 0),
     "rounds and traffic": lambda ctx: lambda: rounds_and_traffic(ctx),
     "metrics": figures,
     "page": page,
@@ -193,8 +196,8 @@ def test_a_roster_is_installed_while_the_history_is_verified(pair: Pair) -> None
     def install() -> None:
         pair.federation.install()
         with pair.changing.transaction() as db:
-            (run,) = store.open_runs(db)
-            react_to_roster(pair.changing, db, run, store.newest_attempt(db, run.id, lock=True))
+            (run,) = queries.open_runs(db)
+            react_to_roster(pair.changing, db, run, queries.newest_attempt(db, run.id, lock=True))
 
     pair.begin_run(joining=False)
     for number in range(8):

@@ -22,19 +22,20 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 from typer.testing import CliRunner
 
-from fedddpm_aggregator import store
-from fedddpm_aggregator.cli import app
+from fedddpm_aggregator.background.sweeper import Sweeper
+from fedddpm_aggregator.background.workers import Workers
+from fedddpm_aggregator.cli.app import app
+from fedddpm_aggregator.cli.operator_client import OperatorClient
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.keyfile import OPERATOR_PURPOSE, write_key
-from fedddpm_aggregator.operator_client import OperatorClient
-from fedddpm_aggregator.service import audit, incoming
-from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
+from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.administration import model_uploads
+from fedddpm_aggregator.service.administration.federation import install_roster
+from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.federation import install_roster
-from fedddpm_aggregator.service.runs import RunSettings, end_run, pause_run, resume_run
-from fedddpm_aggregator.sweeper import Sweeper
-from fedddpm_aggregator.tables import AttemptRow, RunRow
-from fedddpm_aggregator.workers import Workers
+from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 
 OLGA = identity_of("olga")
@@ -123,7 +124,9 @@ def test_a_damaged_or_missing_model_starts_nothing(site: Site) -> None:
     assert refusal(f"{place}/0", data, "PUT").startswith("conflict: chunk 0")
     assert "has the SHA-256" in refusal("/v1/operator/runs", start, headers=json_body)
     assert not list(site.federation.settings.data.glob("blobs/incoming/*"))
-    assert refusal(f"{place}/0", b"x" * (incoming.CHUNK_BYTES + 1), "PUT").startswith("operator: a chunk of a model")
+    assert refusal(f"{place}/0", b"x" * (model_uploads.CHUNK_BYTES + 1), "PUT").startswith(
+        "operator: a chunk of a model"
+    )
     assert refusal(f"{place}/1000000", b"x", "PUT").startswith("operator: a first model has at most")
     text = b"no model at all"
     olga.send("PUT", f"/v1/operator/models/{hashlib.sha256(text).hexdigest()}/chunks/0", text)
@@ -131,14 +134,14 @@ def test_a_damaged_or_missing_model_starts_nothing(site: Site) -> None:
     assert "the first model is not a model file" in refusal("/v1/operator/runs", other.encode(), headers=json_body)
     strange = start.replace(b'"rounds"', b'"more": 1, "rounds"')
     assert refusal("/v1/operator/runs", strange, headers=json_body).startswith("validation")
-    for number in range(incoming.MOST_FILES - 1):
+    for number in range(model_uploads.MOST_FILES - 1):
         olga.send("PUT", f"/v1/operator/models/{number:064x}/chunks/0", b"x")
     assert refusal(f"{place}/0", data, "PUT").startswith("conflict: 4 other models")
     olga.close()
     with site.federation.context() as ctx:
-        incoming.remove_leftovers(ctx, time.time() + incoming.KEPT_S - 60)
+        model_uploads.remove_leftovers(ctx, time.time() + model_uploads.KEPT_S - 60)
         assert len(list(site.federation.settings.data.glob("blobs/incoming/*"))) == 4
-        incoming.remove_leftovers(ctx, time.time() + incoming.KEPT_S + 60)
+        model_uploads.remove_leftovers(ctx, time.time() + model_uploads.KEPT_S + 60)
     assert not list(site.federation.settings.data.glob("blobs/incoming/*"))
 
 
@@ -306,17 +309,17 @@ def test_who_waits_for_an_attempt_gets_the_one_that_came_after_it(new_federation
     found = []
     with federation.context() as ctx, federation.context() as other:
         with ctx.transaction() as db:
-            start_attempt(ctx, db, store.open_runs(db)[0])
+            start_attempt(ctx, db, queries.open_runs(db)[0])
 
         def wait() -> None:
             with other.transaction() as db:
-                attempt = store.newest_attempt(db, store.open_runs(db)[0].id, lock=True)
+                attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id, lock=True)
                 assert attempt is not None
                 found.append((attempt.attempt, attempt.status))
 
         with ctx.transaction() as db:
-            run = store.open_runs(db)[0]
-            attempt = store.newest_attempt(db, run.id, lock=True)
+            run = queries.open_runs(db)[0]
+            attempt = queries.newest_attempt(db, run.id, lock=True)
             assert attempt is not None
             waiter = threading.Thread(target=wait)
             waiter.start()
@@ -335,13 +338,13 @@ def test_a_run_is_ended_while_its_first_attempt_begins(new_federation: NewFedera
     with federation.context() as ctx, federation.context() as other:
 
         def end(db: Session) -> None:
-            run = store.open_runs(db)[0]
-            assert store.newest_attempt(db, run.id, lock=True) is None
+            run = queries.open_runs(db)[0]
+            assert queries.newest_attempt(db, run.id, lock=True) is None
             run.status = "ended"
 
         def start(db: Session) -> None:
-            run = store.open_runs(db)[0]
-            assert store.newest_attempt(db, run.id, lock=True) is None
+            run = queries.open_runs(db)[0]
+            assert queries.newest_attempt(db, run.id, lock=True) is None
             start_attempt(ctx, db, run)
 
         def sweep() -> None:

@@ -14,10 +14,10 @@ from tests.aggregator.pages import lose_secrets, page_text, seats_in
 from tests.aggregator.sites import NewFederation, Serve
 from tests.aggregator.watching import first_state, until
 
-from fedddpm_aggregator import store
-from fedddpm_aggregator.service.dashboard_reasons import advice_on
-from fedddpm_aggregator.service.runs import pause_run
-from fedddpm_aggregator.tables import ModelRow
+from fedddpm_aggregator.dashboard.reasons import advice_on
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import ModelRow
+from fedddpm_aggregator.service.administration.runs import pause_run
 from fedddpm_protocol.agreement.roster import Sharding
 
 
@@ -159,7 +159,7 @@ def test_a_model_that_is_kept_no_longer_is_not_offered(federation: Federation, s
     assert "Model after the start" in page_text(site)
     with federation.context() as ctx, ctx.transaction() as db:
         db.execute(update(ModelRow).values(removed_at=1.0))
-        store.bump_version(db)
+        queries.bump_version(db)
     text = page_text(site)
     assert "Model after the start" not in text
     assert "kept no longer" in text

@@ -19,9 +19,9 @@ from tests.aggregator.federations import identity_of
 from tests.postgresql import NewDatabase
 
 from fedddpm_aggregator.app import open_context
-from fedddpm_aggregator.database import Database
-from fedddpm_aggregator.keyfile import SERVER_PURPOSE, read_key, write_key
-from fedddpm_aggregator.schema import alembic_config, revision_of, this_release
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.db.schema import alembic_config, revision_of, this_release
+from fedddpm_aggregator.security.key_files import SERVER_PURPOSE, read_key, write_key
 from fedddpm_aggregator.service.audit import all_entries
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster

@@ -13,7 +13,7 @@ import pytest
 
 from fedddpm_aggregator.dashboard.access import read_password
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.keyfile import (
+from fedddpm_aggregator.security.key_files import (
     OPERATOR_PURPOSE,
     ROOT_PURPOSE,
     SERVER_PURPOSE,
@@ -22,7 +22,7 @@ from fedddpm_aggregator.keyfile import (
     read_public_key,
     write_key,
 )
-from fedddpm_aggregator.private_files import PrivateFileError, read_private, too_open
+from fedddpm_aggregator.security.private_files import PrivateFileError, read_private, too_open
 from fedddpm_protocol.primitives.keys import SigningKey
 
 ROOT, ME, ANOTHER = 0, 1000, 1001

@@ -12,7 +12,7 @@ from tests.aggregator.driver import Institution, ProblemError
 from tests.aggregator.federations import Federation, identity_of
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator.rate_limits import Rate, TokenBuckets, address_key
+from fedddpm_aggregator.http.rate_limits import Rate, TokenBuckets, address_key
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 

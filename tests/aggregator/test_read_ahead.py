@@ -9,8 +9,8 @@ import pytest
 from tests.aggregator.uploaded import Uploaded
 
 from fedddpm_aggregator.blobs import Blobs, DirectoryBlobs, open_blobs
-from fedddpm_aggregator.reduction import DamagedUploadError, ThreadReducer
-from fedddpm_aggregator.stored_chunks import StoredChunks, chunk_blob, with_checksum
+from fedddpm_aggregator.reduction.threads import DamagedUploadError, ThreadReducer
+from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, chunk_blob, with_checksum
 from fedddpm_protocol.primitives import ring
 
 MEMBERS, CHUNKS = [f"m{number:02}" for number in range(20)], 3

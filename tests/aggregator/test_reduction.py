@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.aggregator.uploaded import CHUNK, Uploaded
 
-from fedddpm_aggregator.reduction import DamagedUploadError, open_segment
+from fedddpm_aggregator.reduction.threads import DamagedUploadError, open_segment
 from fedddpm_protocol.agreement.chunks import chunk_bytes, segment_digest
 from fedddpm_protocol.primitives import ring
 

@@ -11,7 +11,7 @@ from tests.aggregator.driver import STEPS, ProblemError, Seat, drive, take_seats
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state
 
-from fedddpm_aggregator.tables import EvidenceRow
+from fedddpm_aggregator.db.tables import EvidenceRow
 from fedddpm_protocol.wire.messages import Confirmation
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database

@@ -15,13 +15,13 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, result_of, until
 
 from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, RunRow
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.publishing import remember_model
-from fedddpm_aggregator.service.retention import retain
-from fedddpm_aggregator.service.verifying import verify_history
+from fedddpm_aggregator.service.rounds.publishing import remember_model
+from fedddpm_aggregator.service.rounds.retention import retain
+from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import ModelRow, RemovalRow, RunRow
 
 KEEP, ROUNDS = 2, 4
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from tests.aggregator.federations import WIDER, Federation, with_metadata
 
-from fedddpm_aggregator import store
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import MessageRow, ResultRow
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.service.attempts import DEFAULT_FIRST_BITS, close_attempt, start_attempt
+from fedddpm_aggregator.service.administration.runs import RunSettings, start_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.opened import opened_blob
-from fedddpm_aggregator.service.overview import SessionLine
-from fedddpm_aggregator.service.publishing import remove_strays, scrub
-from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.service.traffic import Models, RoundTraffic, traffic_by_round
-from fedddpm_aggregator.tables import MessageRow, ResultRow
+from fedddpm_aggregator.service.history.session_lines import SessionLine
+from fedddpm_aggregator.service.history.traffic import Models, RoundTraffic, traffic_by_round
+from fedddpm_aggregator.service.rounds.attempts import DEFAULT_FIRST_BITS, close_attempt, start_attempt
+from fedddpm_aggregator.service.rounds.publishing import remove_strays, scrub
+from fedddpm_aggregator.vectors.opened_values import opened_blob
 from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import Phase
@@ -35,9 +35,9 @@ def test_the_seed_of_theta_0_stands_in_the_spec(federation: Federation) -> None:
             start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c"))
         start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c" * 32))
         with ctx.transaction() as db:
-            (run,) = store.open_runs(db)
+            (run,) = queries.open_runs(db)
             start_attempt(ctx, db, run)
-            attempt = store.newest_attempt(db, run.id)
+            attempt = queries.newest_attempt(db, run.id)
             assert attempt is not None
             spec = ctx.spec_of(attempt)
     assert spec.initial_seed == b"\x5c" * 32
@@ -80,29 +80,29 @@ def test_a_part_that_may_have_been_answered_for_goes_wide(tmp_path: Path) -> Non
 def confirm(ctx: Context, part: str) -> None:
     """One member's confirmation is stored in the newest attempt."""
     with ctx.transaction() as db:
-        attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
         assert attempt is not None
-        (session,) = [row for row in store.sessions_of(db, attempt.id) if row.part == part]
-        db.add(MessageRow(session_id=session.id, step=store.CONFIRMATION, member="a", sha256="00" * 32, body="{}"))
+        (session,) = [row for row in queries.sessions_of(db, attempt.id) if row.part == part]
+        db.add(MessageRow(session_id=session.id, step=queries.CONFIRMATION, member="a", sha256="00" * 32, body="{}"))
 
 
 def rings_of(ctx: Context) -> dict[str, int]:
     """Start the next attempt; the ring of each part in it."""
     with ctx.transaction() as db:
-        start_attempt(ctx, db, store.open_runs(db)[0])
+        start_attempt(ctx, db, queries.open_runs(db)[0])
     return {part.name: part.values.bits for part in spec_in(ctx).parts}
 
 
 def spec_in(ctx: Context) -> RoundSpec:
     with ctx.database.read() as db:
-        attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
         assert attempt is not None
         return ctx.spec_of(attempt)
 
 
 def fail_attempt(ctx: Context) -> None:
     with ctx.transaction() as db:
-        attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
         assert attempt is not None
         close_attempt(ctx, db, attempt, "nobody came")
 
@@ -113,11 +113,11 @@ def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> None:
     parts = tuple(part_result(part.name, spec, part.name not in (wrapped, missing)) for part in spec.parts)
     result = RoundResult.of(spec, parts, spec.base_model_hash)
     with ctx.transaction() as db:
-        (run,) = store.open_runs(db)
-        attempt = store.newest_attempt(db, run.id)
+        (run,) = queries.open_runs(db)
+        attempt = queries.newest_attempt(db, run.id)
         assert attempt is not None
         attempt.status = "done"
-        for session in store.sessions_of(db, attempt.id):
+        for session in queries.sessions_of(db, attempt.id):
             session.wrapped = session.part == wrapped
         row = ResultRow(run_id=run.id, round=spec.round, hash=result.hash.hex(), body=canonical.encode(result))
         row.signature, row.model, row.published_at = b"", run.first_base, 0.0
@@ -140,9 +140,9 @@ def test_opened_values_that_were_not_published_are_deleted(federation: Federatio
         second = spec_in(ctx)
         conclude(ctx)
         with ctx.transaction() as db:
-            attempt = store.newest_attempt(db, store.open_runs(db)[0].id)
+            attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
             assert attempt is not None
-            for session in store.sessions_of(db, attempt.id):
+            for session in queries.sessions_of(db, attempt.id):
                 session.phase = Phase.DONE
         blobs = [opened_blob(spec.hash.hex(), "decoder") for spec in (first, second)]
         for name in blobs:

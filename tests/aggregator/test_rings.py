@@ -11,12 +11,12 @@ from tests.aggregator.federations import WIDER, Federation
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import base_of, check_part, first_state, opened_of, opened_part, result_of, until
 
-from fedddpm_aggregator import workers
-from fedddpm_aggregator.service import opening
+from fedddpm_aggregator.background import workers
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.opened import OpenedValues, opened_blob
-from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.traffic import RoundTraffic, round_traffic
+from fedddpm_aggregator.service.history.session_lines import overview
+from fedddpm_aggregator.service.history.traffic import RoundTraffic, round_traffic
+from fedddpm_aggregator.service.rounds import opening
+from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, ROTATED, RoundSpec, coordinates, model_hash
 from fedddpm_protocol.encoding.decoder import check_opened, next_model
 from fedddpm_protocol.wire.phases import Phase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedddpm_aggregator.rounds import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
+from fedddpm_aggregator.service.rounds.phase_rules import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
 from fedddpm_protocol.wire.phases import Phase
 
 

@@ -14,12 +14,12 @@ from tests.aggregator.federations import ARCHITECTURE, MANIFESTS, Federation, id
 from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import check_part, first_state, until
 
-from fedddpm_aggregator.cli_rounds import rounds_table
+from fedddpm_aggregator.cli.round_tables import rounds_table
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.service.federation import initialise, install_roster
-from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.publishing import read_model
-from fedddpm_aggregator.service.runs import RunSettings, end_run, start_run
+from fedddpm_aggregator.service.administration.federation import initialise, install_roster
+from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, start_run
+from fedddpm_aggregator.service.history.session_lines import overview
+from fedddpm_aggregator.service.rounds.publishing import read_model
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.wire.phases import Phase

@@ -11,14 +11,14 @@ from benchmarks.service_load_postgresql import PostgreSQL
 from sqlalchemy import inspect, text
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator import store
-from fedddpm_aggregator.database import Database
-from fedddpm_aggregator.schema import alembic_config
-from fedddpm_aggregator.service.attempts import start_attempt
-from fedddpm_aggregator.service.federation import react_to_roster
-from fedddpm_aggregator.service.overview import overview
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.db.schema import alembic_config
+from fedddpm_aggregator.db.tables import Base
+from fedddpm_aggregator.service.administration.federation import react_to_roster
+from fedddpm_aggregator.service.history.session_lines import overview
+from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import Base
 from fedddpm_protocol.primitives import canonical
 
 
@@ -42,20 +42,20 @@ def test_a_run_of_the_earlier_version_goes_on_with_a_new_attempt(new_federation:
     federation.start_run(bits=8, chunk_coordinates=64)
     with federation.context() as ctx:
         with ctx.transaction() as db:
-            start_attempt(ctx, db, store.open_runs(db)[0])
+            start_attempt(ctx, db, queries.open_runs(db)[0])
         take_back(ctx.database)
         ctx.database.migrate()
         with ctx.database.read() as db:
-            (run,) = store.open_runs(db)
-            attempt = store.newest_attempt(db, run.id)
+            (run,) = queries.open_runs(db)
+            attempt = queries.newest_attempt(db, run.id)
             assert attempt is not None
-            (session,) = store.sessions_of(db, attempt.id)
+            (session,) = queries.sessions_of(db, attempt.id)
         assert (run.bits, run.first_bits, run.initial_seed, run.status) == (32, 32, "", "stalled")
         assert (attempt.status, session.phase, session.wrapped) == ("failed", "failed", False)
         assert "was updated" in str(session.reason)
         assert overview(ctx) == []
         with ctx.transaction() as db:
-            react_to_roster(ctx, db, store.open_runs(db)[0], store.newest_attempt(db, run.id))
+            react_to_roster(ctx, db, queries.open_runs(db)[0], queries.newest_attempt(db, run.id))
         (line,) = overview(ctx)
         assert (line.round, line.attempt, line.phase, line.bits) == (0, 1, "join", 32)
 

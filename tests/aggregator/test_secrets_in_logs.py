@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from fedddpm_aggregator import problems
-from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.http import problems
 
 SHARE = "5f" * 32
 

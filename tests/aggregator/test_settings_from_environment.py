@@ -16,7 +16,7 @@ from tests.aggregator.certificates import self_signed
 from tests.aggregator.federations import Federation
 from tests.aggregator.sites import NewFederation
 
-from fedddpm_aggregator.keyfile import ROOT_PURPOSE, SERVER_PURPOSE, write_key
+from fedddpm_aggregator.security.key_files import ROOT_PURPOSE, SERVER_PURPOSE, write_key
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 

@@ -10,9 +10,9 @@ from tests.aggregator.sites import NewFederation, Serve, Site
 from tests.aggregator.watching import base_of, check_part, first_state, opened_part, result_of, until
 
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.rosterfile import new_draw
-from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.traffic import round_traffic
+from fedddpm_aggregator.service.administration.roster_files import new_draw
+from fedddpm_aggregator.service.history.session_lines import overview
+from fedddpm_aggregator.service.history.traffic import round_traffic
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster, Sharding
 from fedddpm_protocol.agreement.shards import draw, sessions_of

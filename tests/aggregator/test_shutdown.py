@@ -23,8 +23,8 @@ from tests.aggregator.watching import check_part, first_state, until
 from tests.postgresql import postgresql_or_skip
 
 from fedddpm_aggregator.app import data_directory
+from fedddpm_aggregator.db.tables import LeaseRow
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.tables import LeaseRow
 from fedddpm_protocol.wire.phases import Phase
 
 

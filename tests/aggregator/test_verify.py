@@ -20,10 +20,10 @@ from tests.aggregator.watching import first_state, until
 from typer.testing import CliRunner
 
 from fedddpm_aggregator.app import open_context
-from fedddpm_aggregator.cli import app
+from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.service.verifying import attempts_in, verify_history
+from fedddpm_aggregator.service.verification.verify_history import attempts_in, verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.agreement.roster import Sharding
 from fedddpm_protocol.primitives.keys import SigningKey

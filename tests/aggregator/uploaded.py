@@ -7,8 +7,8 @@ from collections.abc import Callable
 from tests.protocol.sessions import inputs_for, make_participants, make_plan, make_roster, mask_all
 
 from fedddpm_aggregator.blobs import Blobs
-from fedddpm_aggregator.reduction import open_segment
-from fedddpm_aggregator.stored_chunks import StoredChunks, chunk_blob, session_folder, with_checksum
+from fedddpm_aggregator.reduction.threads import open_segment
+from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, chunk_blob, session_folder, with_checksum
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.session.coordinator import MaskPlan, recover

@@ -27,12 +27,12 @@ from fedddpm.generation.sampling import load_network, newest_network
 from fedddpm.model.partition import flatten, manifest, save_model
 from fedddpm.rounds.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
-from fedddpm_aggregator.cli import app as aggregator_app
+from fedddpm_aggregator.cli.app import app as aggregator_app
+from fedddpm_aggregator.db.tables import AttemptRow, ResultRow
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.overview import SessionLine, overview
-from fedddpm_aggregator.service.reading import run_state
+from fedddpm_aggregator.service.history.session_lines import SessionLine, overview
+from fedddpm_aggregator.service.rounds.reading import run_state
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import AttemptRow, ResultRow
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
 from fedddpm_protocol.encoding.encoder import loss_units, weight_units

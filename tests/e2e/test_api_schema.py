@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
 from tests.aggregator.federations import Federation, identity_of
 
+from fedddpm_aggregator.api.federation import LONGEST_WAIT_S
 from fedddpm_aggregator.app import create_app
-from fedddpm_aggregator.routes import LONGEST_WAIT_S
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.agreement.roster import Member

@@ -13,7 +13,7 @@ from tests.e2e.federation import Federation
 from tests.slow_pipe import far_away
 
 from fedddpm_aggregator.app import open_context
-from fedddpm_aggregator.service.reading import run_state
+from fedddpm_aggregator.service.rounds.reading import run_state
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical

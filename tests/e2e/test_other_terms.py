@@ -15,23 +15,23 @@ from fedddpm.generation.sampling import load_network, newest_network
 from fedddpm.model.partition import flatten
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.local_update import UpdateStore
-from fedddpm_aggregator import store
-from fedddpm_aggregator.service.attempts import close_attempt, start_attempt
-from fedddpm_aggregator.tables import RunRow
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import RunRow
+from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
 
 
 def ask_otherwise(fed: Federation, **terms: float) -> None:
     """Give up the attempt and begin the next one, on the same base model under other ``terms``."""
     with fed.context.transaction() as db:
         run = db.get_one(RunRow, 1)
-        attempt = store.newest_attempt(db, run.id, lock=True)
+        attempt = queries.newest_attempt(db, run.id, lock=True)
         assert attempt is not None
         close_attempt(fed.context, db, attempt, "nobody came")
         for name, value in {"join_s": 6.0, **terms}.items():
             setattr(run, name, value)
         db.flush()
         start_attempt(fed.context, db, run)
-        store.bump_version(db)
+        queries.bump_version(db)
 
 
 def joined(fed: Federation, count: int) -> None:

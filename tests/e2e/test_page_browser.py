@@ -22,8 +22,8 @@ from tests.aggregator.pages import seats_in
 from tests.aggregator.sites import Site
 from tests.aggregator.watching import first_state, result_of, until
 
+from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_aggregator.tables import RunRow
 from fedddpm_protocol.agreement.policy import open_result
 from fedddpm_protocol.agreement.spec import TensorSpec, model_hash
 from fedddpm_protocol.wire.messages import SignedDocument

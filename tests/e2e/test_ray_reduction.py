@@ -27,9 +27,9 @@ from tests.ray_cluster import (
 )
 
 from fedddpm_aggregator.blobs import DirectoryBlobs
-from fedddpm_aggregator.reduction import DamagedUploadError
-from fedddpm_aggregator.reduction_ray import RayReducer
-from fedddpm_aggregator.stored_chunks import chunk_blob
+from fedddpm_aggregator.reduction.ray_cluster import RayReducer
+from fedddpm_aggregator.reduction.threads import DamagedUploadError
+from fedddpm_aggregator.vectors.stored_chunks import chunk_blob
 from fedddpm_protocol.primitives import ring
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_a_chunk_that_was_damaged_is_told(
 
 def drivers() -> set[int]:
     """Process ids of those that talk to Ray."""
-    return set(processes_called("fedddpm_aggregator.reduction_driver"))
+    return set(processes_called("fedddpm_aggregator.reduction.ray_driver"))
 
 
 def test_the_process_that_talks_to_ray_dies_and_threads_go_on(

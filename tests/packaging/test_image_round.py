@@ -20,7 +20,8 @@ TRAINING = """
 import sys, torch
 from fedddpm.compute.device import pick_device
 from fedddpm.data.image_set import ImageSet
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm.model.unet import UNet
 
 device = pick_device(sys.argv[1])

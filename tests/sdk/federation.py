@@ -18,7 +18,7 @@ from fedddpm.model.partition import flatten, save_model
 from fedddpm.model.unet import UNet
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import Transport
-from fedddpm_aggregator.cli import app as operator
+from fedddpm_aggregator.cli.app import app as operator
 
 AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]
 SIZE = 8

@@ -14,7 +14,8 @@ from fedddpm.errors import FedDDPMError, StateError
 from fedddpm.model.partition import PARTS, flatten
 from fedddpm.model.unet import UNet
 from fedddpm.training.distributed import Place, follow, open_crew
-from fedddpm.training.trainer import Trainer, TrainOutcome, TrainSettings
+from fedddpm.training.settings import TrainOutcome, TrainSettings
+from fedddpm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=2, batch_size=4, learning_rate=1e-3, ema_decay=0.9, checkpoint_every_steps=2)

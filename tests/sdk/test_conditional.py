@@ -11,7 +11,8 @@ from fedddpm.generation.sampling import sample_images
 from fedddpm.model.diffusion import guided, hide_labels
 from fedddpm.model.partition import PARTS, flatten, manifest, parameters_of, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 LABEL = "encoder.label.weight"

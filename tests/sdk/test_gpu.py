@@ -9,7 +9,8 @@ from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Feed
-from fedddpm.training.trainer import Trainer, TrainSettings
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
 
 pytestmark = [

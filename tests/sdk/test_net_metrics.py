@@ -16,7 +16,7 @@ from fedddpm.monitoring import metrics_server
 from fedddpm.monitoring.metrics_server import health, serving_metrics
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, LiveVitals, Work
-from fedddpm.training.trainer import Progress
+from fedddpm.training.settings import Progress
 from fedddpm.transport.traffic import Traffic
 
 

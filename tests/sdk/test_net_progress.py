@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedddpm.monitoring import reporter as progress_module
 from fedddpm.monitoring.reporter import Reporter, TerminalReporter, make_reporter
-from fedddpm.training.trainer import Progress
+from fedddpm.training.settings import Progress
 from fedddpm.transport.connection import Outage
 
 

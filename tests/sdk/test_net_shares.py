@@ -16,11 +16,11 @@ from fedddpm.errors import PolicyError
 from fedddpm.rounds.round_update import OwnUpdate
 from fedddpm.transport.endpoints import SessionApi
 from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.db.tables import AttemptRow
 from fedddpm_aggregator.errors import HistoryError
-from fedddpm_aggregator.service.overview import overview
-from fedddpm_aggregator.service.verifying import verify_history
+from fedddpm_aggregator.service.history.session_lines import overview
+from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.tables import AttemptRow
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical

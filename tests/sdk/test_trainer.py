@@ -16,7 +16,8 @@ from fedddpm.errors import CheckpointError, ConfigError, DataError, TrainingErro
 from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.model.partition import flatten, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.trainer import Progress, Trainer, TrainOutcome, TrainSettings
+from fedddpm.training.settings import Progress, TrainOutcome, TrainSettings
+from fedddpm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=3, batch_size=8, learning_rate=1e-3)
@@ -101,7 +102,8 @@ def test_a_process_killed_by_the_kernel_is_continued_by_the_next_one(tmp_path: P
         "import sys, torch\n"
         "from pathlib import Path\n"
         "from fedddpm.data import ImageSet\n"
-        "from fedddpm.training.trainer import Trainer, TrainSettings\n"
+        "from fedddpm.training.settings import TrainSettings\n"
+        "from fedddpm.training.trainer import Trainer\n"
         "from fedddpm.model.unet import UNet\n"
         "torch.manual_seed(0)\n"
         "torch.set_num_threads(1)\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 from fastapi import Request
 
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
-from fedddpm_aggregator.private_files import PrivateFileError, read_private
-from fedddpm_aggregator.rate_limits import address_key
+from fedddpm_aggregator.http.rate_limits import address_key
+from fedddpm_aggregator.security.private_files import PrivateFileError, read_private
 from fedddpm_aggregator.settings import Settings
 
 USER = "operator"

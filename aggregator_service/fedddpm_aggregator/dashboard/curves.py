@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedddpm_aggregator.service.dashboard_rounds import Round
+from fedddpm_aggregator.dashboard.rounds import Round
 
 MOST_POINTS = 240  # of a curve; more rounds are thinned out
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 12.0, 44.0  # around the plot

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from fastapi.concurrency import run_in_threadpool
 
 from fedddpm_aggregator.dashboard.views import Frame
-from fedddpm_aggregator.watch import VersionWatch
+from fedddpm_aggregator.http.version_watch import VersionWatch
 
 log = logging.getLogger(__name__)
 MOST_STREAMS = 32

@@ -12,16 +12,16 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from fedddpm_aggregator.blob_responses import blob_response
 from fedddpm_aggregator.dashboard.access import Door, PageRefusedError
 from fedddpm_aggregator.dashboard.live import LivePage
 from fedddpm_aggregator.dashboard.views import Views
 from fedddpm_aggregator.errors import NotFoundError
-from fedddpm_aggregator.problems import problem
-from fedddpm_aggregator.service import reading
+from fedddpm_aggregator.http.blob_responses import blob_response
+from fedddpm_aggregator.http.problems import problem
+from fedddpm_aggregator.http.version_watch import VersionWatch
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.rounds import reading
 from fedddpm_aggregator.settings import Settings
-from fedddpm_aggregator.watch import VersionWatch
 from fedddpm_protocol.wire.api import MAX_INT32, HexHash
 
 log = logging.getLogger(__name__)

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator import store
 from fedddpm_aggregator.dashboard import words
 from fedddpm_aggregator.dashboard.curves import loss_chart
+from fedddpm_aggregator.dashboard.history import Histories, History
+from fedddpm_aggregator.dashboard.now import CONNECTED_S, Now, now
+from fedddpm_aggregator.dashboard.reasons import advice_on
+from fedddpm_aggregator.dashboard.rounds import NEVER
+from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.errors import NotFoundError, OperatorError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.dashboard import CONNECTED_S, Now, now
-from fedddpm_aggregator.service.dashboard_history import Histories, History
-from fedddpm_aggregator.service.dashboard_reasons import advice_on
-from fedddpm_aggregator.service.dashboard_rounds import NEVER
 from fedddpm_protocol.foreign.showing import plain
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
@@ -96,7 +96,7 @@ class Views:
 
     def _past(self, db: Session) -> tuple[History | None, Fragment]:
         """The current run's history, rendered; made again when something changed or was not read yet."""
-        version, kept = store.state_version(db), self._kept
+        version, kept = queries.state_version(db), self._kept
         if kept is None or kept[0] != version or not (kept[1] is None or kept[1].complete):
             history = self._histories.of(db, None, LINES)
             kept = self._kept = (version, history, self._render_history(history, None))

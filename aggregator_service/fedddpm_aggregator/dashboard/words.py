@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedddpm_aggregator.service.dashboard import RunNow, SessionNow
+from fedddpm_aggregator.dashboard.now import RunNow, SessionNow
 from fedddpm_protocol.agreement.methods import part_of
 from fedddpm_protocol.wire.phases import Phase
 

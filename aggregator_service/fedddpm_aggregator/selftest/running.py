@@ -15,17 +15,17 @@ from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.errors import HistoryError, SelftestError
-from fedddpm_aggregator.keyfile import write_key
-from fedddpm_aggregator.models import write_safetensors
+from fedddpm_aggregator.security.key_files import write_key
 from fedddpm_aggregator.selftest.institution import Institution, ProblemError, Seat, expected_sum, spec_of
 from fedddpm_aggregator.selftest.scratch import Storage, own_storage
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.selftest.steps import Steps
+from fedddpm_aggregator.service.administration.federation import initialise, install_roster
+from fedddpm_aggregator.service.administration.runs import RunSettings, start_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.federation import initialise, install_roster
-from fedddpm_aggregator.service.runs import RunSettings, start_run
-from fedddpm_aggregator.service.verifying import verify_history
+from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.vectors.model_files import write_safetensors
 from fedddpm_protocol.agreement.policy import open_result
 from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster
 from fedddpm_protocol.agreement.spec import Architecture, PartResult, TensorSpec, coordinates

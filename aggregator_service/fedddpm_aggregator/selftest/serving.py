@@ -12,7 +12,7 @@ import uvicorn
 
 from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.server import server_config
+from fedddpm_aggregator.server.process import server_config
 from fedddpm_aggregator.settings import Settings
 
 START_S, STOP_S = 60.0, 10.0

@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator import store
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import AuditRow
 from fedddpm_aggregator.errors import AuditError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.tables import AuditRow
 from fedddpm_protocol.errors import SignatureError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import verify
@@ -67,7 +67,7 @@ def record(ctx: Context, db: Session, actor: str, action: str, **details: str | 
 
     Takes the federation's row lock, so that replicas append one after the other; after :func:`initialise`.
     """
-    store.federation(db, lock=True)
+    queries.federation(db, lock=True)
     db.flush()
     newest = db.scalar(select(AuditRow).order_by(AuditRow.seq.desc()).limit(1))
     entry = Entry(

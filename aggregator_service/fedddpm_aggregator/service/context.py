@@ -10,17 +10,17 @@ from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator import store
 from fedddpm_aggregator.blobs import Blobs
-from fedddpm_aggregator.database import Database
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.engine import Database
+from fedddpm_aggregator.db.nonces import NonceBook
+from fedddpm_aggregator.db.schema_gate import SchemaGate
+from fedddpm_aggregator.db.tables import AttemptRow, RosterRow
 from fedddpm_aggregator.errors import UnavailableError
-from fedddpm_aggregator.metrics import Metrics
-from fedddpm_aggregator.nonces import NonceBook
-from fedddpm_aggregator.pulse import Pulse
-from fedddpm_aggregator.reduction import Reducer, ThreadReducer
-from fedddpm_aggregator.schema_gate import SchemaGate
-from fedddpm_aggregator.spans import NoTracer, Tracer
-from fedddpm_aggregator.tables import AttemptRow, RosterRow
+from fedddpm_aggregator.reduction.threads import Reducer, ThreadReducer
+from fedddpm_aggregator.telemetry.metrics import Metrics
+from fedddpm_aggregator.telemetry.pulse import Pulse
+from fedddpm_aggregator.telemetry.tracer import NoTracer, Tracer
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -80,15 +80,15 @@ class Context:
         """A durable transaction.
 
         After the commit, waiting institutions are told if something changed for them, work that became possible is
-        announced, and a refusal left by :func:`fedddpm_aggregator.store.refuse` is raised.
+        announced, and a refusal left by :func:`fedddpm_aggregator.db.queries.refuse` is raised.
         """
         with self.database.write() as db:
             yield db
-        if db.info.get(store.CHANGED):
+        if db.info.get(queries.CHANGED):
             self.on_change()
-        for attempt_id in db.info.get(store.WORK, ()):
+        for attempt_id in db.info.get(queries.WORK, ()):
             self.on_work(attempt_id)
-        refusal = db.info.get(store.REFUSAL)
+        refusal = db.info.get(queries.REFUSAL)
         if refusal is not None:
             raise refusal
 
@@ -104,7 +104,7 @@ class Context:
 
     def newest_roster(self, db: Session) -> Roster:
         """The newest roster at the moment that ``db`` sees; UnavailableError before the first."""
-        roster = self.roster(db, store.newest_roster_version(db))
+        roster = self.roster(db, queries.newest_roster_version(db))
         if self._newest is None or roster.version > self._newest.version:
             self._newest = roster
         return roster

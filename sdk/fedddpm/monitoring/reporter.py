@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from fedddpm.monitoring.terminal import PlainConsole
 from fedddpm.monitoring.vitals import Activity, LiveVitals, Work
-from fedddpm.training.trainer import Progress as Training
+from fedddpm.training.settings import Progress as Training
 from fedddpm.transport.connection import Outage
 from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.foreign.showing import plain, plain_values

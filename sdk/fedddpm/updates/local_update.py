@@ -24,7 +24,8 @@ from fedddpm.model.ema import AverageState, follow
 from fedddpm.model.partition import flatten, unflatten
 from fedddpm.model.unet import UNet
 from fedddpm.training.ranks import ALONE, Share
-from fedddpm.training.trainer import Progress, Trainer, TrainSettings
+from fedddpm.training.settings import Progress, TrainSettings
+from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import l2_norm, loss_units

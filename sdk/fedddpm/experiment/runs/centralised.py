@@ -21,7 +21,8 @@ from fedddpm.experiment.runs.scoring import Where
 from fedddpm.experiment.runs.site import measure_loss, model_file
 from fedddpm.model.ema import average_file, save_average
 from fedddpm.model.partition import save_model
-from fedddpm.training.trainer import Progress, Trainer, TrainSettings
+from fedddpm.training.settings import Progress, TrainSettings
+from fedddpm.training.trainer import Trainer
 
 _EVERYBODY = "all-images"
 

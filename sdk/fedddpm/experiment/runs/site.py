@@ -32,7 +32,7 @@ from fedddpm.model.ema import AverageState, average_file, load_average, save_ave
 from fedddpm.model.partition import save_model
 from fedddpm.model.unet import UNet
 from fedddpm.training.held_out_loss import held_out_loss
-from fedddpm.training.trainer import Progress
+from fedddpm.training.settings import Progress
 from fedddpm.updates.error_feedback import ErrorFeedback, Summed
 from fedddpm.updates.local_update import LocalUpdate, UpdateStore, adopt_round, train_update
 from fedddpm_protocol.agreement.methods import Method

@@ -1,0 +1,1 @@
+"""The command ``fedddpm-aggregator``: arguments in, one use case, a few lines out."""

@@ -1,0 +1,1 @@
+"""What every request passes, and how answers are made."""

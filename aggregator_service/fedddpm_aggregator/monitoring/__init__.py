@@ -1,0 +1,1 @@
+"""What the process says when it is asked how it is."""

@@ -1,0 +1,1 @@
+"""Masked chunks to opened sums, by threads or on Ray."""

@@ -1,0 +1,1 @@
+"""Keys and secrets in files, signed requests, and what messages may repeat."""

@@ -1,0 +1,1 @@
+"""The server process: sockets, TLS, leaving without losing a request."""

@@ -1,0 +1,1 @@
+"""What coordinators and operators do: keys, rosters, runs."""

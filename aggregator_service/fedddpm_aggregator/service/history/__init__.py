@@ -1,0 +1,1 @@
+"""Finished attempts as records, for people and for sums."""

@@ -1,0 +1,1 @@
+"""One secure sum from JOIN to the published model."""

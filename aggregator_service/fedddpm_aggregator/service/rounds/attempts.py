@@ -1,0 +1,223 @@
+"""Attempts at rounds: starting one, and what follows when all its sessions are over."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from fedddpm_aggregator.db import queries
+from fedddpm_aggregator.db.tables import AttemptRow, RunRow, SessionRow
+from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.rounds.clip_norms import clip_norm_now
+from fedddpm_aggregator.service.rounds.ring_choice import ValuesRing, next_rings
+from fedddpm_aggregator.vectors.model_files import manifests_of
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.policy import sign_spec
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import draw, largest_cohort, sessions_of
+from fedddpm_protocol.agreement.spec import HASH_BYTES, Architecture, Manifest, PartSpec, RoundSpec, part_spec
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.primitives.canonical import PROTOCOL
+from fedddpm_protocol.wire.phases import TERMINAL, Phase
+
+log = logging.getLogger(__name__)
+DEFAULT_BITS = 8  # ring of the values, where the coordinator does not choose
+DEFAULT_FIRST_BITS = 24  # where nothing is known of their size either
+
+
+def parts_of(
+    method: Method, manifests: Mapping[str, Manifest], rings: Mapping[str, ValuesRing], chunk_coordinates: int
+) -> tuple[PartSpec, ...]:
+    """The sessions of a method over the model's parts, each in its ring."""
+    return tuple(
+        part_spec(
+            name,
+            tuple(tensor for part in parts for tensor in manifests[part]),
+            rings[name].bits,
+            rings[name].reference,
+            chunk_coordinates,
+        )
+        for name, parts in method.sessions.items()
+    )
+
+
+def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
+    """Why this roster cannot carry a run, with what to do; None if it can. With shards each of them must."""
+    members = min(len(shard) for shard in draw(roster))
+    who = "members" if not roster.sharding else "members of the smallest shard"
+    if method is Method.USPLIT:
+        reporters = members // 2  # fewest that report one part, whatever the draw
+        if reporters < max(roster.quorum(reporters), min_cohort):
+            needed = max(roster.n_min, min_cohort, roster.c_max + 2)
+            return (
+                f"USPLIT gives each part to half of the {members} {who}: {reporters} reporters are too few to hide "
+                f"one update (the roster's rules want {needed}). Enrol at least {2 * needed} members, or use FULL, "
+                "ULATDEC or UDEC"
+            )
+    elif members < max(roster.quorum(members), min_cohort):
+        needed = max(roster.quorum(members), min_cohort)
+        return f"the roster has {members} {who} and {needed} must take part; enrol more, or lower --min-cohort"
+    return None
+
+
+def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
+    """Start the next attempt of a run under the newest roster; the caller holds the lock of the newest attempt.
+
+    A roster that cannot carry the run stalls it until a newer one is installed. A paused run starts none.
+    """
+    roster = ctx.newest_roster(db)
+    result = queries.last_result(db, run.id)
+    round_index = 0 if result is None else result.round + 1
+    if round_index >= run.rounds:
+        run.status, run.reason = "finished", None
+        queries.bump_version(db)
+        return
+    if run.status == "paused":
+        return
+    method = Method(run.method)
+    obstacle = cannot_run(method, roster, run.min_cohort)
+    if obstacle is not None:
+        stall(ctx, db, run, roster.version, obstacle)
+        return
+    last = queries.newest_attempt(db, run.id)
+    number = last.attempt + 1 if last is not None and last.round == round_index else 0
+    base, previous = (result.model, result.hash) if result else (run.first_base, None)
+    try:
+        rings, clip_norm = next_rings(db, run, method.sessions, round_index), clip_norm_now(db, run)
+        spec = round_spec(run, roster, rings, clip_norm, round_index, number, base, previous)
+    except ValueError as error:
+        stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
+        return
+    _insert(db, run, spec, sessions_of(method, roster), sign_spec(spec, ctx.key).signature)
+    queries.bump_version(db)
+    audit.record(ctx, db, audit.SERVER, "attempt started", run=run.name, round=round_index, attempt=number)
+    log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
+
+
+def _insert(db: Session, run: RunRow, spec: RoundSpec, sessions: Sequence[str], signature: bytes) -> None:
+    row = AttemptRow(
+        run_id=run.id,
+        round=spec.round,
+        attempt=spec.attempt,
+        status="active",
+        spec_hash=spec.hash.hex(),
+        spec=canonical.encode(spec),
+        signature=signature,
+        roster_version=spec.roster_version,
+        scrubbed=False,
+        created_at=time.time(),
+    )
+    db.add(row)
+    db.flush()
+    for name in sessions:
+        session = SessionRow(attempt_id=row.id, part=name, phase=Phase.JOIN)
+        session.elapsed_s, session.held, session.wrapped = 0.0, False, False
+        db.add(session)
+    db.flush()
+
+
+def round_spec(
+    run: RunRow,
+    roster: Roster,
+    rings: Mapping[str, ValuesRing],
+    clip_norm: float,
+    round_index: int,
+    attempt: int,
+    base_model: str,
+    previous: str | None,
+) -> RoundSpec:
+    """The specification of one attempt, with encoding randomness of its own.
+
+    Raises:
+        ValueError: settings that no round may have.
+    """
+    return RoundSpec(
+        protocol=PROTOCOL,
+        federation=roster.federation,
+        run=run.name,
+        method=run.method,
+        round=round_index,
+        rounds=run.rounds,
+        attempt=attempt,
+        roster_version=roster.version,
+        roster_hash=roster.hash,
+        architecture=canonical.decode(Architecture, run.architecture),
+        initial_model_hash=bytes.fromhex(run.initial_model),
+        initial_seed=bytes.fromhex(run.initial_seed),
+        base_model_hash=bytes.fromhex(base_model),
+        parts=parts_of(Method(run.method), manifests_of(run.manifest), rings, run.chunk_coordinates),
+        weighting=run.weighting,
+        clip_norm=clip_norm,
+        weight_cap=run.weight_cap,
+        largest_cohort=largest_cohort(roster),
+        chunk_coordinates=run.chunk_coordinates,
+        encoding_seed=secrets.token_bytes(HASH_BYTES),
+        epochs=run.epochs,
+        max_steps=run.max_steps,
+        batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        join_s=run.join_s,
+        shares_s=run.shares_s,
+        masked_s=run.masked_s,
+        confirm_s=run.confirm_s,
+        unmask_s=run.unmask_s,
+        previous_result=bytes.fromhex(previous) if previous else b"",
+    ).with_terms_hash()
+
+
+def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:
+    """After a session ended: nothing while others are open, publish if one opened, else the next attempt.
+
+    A held sum stalls the run. One that wrapped does not: the next attempt has a ring with room for it, and the same
+    survivors may meet in it although they are spent on this base.
+    """
+    sessions = queries.sessions_of(db, attempt.id)
+    phases = [Phase(row.phase) for row in sessions]
+    if attempt.status != "active" or any(phase not in TERMINAL for phase in phases):
+        return
+    if Phase.DONE in phases:
+        queries.announce_work(db, attempt.id)
+        return
+    attempt.status = "failed"
+    run = db.get_one(RunRow, attempt.run_id)
+    held = [row.reason or "" for row in sessions if row.held]
+    db.flush()
+    _record_failure(ctx, db, attempt, "; ".join(sorted({row.reason or "" for row in sessions})))
+    if run.status not in ("running", "paused"):
+        return
+    if held:
+        stall(ctx, db, run, queries.newest_roster_version(db), f"the round is held: {'; '.join(held)}")
+        return
+    start_attempt(ctx, db, run)
+
+
+def stall(ctx: Context, db: Session, run: RunRow, roster_version: int, reason: str) -> None:
+    """Stop a run until a roster newer than ``roster_version`` is installed; a paused one stalls when it is resumed."""
+    log.warning("run stalled", extra={"fields": {"run": run.name, "reason": reason}})
+    run.reason, run.stalled_roster = reason, roster_version
+    run.status = "paused" if run.status == "paused" else "stalled"
+    db.flush()
+    queries.bump_version(db)
+    audit.record(ctx, db, audit.SERVER, "run stalled", run=run.name, reason=reason)
+
+
+def close_attempt(ctx: Context, db: Session, attempt: AttemptRow, reason: str) -> None:
+    """End an attempt and whatever of it is open."""
+    for row in queries.sessions_of(db, attempt.id):
+        if Phase(row.phase) not in TERMINAL:
+            row.phase, row.reason = Phase.FAILED, reason
+    attempt.status = "failed"
+    db.flush()
+    queries.bump_version(db)
+    _record_failure(ctx, db, attempt, reason)
+
+
+def _record_failure(ctx: Context, db: Session, attempt: AttemptRow, reason: str) -> None:
+    run = db.get_one(RunRow, attempt.run_id)
+    place: dict[str, str | int] = {"run": run.name, "round": attempt.round, "attempt": attempt.attempt}
+    audit.record(ctx, db, audit.SERVER, "attempt failed", reason=reason, **place)

@@ -1,0 +1,1 @@
+"""Whether the whole history is what was signed and summed."""

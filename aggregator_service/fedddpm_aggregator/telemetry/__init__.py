@@ -1,0 +1,1 @@
+"""What the process emits: logs, counters, traces, signs of life."""

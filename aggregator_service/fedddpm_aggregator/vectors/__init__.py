@@ -1,0 +1,1 @@
+"""Vectors at rest: uploads, opened sums, models."""

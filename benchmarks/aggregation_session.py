@@ -18,17 +18,10 @@ from benchmarks.sum_spec import sum_spec
 
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Roster
-from fedddpm_protocol.agreement.spec import (
-    WEIGHT_UNITS,
-    PartSpec,
-    RoundSpec,
-    ScaleReference,
-    SegmentSpec,
-    TensorSpec,
-    part_spec,
-)
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, PartSpec, RoundSpec, ScaleReference, SegmentSpec, part_spec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, session_plan

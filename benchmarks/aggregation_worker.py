@@ -20,7 +20,8 @@ from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
 from benchmarks.aggregation_session import PART, Machines, Session, Vector, mask_plan, words_of
 
 from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.agreement.spec import SegmentSpec, model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, next_model
 from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
 from fedddpm_protocol.encoding.scale import Energy

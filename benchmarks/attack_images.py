@@ -15,7 +15,8 @@ from torch import Tensor
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.unet import UNet
 from fedddpm.updates.local_update import Vector
-from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
+from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 PUBLIC, SECRET = "public", "secret"
 REPEATS, SOLVES = "repeats the draws", "solves for the noise"

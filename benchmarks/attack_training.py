@@ -26,9 +26,11 @@ from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.partition import PARTS, flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.training.settings import silent
-from fedddpm.updates.local_update import LocalUpdate, Vector, _round_seed, train_update
+from fedddpm.updates.local_training import _round_seed, train_update
+from fedddpm.updates.local_update import LocalUpdate, Vector
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, model_hash, part_spec
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, part_spec
 
 _CPU = torch.device("cpu")
 _METHOD = Method.FULL

@@ -41,18 +41,13 @@ from fedddpm.model.partition import flatten, manifest, unflatten
 from fedddpm.model.unet import UNet
 from fedddpm.rounds.own_share import OwnShare, own_share
 from fedddpm.updates.contribution import scaled_pieces
-from fedddpm.updates.local_update import LocalUpdate, train_update
+from fedddpm.updates.local_training import train_update
+from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.clipping import next_clip_norm, norms_allowed
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
-from fedddpm_protocol.agreement.spec import (
-    NOTHING_KNOWN,
-    PartResult,
-    RoundResult,
-    RoundSpec,
-    ScaleReference,
-    model_hash,
-    part_spec,
-)
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.encoding.encoder import weight_units
 
 Vector = npt.NDArray[np.float32]

@@ -32,7 +32,8 @@ from fedddpm.errors import FedDDPMError
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.methods import DECODER
-from fedddpm_protocol.agreement.spec import RINGS, Manifest, coordinates
+from fedddpm_protocol.agreement.model_layout import Manifest, coordinates
+from fedddpm_protocol.agreement.spec import RINGS
 
 _MADE = {"student-t": student_t, "log-normal": log_normal}
 

@@ -21,7 +21,8 @@ from benchmarks.encoding_ring import (
 from benchmarks.encoding_schemes import bfloat16_mean, float32_mean, per_tensor_mean
 from benchmarks.encoding_updates import UpdateSet, Vector, Wide, nmse, student_t, weighted_mean
 
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference
+from fedddpm_protocol.agreement.model_layout import Manifest
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, ScaleReference
 
 TARGETS = {(8, 5): 1e-3, (8, 20): 5e-3, (8, 100): 3e-2, (16, 5): 2e-8, (16, 20): 1e-7, (16, 100): 5e-7}
 _FALLBACK_BITS = 32  # of an attempt after a sum that was too large for its ring

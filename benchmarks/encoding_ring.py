@@ -16,12 +16,12 @@ from benchmarks.sum_spec import sum_spec
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.methods import DECODER, Method
+from fedddpm_protocol.agreement.model_layout import Manifest
 from fedddpm_protocol.agreement.spec import (
     CHUNK_COORDINATES,
     NOTHING_KNOWN,
     ROTATED,
     WEIGHT_UNITS,
-    Manifest,
     RoundSpec,
     ScaleReference,
     part_spec,

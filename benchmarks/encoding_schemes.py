@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.encoding_updates import Vector, Wide
 
-from fedddpm_protocol.agreement.spec import Manifest
+from fedddpm_protocol.agreement.model_layout import Manifest
 
 
 def float32_mean(deltas: Sequence[Vector], units: Sequence[int]) -> Vector:

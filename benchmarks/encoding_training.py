@@ -27,7 +27,8 @@ from fedddpm.model.unet import UNet
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import DECODER, MODEL_PARTS
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, Manifest, ScaleReference, TensorSpec, part_spec
+from fedddpm_protocol.agreement.model_layout import Manifest, TensorSpec
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, ScaleReference, part_spec
 
 Tell = Callable[[str], None]
 _KEPT = tuple(part for part in MODEL_PARTS if part != DECODER)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, Manifest, coordinates
+from fedddpm_protocol.agreement.model_layout import Manifest, coordinates
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS
 
 Vector = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import Architecture, PartSpec, RoundSpec
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 _HASH = bytes(32)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedddpm.data.opening import open_images, split_holdout
-from fedddpm.generation.sampling import newest_network, sample_images
+from fedddpm.generation.networks import newest_network
+from fedddpm.generation.sampling import sample_images
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm.transport.traffic import less_than_fedavg

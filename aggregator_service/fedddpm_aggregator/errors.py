@@ -166,3 +166,24 @@ class NotOperatorError(AuthenticationError):
 
     code = "not-operator"
     status = 403
+
+
+class TooLargeError(AggregatorError):
+    """The request's body is larger than the server reads."""
+
+    code = "too-large"
+    status = 413
+
+
+class HeadTooLargeError(AggregatorError):
+    """The request has too many headers, or too long ones."""
+
+    code = "headers-too-large"
+    status = 431
+
+
+class TargetTooLongError(AggregatorError):
+    """The request's path and query are too long."""
+
+    code = "target-too-long"
+    status = 414

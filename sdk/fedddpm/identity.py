@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedddpm.errors import ConfigError
 from fedddpm.files.private import read_private
 from fedddpm.files.redaction import holds_private_key, named, shown
-from fedddpm_protocol.agreement.spec import require_name
+from fedddpm_protocol.agreement.model_layout import require_name
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.foreign.json_reading import read_json
 from fedddpm_protocol.primitives.keys import KEY_BYTES, SigningKey, fingerprint

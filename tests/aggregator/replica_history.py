@@ -16,9 +16,10 @@ from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, SessionRow
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.vectors.opened_values import OpenedValues
 from fedddpm_protocol.agreement.chunks import chunk_count
-from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument
 from fedddpm_protocol.wire.phases import NEXT_PHASE, Phase

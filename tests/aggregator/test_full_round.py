@@ -10,7 +10,7 @@ from tests.aggregator.sites import NewFederation, Serve
 from tests.aggregator.watching import base_of, check_part, first_state, opened_part, result_of
 
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.encoding.decoder import next_model
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import Phase

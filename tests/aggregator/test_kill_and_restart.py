@@ -18,7 +18,7 @@ from tests.aggregator.watching import check_part, first_state, result_of
 
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.db.tables import SessionRow
-from fedddpm_protocol.agreement.spec import TensorSpec
+from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.wire.phases import Phase
 
 LONG = {

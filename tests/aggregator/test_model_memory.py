@@ -16,7 +16,8 @@ from tests.protocol.specs import make_spec
 
 from fedddpm_aggregator.vectors.model_files import read_vector, vector_on_disk, write_safetensors
 from fedddpm_protocol.agreement.chunks import chunk_span
-from fedddpm_protocol.agreement.spec import TensorSpec, model_hash, part_spec
+from fedddpm_protocol.agreement.model_layout import TensorSpec, model_hash
+from fedddpm_protocol.agreement.spec import part_spec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model, derive_model
 from fedddpm_protocol.primitives import ring
 

@@ -25,16 +25,18 @@ from fedddpm_aggregator.monitoring.figures import FigureReader
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import remote_operations
 from fedddpm_aggregator.service.administration.federation import react_to_roster
-from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, start_run
+from fedddpm_aggregator.service.administration.runs import end_run, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
 from fedddpm_aggregator.service.rounds import publishing
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
 from fedddpm_aggregator.service.rounds.shares import get_inbox, post_shares
+from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.policy import LocalPolicy
-from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant

@@ -33,9 +33,10 @@ from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.federation import install_roster
-from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, pause_run, resume_run
+from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 
 OLGA = identity_of("olga")

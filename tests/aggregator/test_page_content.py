@@ -20,7 +20,7 @@ from tests.aggregator.watching import first_state, result_of, until
 from fedddpm_aggregator.dashboard.live import MOST_STREAMS
 from fedddpm_aggregator.dashboard.now import now
 from fedddpm_aggregator.db.tables import RunRow, SessionRow
-from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.documents import open_result
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -17,7 +17,8 @@ from fedddpm_aggregator.service.history.session_lines import overview
 from fedddpm_aggregator.service.history.traffic import RoundTraffic, round_traffic
 from fedddpm_aggregator.service.rounds import opening
 from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, ROTATED, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import coordinates, model_hash
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, ROTATED, RoundSpec
 from fedddpm_protocol.encoding.decoder import check_opened, next_model
 from fedddpm_protocol.wire.phases import Phase
 

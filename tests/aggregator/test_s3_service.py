@@ -19,7 +19,7 @@ from tests.s3_server import S3Server, objects_of
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.blobs import BlobSettingsError, open_blobs
 from fedddpm_aggregator.service.verification.verify_history import verify_history
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.wire.phases import Phase
 
 sqlite = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)

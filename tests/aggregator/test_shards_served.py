@@ -14,9 +14,10 @@ from fedddpm_aggregator.service.administration.roster_files import new_draw
 from fedddpm_aggregator.service.history.session_lines import overview
 from fedddpm_aggregator.service.history.traffic import round_traffic
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.roster import Roster, Sharding
 from fedddpm_protocol.agreement.shards import draw, sessions_of
-from fedddpm_protocol.agreement.spec import RoundSpec, model_hash
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import next_model
 from fedddpm_protocol.wire.phases import Phase
 

@@ -11,8 +11,9 @@ from tests.aggregator.federations import read_safetensors
 from tests.aggregator.sites import Site
 
 from fedddpm_protocol.agreement.chunks import chunk_span
-from fedddpm_protocol.agreement.policy import open_result
-from fedddpm_protocol.agreement.spec import PartResult, PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.wire.api import ResultsPage, RunState

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, TensorSpec
+from fedddpm_protocol.agreement.model_layout import TensorSpec
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS
 
 ROOT = Path(__file__).parents[2]
 TINY_DECODER = 117_873

@@ -20,8 +20,10 @@ from fedddpm.rounds.trust import accept_results
 from fedddpm.state.folder import StateDir
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import Transport
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.phases import Phase

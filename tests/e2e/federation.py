@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
 from fedddpm.cli.app import app as sdk_app
-from fedddpm.generation.sampling import load_network, newest_network
-from fedddpm.model.partition import flatten, manifest, save_model
+from fedddpm.generation.networks import load_network, newest_network
+from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import flatten, manifest
 from fedddpm.rounds.summary import RoundSummary
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.cli.app import app as aggregator_app
@@ -34,7 +35,9 @@ from fedddpm_aggregator.service.history.session_lines import SessionLine, overvi
 from fedddpm_aggregator.service.rounds.reading import run_state
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import loss_units, weight_units
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.api import RunState

@@ -29,7 +29,7 @@ from tests.cluster.installation import (
 from tests.cluster.kind import Cluster, ClusterError, cluster, run, run_bytes, until, world_or_skip
 from tests.cluster.observer import Observer
 
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.encoding.encoder import loss_units
 from fedddpm_protocol.wire.phases import Phase
 

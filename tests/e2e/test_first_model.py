@@ -6,9 +6,10 @@ import numpy as np
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import SIZE, TRAINING, Federation
 
-from fedddpm.generation.sampling import load_network, newest_network
+from fedddpm.generation.networks import load_network, newest_network
 from fedddpm.model.initialization import initial_vector, seed_of
-from fedddpm.model.partition import flatten, save_model
+from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import flatten
 from fedddpm_protocol.agreement.methods import Method
 
 

@@ -19,8 +19,9 @@ import fedddpm.updates.contribution
 from fedddpm import LocalPolicyOptions
 from fedddpm.errors import ModelError, PolicyError, TransportError
 from fedddpm.transport.problems import NotEnrolledError
-from fedddpm_protocol.agreement.policy import sign_result, sign_spec
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.documents import sign_result, sign_spec
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import ValuesEncoder
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -11,12 +11,12 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import SIZE, TRAINING, Federation
 
 from fedddpm import LocalPolicyOptions
-from fedddpm.generation.sampling import newest_network
+from fedddpm.experiment.design.traffic_plan import plan_bytes, plan_round
+from fedddpm.generation.networks import newest_network
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import plan_bytes, plan_round
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.agreement.spec import coordinates
+from fedddpm_protocol.agreement.model_layout import coordinates
 from fedddpm_protocol.wire.phases import Phase
 
 

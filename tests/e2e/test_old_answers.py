@@ -13,7 +13,7 @@ from tests.e2e.federation import Federation
 
 from fedddpm.errors import PolicyError, TransportError
 from fedddpm.rounds import second_opinion
-from fedddpm_protocol.agreement.policy import sign_spec
+from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -11,10 +11,10 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, wait_until
 
 from fedddpm.errors import PolicyError
-from fedddpm.generation.sampling import load_network, newest_network
+from fedddpm.generation.networks import load_network, newest_network
 from fedddpm.model.partition import flatten
 from fedddpm.state.spent_ledger import SpentLedger
-from fedddpm.updates.local_update import UpdateStore
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt

@@ -24,8 +24,8 @@ from tests.aggregator.watching import first_state, result_of, until
 
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.selftest.serving import served_here
-from fedddpm_protocol.agreement.policy import open_result
-from fedddpm_protocol.agreement.spec import TensorSpec, model_hash
+from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.model_layout import TensorSpec, model_hash
 from fedddpm_protocol.wire.messages import SignedDocument
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

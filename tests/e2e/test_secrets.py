@@ -16,7 +16,7 @@ from tests.e2e.federation import Federation
 
 import fedddpm.rounds.session
 from fedddpm.identity import Identity
-from fedddpm.updates.local_update import UpdateStore
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.session.participant import Participant
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
 
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.encoding.encoder import loss_units
 from fedddpm_protocol.wire.phases import Phase
 

@@ -8,17 +8,10 @@ from typing import Any
 from tests.protocol.sessions import make_roster
 
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import (
-    LARGEST_BLOCK,
-    WIDEST_ROTATED,
-    Architecture,
-    PartResult,
-    RoundResult,
-    RoundSpec,
-    TensorSpec,
-    part_spec,
-)
+from fedddpm_protocol.agreement.spec import LARGEST_BLOCK, WIDEST_ROTATED, RoundSpec, part_spec
 from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 ARCHITECTURE = Architecture("tiny", 28, 1, 8, (1, 2))

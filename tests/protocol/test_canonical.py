@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.protocol.specs import make_result, make_spec
 
-from fedddpm_protocol.agreement.spec import Architecture, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.canonical import (

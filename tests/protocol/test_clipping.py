@@ -12,7 +12,7 @@ import pytest
 from tests.protocol.specs import make_result, make_spec
 
 from fedddpm_protocol.agreement.clipping import FLOOR, next_clip_norm, norms_allowed
-from fedddpm_protocol.agreement.spec import PartResult, RoundResult
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 
 LARGEST, ROUNDS = 100.0, 60
 COHORTS, COSINES = (3, 10, 100), (0.05, 0.1, 0.3, 0.6, 0.9)

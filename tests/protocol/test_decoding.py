@@ -15,17 +15,9 @@ from tests.protocol.specs import changed, make_part_result, make_result, make_sp
 from tests.protocol.sums import encoded, mean_of, names, opened_part, summed
 
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import (
-    NOTHING_KNOWN,
-    RINGS,
-    ROWS,
-    WEIGHT_UNITS,
-    PartResult,
-    RoundSpec,
-    ScaleReference,
-    coordinates,
-    model_hash,
-)
+from fedddpm_protocol.agreement.model_layout import coordinates, model_hash
+from fedddpm_protocol.agreement.result import PartResult
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, ROWS, WEIGHT_UNITS, RoundSpec, ScaleReference
 from fedddpm_protocol.encoding.decoder import OpenedPart, check_move, check_opened, measure, next_model
 from fedddpm_protocol.encoding.dither import UNITS, shift, total_table
 from fedddpm_protocol.encoding.encoder import Place, fit_to_norm

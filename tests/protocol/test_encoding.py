@@ -13,6 +13,7 @@ from tests.protocol.specs import make_spec
 from tests.protocol.sums import encoded, mean_of, summed
 
 from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count
+from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
@@ -23,7 +24,6 @@ from fedddpm_protocol.agreement.spec import (
     RoundSpec,
     ScaleReference,
     SegmentSpec,
-    TensorSpec,
     part_spec,
 )
 from fedddpm_protocol.encoding.dither import UNITS, Dither

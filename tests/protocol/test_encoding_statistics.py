@@ -15,14 +15,8 @@ import pytest
 from tests.protocol.specs import make_spec
 from tests.protocol.sums import mean_of, opened_part, summed
 
-from fedddpm_protocol.agreement.spec import (
-    NOTHING_KNOWN,
-    WEIGHT_UNITS,
-    RoundSpec,
-    ScaleReference,
-    TensorSpec,
-    part_spec,
-)
+from fedddpm_protocol.agreement.model_layout import TensorSpec
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.encoding.decoder import add_mean, check_opened, measure
 from fedddpm_protocol.encoding.rotation import Rotation
 from fedddpm_protocol.encoding.scale import step_of

@@ -9,10 +9,12 @@ import pytest
 from tests.protocol.sessions import SERVER, identity_of, make_roster
 from tests.protocol.specs import ARCHITECTURE, make_part_result, make_result, make_spec, manifest_of
 
+from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
 from fedddpm_protocol.agreement.roster import Member, Release, Roster, open_roster, sign_roster
-from fedddpm_protocol.agreement.spec import Architecture, RoundSpec, TensorSpec, part_spec
+from fedddpm_protocol.agreement.spec import RoundSpec, part_spec
 from fedddpm_protocol.errors import (
     OlderRosterError,
     PolicyError,

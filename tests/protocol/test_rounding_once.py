@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.protocol.sessions import make_participants, make_plan, make_roster
 
-from fedddpm_protocol.agreement.spec import SegmentSpec, TensorSpec, part_spec
+from fedddpm_protocol.agreement.model_layout import TensorSpec
+from fedddpm_protocol.agreement.spec import SegmentSpec, part_spec
 from fedddpm_protocol.errors import SpentError
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
 from fedddpm_protocol.wire.messages import Unmask

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.foreign.host_names import may_be_asked_as
 from fedddpm_protocol.foreign.json_reading import read_json, record_of
 from fedddpm_protocol.foreign.showing import (

@@ -12,9 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
-from fedddpm.generation.sampling import newest_network
+from fedddpm.generation.networks import newest_network
 from fedddpm.identity import Identity
-from fedddpm.model.partition import flatten, save_model
+from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import Transport

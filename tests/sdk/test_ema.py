@@ -18,9 +18,11 @@ from fedddpm.model.ema import (
     load_average_into,
     save_average,
 )
-from fedddpm.model.partition import flatten, save_model
+from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
-from fedddpm.updates.local_update import LocalUpdate, adopt_round, local_parts
+from fedddpm.updates.adoption import adopt_round
+from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 
 

@@ -14,9 +14,11 @@ from tests.sdk.test_experiment_sum import MEMBERS, SAMPLES, SIZES, found, make_s
 from fedddpm.config import LearningOptions
 from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
 from fedddpm.updates.error_feedback import ErrorFeedback, Summed
-from fedddpm.updates.local_update import LocalUpdate, UpdateStore
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 US = (MEMBERS[0], MEMBERS[3], MEMBERS[5])  # of similar weight

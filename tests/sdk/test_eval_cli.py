@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fedddpm.cli import app
 from fedddpm.evaluation.scorecard import FORMAT
-from fedddpm.model.partition import save_model
+from fedddpm.model.model_files import save_model
 from fedddpm.model.unet import UNet
 
 TRAIN, TEST = shapes(600, 1), shapes(300, 2)

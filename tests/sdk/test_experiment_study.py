@@ -22,8 +22,8 @@ from fedddpm.experiment.design.presets import preset
 from fedddpm.experiment.design.settings import StudySettings, build
 from fedddpm.experiment.results import RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.study import Place, run_study
-from fedddpm.generation.sampling import load_network
-from fedddpm.model.partition import read_architecture
+from fedddpm.generation.networks import load_network
+from fedddpm.model.model_files import read_architecture
 
 SIZE, CLASSES = 16, 3
 

@@ -12,8 +12,9 @@ from fedddpm.experiment.aggregation.session import Federation
 from fedddpm.updates.contribution import Pieces, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
 from fedddpm_protocol.agreement.shards import draw, largest_cohort
-from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, Architecture, RoundSpec, ScaleReference, TensorSpec, part_spec
+from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.encoding.encoder import capped_weight
 from fedddpm_protocol.encoding.scale import step_of
 from fedddpm_protocol.errors import PolicyError, RingOverflowError, WrappedSumError

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from tests.sdk.studies import LEVELS, P, U, made_run, made_study, planned
 
+from fedddpm.experiment.design.traffic_plan import paper_parameters
 from fedddpm.experiment.report import paper
 from fedddpm.experiment.report.groups import grouped, mean_and_spread, short
 from fedddpm.experiment.report.paper_comparison import comparison_table
@@ -24,9 +25,8 @@ from fedddpm.experiment.report.traffic_table import traffic_table
 from fedddpm.experiment.results import StudyResults
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import paper_parameters
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
-from fedddpm_protocol.agreement.spec import coordinates
+from fedddpm_protocol.agreement.model_layout import coordinates
 
 
 def column(table: Table, title: str) -> list[str]:

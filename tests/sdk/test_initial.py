@@ -14,9 +14,10 @@ from torch import nn
 from fedddpm.errors import ModelError
 from fedddpm.files.atomic import load_tensors
 from fedddpm.model.initialization import initial_network, initial_vector, seed_of
-from fedddpm.model.partition import INITIAL_SEED_KEY, PARTS, flatten, manifest, parameters_of, save_model
+from fedddpm.model.model_files import INITIAL_SEED_KEY, save_model
+from fedddpm.model.partition import PARTS, flatten, manifest, parameters_of
 from fedddpm.model.unet import UNet, architecture_of
-from fedddpm_protocol.agreement.spec import model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
 
 SMALL = architecture_of(8, 1, "tiny", classes=3)
 # Whoever changes these gives every federation that runs another theta_0 than its institutions have.

@@ -12,13 +12,14 @@ from tests.sdk.federation import SIZE, make_network
 from fedddpm.config import LearningOptions, LocalPolicyOptions
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import DataError
-from fedddpm.generation.sampling import newest_network
+from fedddpm.generation.networks import newest_network
 from fedddpm.model.ema import average_file, load_average
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 from fedddpm.state.report import read_state
 from fedddpm.training.settings import silent
-from fedddpm.updates.local_update import UpdateStore, train_update
+from fedddpm.updates.local_training import train_update
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")

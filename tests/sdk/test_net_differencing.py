@@ -11,7 +11,7 @@ from fedddpm.rounds.participation import Participation
 from fedddpm.rounds.run_history import RunHistory
 from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.state.spent_ledger import SpentLedger
-from fedddpm.updates.local_update import _round_seed
+from fedddpm.updates.local_training import _round_seed
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.errors import SpecError, SpentError
 from fedddpm_protocol.session.spent import SpentRecord

@@ -20,7 +20,7 @@ from fedddpm.transport import request_signing as signing_module
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import SessionApi, Transport
 from fedddpm.transport.problems import NotEnrolledError, SecondClientError, UnreachableError
-from fedddpm.updates.local_update import UpdateStore
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 
 A = "hospital-a"

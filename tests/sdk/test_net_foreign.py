@@ -24,7 +24,7 @@ from fedddpm.config import NetworkOptions, load_config
 from fedddpm.errors import ConfigError, FedDDPMError, ModelError, TransportError
 from fedddpm.files.atomic import save_tensors
 from fedddpm.identity import Identity, load_public_key
-from fedddpm.model.partition import read_architecture
+from fedddpm.model.model_files import read_architecture
 from fedddpm.monitoring.reporter import Reporter, TerminalReporter
 from fedddpm.monitoring.terminal import PlainConsole
 from fedddpm.rounds.announcements import Telling

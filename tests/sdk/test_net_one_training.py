@@ -19,10 +19,12 @@ from fedddpm.state.secret import rounding_seed, training_seed
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.transport.endpoints import SessionApi
 from fedddpm.updates.contribution import Contribution
-from fedddpm.updates.local_update import LocalUpdate, UpdateStore
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.roster import Release
-from fedddpm_protocol.agreement.spec import Architecture, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ReleaseError, SpentError, TermsError
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import MOST_ANSWERS, SpentRecord

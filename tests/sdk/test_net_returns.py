@@ -18,7 +18,7 @@ from tests.sdk.federation import aggregator, make_network
 from typer.testing import CliRunner
 
 from fedddpm.cli.app import app
-from fedddpm.generation.sampling import newest_network
+from fedddpm.generation.networks import newest_network
 from fedddpm.identity import Identity
 from fedddpm.model.partition import flatten
 from fedddpm.state.report import read_state

@@ -7,10 +7,11 @@ import pytest
 from tests.sdk.federation import make_network
 
 from fedddpm import LocalPolicyOptions
+from fedddpm.experiment.design.traffic_plan import plan_bytes, plan_round
 from fedddpm.model.partition import flatten, manifest
-from fedddpm.transport.traffic import plan_bytes, plan_round
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
-from fedddpm_protocol.agreement.spec import coordinates, part_spec
+from fedddpm_protocol.agreement.model_layout import coordinates
+from fedddpm_protocol.agreement.spec import part_spec
 
 
 def check_traffic(federation, method, summaries, rings):

@@ -7,11 +7,11 @@ import hashlib
 
 import pytest
 
+from fedddpm.experiment.design.traffic_plan import paper_parameters, plan_round
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import paper_parameters, plan_round
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.agreement.spec import coordinates
+from fedddpm_protocol.agreement.model_layout import coordinates
 
 ROUNDS = 15
 

@@ -19,7 +19,9 @@ from fedddpm.rounds.own_share import OwnShare, Products, own_share
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import weight_units
 
 DIGEST = bytes(32)

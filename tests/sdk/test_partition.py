@@ -9,15 +9,8 @@ import torch
 
 from fedddpm.errors import CheckpointError, ModelError
 from fedddpm.files.atomic import load_tensors, save_tensors
-from fedddpm.model.partition import (
-    flatten,
-    load_model_into,
-    manifest,
-    parameters_of,
-    read_architecture,
-    save_model,
-    unflatten,
-)
+from fedddpm.model.model_files import load_model_into, read_architecture, save_model
+from fedddpm.model.partition import flatten, manifest, parameters_of, unflatten
 from fedddpm.model.unet import UNet
 
 

@@ -17,17 +17,13 @@ from fedddpm.data.image_set import to_uint8
 from fedddpm.errors import CheckpointError, ConfigError, DataError, FedDDPMError, ModelError
 from fedddpm.files.atomic import load_tensors
 from fedddpm.generation.export import export_model
-from fedddpm.generation.sampling import (
-    load_network,
-    open_network,
-    sample_images,
-    sample_images_raw,
-    save_folder,
-    save_grid,
-)
+from fedddpm.generation.image_files import save_folder, save_grid
+from fedddpm.generation.networks import load_network, open_network
+from fedddpm.generation.sampling import sample_images, sample_images_raw
 from fedddpm.model.diffusion import Diffusion, guided
 from fedddpm.model.ema import AverageState, average_file, save_average
-from fedddpm.model.partition import flatten, load_model_into, save_model
+from fedddpm.model.model_files import load_model_into, save_model
+from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 
 CPU = torch.device("cpu")

@@ -5,11 +5,13 @@ import itertools
 
 import pytest
 
+from fedddpm.experiment.design.traffic_plan import plan_bytes, plan_round, run_bytes
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import beside_fedavg, fedavg_bytes, less_than_fedavg, plan_bytes, plan_round, run_bytes
+from fedddpm.transport.traffic import beside_fedavg, fedavg_bytes, less_than_fedavg
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
-from fedddpm_protocol.agreement.spec import coordinates, part_spec
+from fedddpm_protocol.agreement.model_layout import coordinates
+from fedddpm_protocol.agreement.spec import part_spec
 
 ROUNDS = 15
 MEMBERS = [f"hospital-{number}" for number in range(5)]

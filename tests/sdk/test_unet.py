@@ -6,7 +6,7 @@ import torch
 from fedddpm.errors import ModelError
 from fedddpm.model.attention import HEAD_WIDTH, HEADS, LinearAttention
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture
 
 PARTS = ("encoder", "bottleneck", "decoder")
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from fedddpm_aggregator.api import examples
-from fedddpm_aggregator.api.federation import PROBLEMS, Caller, Ctx, Name
+from fedddpm_aggregator.api.deps import PROBLEMS, Caller, Ctx, Name
 from fedddpm_aggregator.service.rounds import confirmations, joins, shares, uploads
 from fedddpm_protocol.wire.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
 from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedddpm_aggregator.service.administration.runs import RING_CHOICES, RunSettings
-from fedddpm_aggregator.service.rounds.attempts import DEFAULT_BITS, DEFAULT_FIRST_BITS
+from fedddpm_aggregator.service.run_settings import DEFAULT_BITS, DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES

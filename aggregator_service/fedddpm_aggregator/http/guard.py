@@ -15,8 +15,14 @@ from dataclasses import dataclass
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedddpm_aggregator.errors import AggregatorError, TooManyRequestsError, UnavailableError
-from fedddpm_aggregator.http.problems import TooLargeError, problem_of
+from fedddpm_aggregator.errors import (
+    HeadTooLargeError,
+    TargetTooLongError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnavailableError,
+)
+from fedddpm_aggregator.http.problems import problem_of
 from fedddpm_aggregator.settings import Settings
 
 MIB = 2**20
@@ -33,20 +39,6 @@ SECURE_HEADERS = {
     "cache-control": "no-store",
 }
 HSTS = "max-age=31536000"
-
-
-class HeadTooLargeError(AggregatorError):
-    """The request has too many headers, or too long ones."""
-
-    code = "headers-too-large"
-    status = 431
-
-
-class TargetTooLongError(AggregatorError):
-    """The request's path and query are too long."""
-
-    code = "target-too-long"
-    status = 414
 
 
 @dataclass(frozen=True)

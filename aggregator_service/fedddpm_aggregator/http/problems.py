@@ -44,13 +44,6 @@ _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _POSTGRESQL_DISK_FULL = "53100"
 
 
-class TooLargeError(AggregatorError):
-    """The request's body is larger than the server reads."""
-
-    code = "too-large"
-    status = 413
-
-
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     """A problem document as a response; its code goes into the request's line of the log."""
     note(problem=code)

@@ -19,7 +19,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from fedddpm_aggregator.db.schema import this_release
 from fedddpm_aggregator.errors import MisdirectedError
 from fedddpm_aggregator.monitoring.probe import Probe
-from fedddpm_aggregator.server.metrics_port import UNKNOWN_NAME
 from fedddpm_aggregator.service.context import Context
 from fedddpm_protocol.foreign.host_names import may_be_asked_as
 
@@ -27,6 +26,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 PATIENCE_S = 2.0  # for one check; they are made side by side
 OK, FAILED, HANGS = "ok", "failed", "does not answer"
+UNKNOWN_NAME = "ask by address, or name this host in FEDDDPM_AGGREGATOR_METRICS_NAMES"
 
 
 class Health:

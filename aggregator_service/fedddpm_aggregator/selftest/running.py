@@ -21,14 +21,16 @@ from fedddpm_aggregator.selftest.scratch import Storage, own_storage
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.selftest.steps import Steps
 from fedddpm_aggregator.service.administration.federation import initialise, install_roster
-from fedddpm_aggregator.service.administration.runs import RunSettings, start_run
+from fedddpm_aggregator.service.administration.runs import start_run
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors
-from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec, coordinates
+from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster
-from fedddpm_protocol.agreement.spec import Architecture, PartResult, TensorSpec, coordinates
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.wire.api import ResultsPage

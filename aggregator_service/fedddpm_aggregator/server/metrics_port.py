@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.monitoring.health import UNKNOWN_NAME
 from fedddpm_protocol.foreign.host_names import may_be_asked_as
 
 log = logging.getLogger(__name__)
-UNKNOWN_NAME = "ask by address, or name this host in FEDDDPM_AGGREGATOR_METRICS_NAMES"
 
 
 class _Handler(WSGIRequestHandler):

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from fedddpm_aggregator.blobs import Blobs
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
-from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, coordinates
 from fedddpm_protocol.foreign.json_reading import read_json, record_of
 from fedddpm_protocol.primitives import canonical
 
@@ -173,3 +174,14 @@ def _flatten(file: safe_open, manifest: Manifest, into: Vector | None = None) ->
         vector[start : start + tensor.size] = values.reshape(-1)
         start += tensor.size
     return vector
+
+
+def model_blob(model: str) -> str:
+    """Name of a published model by its hash (hex)."""
+    return f"models/{model}.safetensors"
+
+
+def read_model(blobs: Blobs, model: str, manifest: Manifest, into: Vector | None = None) -> Vector:
+    """The values [coordinates] of a model by its hash (hex), in the manifest's order; see :func:`read_vector`."""
+    with blobs.local(model_blob(model)) as path:
+        return read_vector(path, manifest, into)

@@ -16,7 +16,8 @@ import math
 from collections.abc import Mapping
 
 from fedddpm_protocol.agreement.methods import sessions_by_part
-from fedddpm_protocol.agreement.spec import MIN_CLIP_NORM, PartResult, RoundResult
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import MIN_CLIP_NORM
 
 ADAPTIVE, FIXED = "adaptive", "fixed"
 CLIPPINGS = (ADAPTIVE, FIXED)  # how the clip norm of a run's rounds comes about

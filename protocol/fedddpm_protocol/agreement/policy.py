@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedddpm_protocol.agreement.documents import verify_server
+from fedddpm_protocol.agreement.model_layout import Manifest
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import largest_cohort
-from fedddpm_protocol.agreement.spec import Manifest, RoundResult, RoundSpec
-from fedddpm_protocol.errors import MalformedError, PolicyError, ResultError, SignatureError, SpecError
-from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.errors import MalformedError, PolicyError, SpecError
+from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument
 
 _SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
@@ -91,7 +93,7 @@ def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> R
 
     Raises SignatureError, SpecError (another federation, roster or form) or PolicyError.
     """
-    _verify_server(signed, roster, "spec")
+    verify_server(signed, roster, "spec")
     try:
         spec = canonical.decode(RoundSpec, signed.body)
     except MalformedError as error:
@@ -114,36 +116,3 @@ def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> R
     policy.check_roster(roster)
     policy.check_spec(spec)
     return spec
-
-
-def sign_spec(spec: RoundSpec, server: keys.SigningKey) -> SignedDocument:
-    """The aggregator's signature over a round specification."""
-    body = canonical.encode(spec)
-    return SignedDocument(body=body, signature=server.sign("spec", body))
-
-
-def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:
-    """The aggregator's signature over a round's result."""
-    body = canonical.encode(result)
-    return SignedDocument(body=body, signature=server.sign("result", body))
-
-
-def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
-    """A result signed by the roster's aggregator; SignatureError or ResultError."""
-    _verify_server(signed, roster, "result")
-    try:
-        result = canonical.decode(RoundResult, signed.body)
-    except MalformedError as error:
-        raise ResultError(f"the signed result is not valid: {error}", "aggregator") from error
-    if result.federation != roster.federation:
-        raise ResultError(f"the result belongs to federation {result.federation!r}", "aggregator")
-    return result
-
-
-def _verify_server(signed: SignedDocument, roster: Roster, tag: str) -> None:
-    try:
-        keys.verify(roster.server_public_key, tag, signed.body, signed.signature, "aggregator")
-    except SignatureError as error:
-        raise SignatureError(
-            f"the {tag} is not signed by the aggregator that the roster names", "aggregator"
-        ) from error

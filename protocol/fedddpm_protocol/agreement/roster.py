@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import comb
 
-from fedddpm_protocol.agreement.spec import HASH_BYTES, require_name
+from fedddpm_protocol.agreement.model_layout import HASH_BYTES, require_name
 from fedddpm_protocol.errors import MalformedError, OlderRosterError, RosterError, UnknownMemberError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
-from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
+from fedddpm_protocol.wire.messages import MAX_COHORT, MAX_MEMBERS, SignedDocument
 
-MAX_MEMBERS = 10_000
 MAX_OPERATORS = 32
 MAX_VERSION = 2**31 - 1
 SHARD_RISK_BITS = 40  # a draw gives some shard more conspirators than c_max with a chance of at most 2^-40

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.methods import part_of, sessions_by_part
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
@@ -24,7 +25,6 @@ from fedddpm_protocol.agreement.spec import (
     SUM_FIELDS,
     WEIGHT_UNITS,
     PartSpec,
-    RoundResult,
     RoundSpec,
 )
 from fedddpm_protocol.encoding.dither import UNITS, Dither, total_table

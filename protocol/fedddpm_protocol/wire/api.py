@@ -7,9 +7,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from fedddpm_protocol.agreement.roster import MAX_MEMBERS
 from fedddpm_protocol.foreign.showing import plain
-from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT, Join, MemberId, Message, ShareItem, SignedDocument
+from fedddpm_protocol.wire.messages import (
+    MAX_CHUNKS,
+    MAX_COHORT,
+    MAX_MEMBERS,
+    Join,
+    MemberId,
+    Message,
+    ShareItem,
+    SignedDocument,
+)
 from fedddpm_protocol.wire.phases import Phase
 
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 
-MAX_COHORT = 128
+MAX_COHORT = 128  # members of one sum
+MAX_MEMBERS = 10_000  # of a roster
 MAX_SEGMENTS = 8  # named by one upload
 MAX_CHUNKS = 2**16  # digests of one segment
 MaskKind = Literal["self_mask", "mask_sk"]

@@ -56,7 +56,7 @@ def init_model(
 ) -> None:
     """Make the first model (theta_0) that everybody starts from; the coordinator gives it to the aggregator."""
     from fedddpm.model.initialization import initial_network, seed_of
-    from fedddpm.model.partition import save_model
+    from fedddpm.model.model_files import save_model
     from fedddpm.model.unet import architecture_of
 
     if out.exists():

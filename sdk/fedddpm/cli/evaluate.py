@@ -131,7 +131,8 @@ class _Drawing:
     def draw(self, count: int, real: ImageSet, watch: Watch) -> tuple[Tensor, str]:
         """``count`` images as floats in [-1, 1] and how they came about; ConfigError if they would not fit ``real``."""
         from fedddpm.compute.device import pick_device
-        from fedddpm.generation.sampling import chosen_file, chosen_weights, load_network, sample_images_raw
+        from fedddpm.generation.networks import chosen_file, chosen_weights, load_network
+        from fedddpm.generation.sampling import sample_images_raw
 
         path = chosen_file(self.state_dir, self.model)
         which = chosen_weights(path, None if self.which is None else self.which.value)

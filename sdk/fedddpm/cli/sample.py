@@ -50,13 +50,13 @@ def sample(
     import torch
 
     from fedddpm.compute.device import pick_device
-    from fedddpm.generation import sampling
+    from fedddpm.generation import image_files, networks, sampling
 
     if folder is not None:
-        sampling.require_free_folder(folder)
-    path = sampling.chosen_file(state_dir, model)
-    used = sampling.chosen_weights(path, None if weights is None else weights.value)
-    network = sampling.load_network(path, used)
+        image_files.require_free_folder(folder)
+    path = networks.chosen_file(state_dir, model)
+    used = networks.chosen_weights(path, None if weights is None else weights.value)
+    network = networks.load_network(path, used)
     with _bar(f"{count} images by {sampler.value}, weights: {used}") as tell:
         images = sampling.sample_images(
             network,
@@ -70,10 +70,10 @@ def sample(
             on_progress=tell,
         )
     if out is not None:
-        sampling.save_grid(images, out)
+        image_files.save_grid(images, out)
         typer.echo(str(out))
     if folder is not None:
-        sampling.save_folder(images, folder)
+        image_files.save_folder(images, folder)
         typer.echo(str(folder))
 
 
@@ -87,12 +87,12 @@ def export(
     ] = FormatName.PLAIN,
 ) -> None:
     """Write a network with all that another program needs to draw from it."""
-    from fedddpm.generation import sampling
+    from fedddpm.generation import networks
     from fedddpm.generation.export import export_model
 
-    path = sampling.chosen_file(state_dir, model)
-    used = sampling.chosen_weights(path, None if weights is None else weights.value)
-    export_model(out, sampling.load_network(path, used), format_.value, used)
+    path = networks.chosen_file(state_dir, model)
+    used = networks.chosen_weights(path, None if weights is None else weights.value)
+    export_model(out, networks.load_network(path, used), format_.value, used)
     typer.echo(f"{out}: {used} weights, schedule and architecture in the metadata")
 
 

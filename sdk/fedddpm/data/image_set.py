@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedddpm.errors import DataError
-from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from fedddpm.experiment.runs.run_context import Surroundings
 from fedddpm.experiment.runs.scoring import Meter
 from fedddpm.experiment.runs.workers import LocalWorkers, Workers
 from fedddpm.model.unet import UNet
-from fedddpm.state.database import lock_folder
+from fedddpm.state.lock import lock_folder
 
 _NOT_THE_OUTCOME = ("name", "data_root")  # settings that may differ between two starts of one study
 _WITHOUT_SAYING = {"weighting": "samples"}  # what a study did before there was the setting

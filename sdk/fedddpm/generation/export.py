@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from fedddpm.errors import ConfigError, ModelError
 from fedddpm.model.diffusion import BETA_FIRST, BETA_LAST, Diffusion
-from fedddpm.model.partition import save_model
+from fedddpm.model.model_files import save_model
 from fedddpm.model.unet import UNet
 
 Format = Literal["plain", "diffusers"]
@@ -21,7 +21,7 @@ def export_model(path: Path, model: UNet, format_: Format = "plain", weights: st
     """Write ``model`` to a new file, atomically; ``weights`` says in it what they are, "model" or "ema".
 
     The file is a model file of this package as well. Its metadata are JSON: architecture and manifest (see
-    :func:`~fedddpm.model.partition.save_model`), the schedule under the names that diffusers'
+    :func:`~fedddpm.model.model_files.save_model`), the schedule under the names that diffusers'
     ``scheduler_config.json`` has, the range of the pixels, and for a conditional network what labels there are.
 
     Raises:

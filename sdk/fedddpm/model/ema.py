@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedddpm.errors import ModelError
 from fedddpm.files.atomic import load_tensors
-from fedddpm.model.partition import PARTS, Vector, flatten, load_model_into, parameters_of, save_model, unflatten
+from fedddpm.model.model_files import load_model_into, save_model
+from fedddpm.model.partition import PARTS, Vector, flatten, parameters_of, unflatten
 from fedddpm.model.unet import UNet
 
 UPDATES_KEY = "fedddpm.ema_updates"

@@ -1,14 +1,10 @@
 """The only door between a network's weights (torch) and the vectors that travel (NumPy).
 
 A *part* is a child module of the UNet. A vector of parts is all their parameters as float32, one after the other, in
-the order of :func:`manifest`. Model files are safetensors whose metadata say which tensors belong to which part, so
-that the aggregator, which has no torch, can read them.
+the order of :func:`manifest`.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +12,10 @@ import torch
 from torch import nn
 
 from fedddpm.errors import ModelError
-from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.spec import Architecture, Manifest, TensorSpec
-from fedddpm_protocol.foreign.json_reading import read_json, record_of
+from fedddpm_protocol.agreement.model_layout import Manifest, TensorSpec
 
 PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
-ARCHITECTURE_KEY = "fedddpm.architecture"
-MANIFEST_KEY = "fedddpm.manifest"
-INITIAL_SEED_KEY = "fedddpm.initial_seed"
 
 Vector = npt.NDArray[np.float32]
 
@@ -60,7 +51,7 @@ def flatten(model: UNet, parts: Iterable[str] = PARTS) -> Vector:
                 raise ModelError(f"{name} is {parameter.dtype}", "Keep the weights in float32 (use autocast for speed)")
             pieces.append(parameter.detach().cpu().contiguous().reshape(-1))
     vector = torch.cat(pieces).numpy()
-    _require_finite(vector, "the network's weights")
+    require_finite_values(vector, "the network's weights")
     return vector
 
 
@@ -78,85 +69,12 @@ def unflatten(model: UNet, parts: Iterable[str], vector: Vector) -> None:
             f"a vector of {size} float32 values was expected, not {vector.dtype} of shape {vector.shape}",
             "The other side trains another architecture: compare image size, channels and preset",
         )
-    _require_finite(vector, "the vector")
+    require_finite_values(vector, "the vector")
     start = 0
     for _, parameter in chosen:
         piece = torch.from_numpy(vector[start : start + parameter.numel()].copy())
         parameter.copy_(piece.reshape(parameter.shape))
         start += parameter.numel()
-
-
-def save_model(
-    path: Path,
-    model: UNet,
-    notes: Mapping[str, str] | None = None,
-    mode: int = 0o644,
-    *,
-    initial_seed: bytes = b"",
-) -> None:
-    """Write all parts to a safetensors file, atomically.
-
-    Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]},
-    ``notes``, and ``fedddpm.initial_seed`` in hex for a theta_0 that
-    :func:`fedddpm.model.initialization.initial_network` makes from that seed: a federation then gives the
-    seed away instead of the file.
-
-    Raises:
-        ModelError: a weight is no finite number.
-        CheckpointError: the file cannot be written.
-    """
-    for part in PARTS:
-        flatten(model, (part,))  # refuses what nobody could train from
-    shapes = {part: [[spec.name, list(spec.shape)] for spec in manifest(model, (part,))] for part in PARTS}
-    metadata = {ARCHITECTURE_KEY: _architecture_json(model.architecture), MANIFEST_KEY: json.dumps(shapes)}
-    metadata |= notes or {}
-    if initial_seed:
-        metadata[INITIAL_SEED_KEY] = initial_seed.hex()
-    tensors = {name: p for part in PARTS for name, p in parameters_of(model, part)}
-    save_tensors(path, tensors, metadata, mode)
-
-
-@torch.no_grad()
-def load_model_into(path: Path, model: UNet) -> None:
-    """Read a file of :func:`save_model` into ``model``, which must have the same architecture.
-
-    Raises:
-        ModelError: the file holds another architecture, or is no model file. Nothing is written then.
-        CheckpointError: the file is missing or damaged.
-    """
-    tensors, metadata = load_tensors(path)
-    theirs, ours = _architecture_in(metadata, path), model.architecture
-    if theirs != ours:
-        raise ModelError(f"{path} holds the architecture {theirs}, not {ours}", "Build the network that the file names")
-    targets = dict(entry for part in PARTS for entry in parameters_of(model, part))
-    if {n: (t.shape, t.dtype) for n, t in tensors.items()} != {n: (p.shape, p.dtype) for n, p in targets.items()}:
-        raise ModelError(f"the tensors in {path} are not those of its architecture", "Fetch it again")
-    for name, tensor in tensors.items():
-        _require_finite(tensor.numpy(), f"{name} in {path}")
-    for name, tensor in tensors.items():
-        targets[name].copy_(tensor)
-
-
-def read_architecture(path: Path) -> Architecture:
-    """The architecture a model file was written with.
-
-    Raises:
-        ModelError: the file says nothing sensible about it.
-        CheckpointError: the file is missing or damaged.
-    """
-    return _architecture_in(load_tensors(path)[1], path)
-
-
-def _architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
-    try:
-        # Files from before there were classes name none: they read as the default, 0.
-        return record_of(Architecture, read_json(metadata[ARCHITECTURE_KEY]))
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{path} is no model file of this package", "Give a file written by save_model") from error
-
-
-def _architecture_json(architecture: Architecture) -> str:
-    return json.dumps(asdict(architecture), sort_keys=True)
 
 
 def _in_order(parts: Iterable[str]) -> list[str]:
@@ -167,7 +85,8 @@ def _in_order(parts: Iterable[str]) -> list[str]:
     return [part for part in PARTS if part in named]
 
 
-def _require_finite(values: npt.NDArray[np.float32], what: str) -> None:
+def require_finite_values(values: npt.NDArray[np.float32], what: str) -> None:
+    """ModelError where one of ``values`` (of ``what``) is NaN or infinite."""
     if not np.isfinite(values).all():
         raise ModelError(
             f"{what} hold {np.count_nonzero(~np.isfinite(values))} values that are not finite numbers",

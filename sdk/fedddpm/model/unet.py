@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedddpm.errors import ModelError
 from fedddpm.model.attention import Attention, LinearAttention
-from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture
 
 MULTIPLIERS = (1, 2, 4)
 GROUPS = 4  # for the GroupNorm of ResNet blocks; divides the width of every level

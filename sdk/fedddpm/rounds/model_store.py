@@ -17,13 +17,16 @@ from safetensors import SafetensorError
 
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
 from fedddpm.model.ema import AverageState, average_file, load_average, save_average
-from fedddpm.model.partition import flatten, load_model_into, manifest, read_architecture, save_model
+from fedddpm.model.model_files import load_model_into, read_architecture, save_model
+from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
-from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Manifest, coordinates, model_hash
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from fedddpm.updates.contribution import Pieces
 from fedddpm_protocol.agreement.methods import part_of
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 
 Vector = npt.NDArray[np.float32]
 _PIECE = 2**18  # coordinates

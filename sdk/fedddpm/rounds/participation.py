@@ -32,10 +32,12 @@ from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.transport.endpoints import Transport
 from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.error_feedback import ErrorFeedback
-from fedddpm.updates.local_update import LocalUpdate, UpdateStore
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.api import RunState

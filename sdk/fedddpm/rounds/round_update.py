@@ -20,7 +20,9 @@ from fedddpm.state.folder import StateDir
 from fedddpm.state.secret import training_seed
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.error_feedback import ErrorFeedback
-from fedddpm.updates.local_update import LocalUpdate, UpdateStore, require_finite, train_update
+from fedddpm.updates.local_training import train_update
+from fedddpm.updates.local_update import LocalUpdate, require_finite
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 

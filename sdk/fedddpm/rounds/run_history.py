@@ -17,10 +17,13 @@ from fedddpm.rounds.trust import accept_results
 from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.endpoints import Transport
 from fedddpm.transport.problems import ProblemError
-from fedddpm.updates.local_update import LocalUpdate, adopt_round, local_parts, replace_parts
+from fedddpm.updates.adoption import adopt_round, replace_parts
+from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import coordinates, model_hash
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec, coordinates, model_hash
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import check_move
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.primitives.ring import packed_bytes

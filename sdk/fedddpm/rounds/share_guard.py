@@ -18,7 +18,8 @@ from fedddpm.state.folder import StateDir
 from fedddpm.state.report import OWN_SHARE
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
-from fedddpm_protocol.agreement.spec import RoundResult, RoundSpec
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import weight_units
 
 Vector = npt.NDArray[np.float32]

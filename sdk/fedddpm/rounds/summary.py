@@ -12,7 +12,7 @@ from fedddpm.rounds.own_share import OwnShare
 from fedddpm.transport.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import reports_losses
-from fedddpm_protocol.agreement.spec import PartResult, RoundResult
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.encoding.encoder import pooled_losses
 
 FILE = "rounds.jsonl"

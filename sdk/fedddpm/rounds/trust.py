@@ -12,10 +12,13 @@ from fedddpm.model.unet import UNet
 from fedddpm.rounds.second_opinion import WentBackError
 from fedddpm.state.folder import StateDir
 from fedddpm.transport.problems import NotEnrolledError
+from fedddpm_protocol.agreement.documents import open_result
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result
+from fedddpm_protocol.agreement.model_layout import Architecture, Manifest
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
-from fedddpm_protocol.agreement.spec import Architecture, Manifest, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import OlderRosterError, ResultError, RosterError, SignatureError, UnknownMemberError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.wire.messages import SignedDocument

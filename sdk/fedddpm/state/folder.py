@@ -18,7 +18,8 @@ from typing import Self
 
 from fedddpm.errors import StateError
 from fedddpm.identity import root_id
-from fedddpm.state.database import lock_folder, open_database, unusable
+from fedddpm.state.database import open_database, unusable
+from fedddpm.state.lock import lock_folder
 from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -34,7 +34,7 @@ from fedddpm.training.checkpoint import fingerprint
 from fedddpm.training.ranks import ALONE, Share
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
-from fedddpm_protocol.agreement.spec import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture
 
 _STUCK = timedelta(minutes=30)  # longer than any rank works between two exchanges
 _LOOK_EVERY_S = 0.1

@@ -23,7 +23,8 @@ from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import part_of
-from fedddpm_protocol.agreement.spec import PartSpec, RoundResult, RoundSpec
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.encoding.encoder import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
 from fedddpm_protocol.foreign.json_reading import read_json

@@ -15,8 +15,8 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.rounds.phases import fail
-from fedddpm_aggregator.service.rounds.publishing import model_blob
 from fedddpm_aggregator.service.rounds.sessions import cohort_of, live_of
+from fedddpm_aggregator.vectors.model_files import model_blob
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.errors import OlderRosterError, ProtocolError
 from fedddpm_protocol.primitives.keys import fingerprint

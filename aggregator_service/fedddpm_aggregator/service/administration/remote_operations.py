@@ -15,9 +15,10 @@ from fedddpm_aggregator.errors import NotFoundError, OperatorConflictError, Oper
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.federation import put_in_force
-from fedddpm_aggregator.service.administration.runs import RunSettings, end_run, pause_run, resume_run, start_run
+from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, lines_of, run_called
+from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.wire.messages import SignedDocument
 
 Outcome = Literal["done", "unchanged"]

@@ -5,83 +5,30 @@ These work while the server runs: they only write rows, and the server's sweeper
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
 
-from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.security.setting_errors import first_error
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.attempts import (
-    DEFAULT_BITS,
-    DEFAULT_FIRST_BITS,
-    cannot_run,
-    close_attempt,
-    round_spec,
-    start_attempt,
-)
+from fedddpm_aggregator.service.rounds.attempts import cannot_run, close_attempt, round_spec, start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remember_model, store_model
 from fedddpm_aggregator.service.rounds.ring_choice import WIDEST_BITS, ValuesRing
+from fedddpm_aggregator.service.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
 from fedddpm_aggregator.vectors.model_files import ModelFileError, Network, manifests_json, read_network
-from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
+from fedddpm_protocol.agreement.clipping import CLIPPINGS
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import require_name
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS, ROTATED, PartSpec, require_name, rotation_block
+from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
 from fedddpm_protocol.primitives import canonical, ring
-from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
 _BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
-RING_CHOICES = ", ".join(map(str, RINGS))
-
-
-Number = Annotated[int, Field(ge=0, le=MAX_INT32)]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a coordinator decides about a run."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
-
-    name: Annotated[str, Field(max_length=64)]
-    method: Annotated[str, Field(max_length=16)]
-    rounds: Number
-    epochs: Number = 1
-    max_steps: Number = 0  # 0: no limit
-    batch_size: Number = 128
-    learning_rate: float = 1e-4
-    clip_norm: float = 10.0  # the largest, in any round
-    clip: Annotated[str, Field(max_length=16)] = ADAPTIVE  # or FIXED: the same in all rounds
-    weighting: Annotated[str, Field(max_length=16)] = "equal"
-    weight_cap: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 65535
-    min_cohort: Number = 0  # 0: the roster's n_min
-    chunk_coordinates: Number = CHUNK_COORDINATES
-    bits: Number = DEFAULT_BITS  # ring of the values
-    first_bits: Number | None = None  # ring where nothing is known of their size; None: 24, or bits where that is more
-    join_s: float = 3600.0
-    shares_s: float = 60.0
-    masked_s: float = 600.0
-    confirm_s: float = 60.0
-    unmask_s: float = 120.0
-
-    def require_bounds(self) -> None:
-        """OperatorError where a value is none that the database can hold; requests are refused before."""
-        try:
-            _SETTINGS.validate_python(dataclasses.asdict(self))
-        except ValidationError as error:
-            raise OperatorError(f"the run cannot be started: {first_error(error, '', '')}") from None
-
-
-_SETTINGS = TypeAdapter(RunSettings)
 
 
 def start_run(

@@ -12,7 +12,8 @@ from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.sessions import join_message
-from fedddpm_protocol.agreement.spec import PartResult, RoundSpec
+from fedddpm_protocol.agreement.result import PartResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical, ring
 from fedddpm_protocol.wire.api import Count

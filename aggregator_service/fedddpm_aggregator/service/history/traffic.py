@@ -15,7 +15,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, overview_of, run_called
 from fedddpm_aggregator.vectors.model_files import manifests_of
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import coordinates
+from fedddpm_protocol.agreement.model_layout import coordinates
 
 FLOAT32_BYTES = 4
 

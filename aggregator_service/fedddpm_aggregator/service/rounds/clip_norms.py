@@ -10,7 +10,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import ResultRow, RunRow
 from fedddpm_protocol.agreement.clipping import ADAPTIVE, next_clip_norm, norms_allowed
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 

@@ -25,7 +25,8 @@ from fedddpm_aggregator.service.rounds.ring_choice import WIDEST_BITS
 from fedddpm_aggregator.service.rounds.sessions import Live, live_of, survivors_of
 from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, session_folder
-from fedddpm_protocol.agreement.spec import PartResult, RoundSpec
+from fedddpm_protocol.agreement.result import PartResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import check_opened
 from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.encoding.scale import Energy

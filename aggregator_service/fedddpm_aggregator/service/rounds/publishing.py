@@ -8,43 +8,32 @@ import time
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
-from fedddpm_aggregator.vectors.model_files import Vector, manifests_of, read_vector, vector_on_disk, write_safetensors
+from fedddpm_aggregator.vectors.model_files import (
+    Vector,
+    manifests_of,
+    model_blob,
+    read_model,
+    vector_on_disk,
+    write_safetensors,
+)
 from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.vectors.stored_chunks import UPLOADS, upload_folder
+from fedddpm_protocol.agreement.documents import sign_result
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.policy import sign_result
-from fedddpm_protocol.agreement.spec import (
-    Architecture,
-    Manifest,
-    PartResult,
-    RoundResult,
-    RoundSpec,
-    coordinates,
-    model_hash,
-)
+from fedddpm_protocol.agreement.model_layout import Architecture, coordinates, model_hash
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
-
-
-def model_blob(model: str) -> str:
-    """Name of a published model by its hash (hex)."""
-    return f"models/{model}.safetensors"
-
-
-def read_model(blobs: Blobs, model: str, manifest: Manifest, into: Vector | None = None) -> Vector:
-    """The values [coordinates] of a model by its hash (hex), in the manifest's order; see :func:`read_vector`."""
-    with blobs.local(model_blob(model)) as path:
-        return read_vector(path, manifest, into)
 
 
 def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> tuple[str, int]:

@@ -13,10 +13,10 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
 from fedddpm_aggregator.errors import NotFoundError, RemovedError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.publishing import model_blob
 from fedddpm_aggregator.service.rounds.sessions import join_message
+from fedddpm_aggregator.vectors.model_files import model_blob
 from fedddpm_aggregator.vectors.opened_values import opened_blob
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.api import RESULTS, ResultsPage, RunState, SessionState
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.publishing import model_blob
+from fedddpm_aggregator.vectors.model_files import model_blob
 from fedddpm_aggregator.vectors.opened_values import OPENED, opened_folder
-from fedddpm_protocol.agreement.spec import RoundResult
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.primitives import canonical
 
 log = logging.getLogger(__name__)

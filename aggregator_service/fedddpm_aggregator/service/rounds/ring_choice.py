@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_protocol.agreement.methods import sessions_by_part
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, RoundResult, ScaleReference
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, ScaleReference
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 

@@ -27,9 +27,11 @@ from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_
 from fedddpm_aggregator.service.verification.verify_sessions import verify_session
 from fedddpm_aggregator.vectors.model_files import Vector, manifests_of
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.model_layout import Manifest
+from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.shards import sessions_of
-from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import keys
 from fedddpm_protocol.session.cohort import session_plan

@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.db.tables import ResultRow
 from fedddpm_aggregator.errors import HistoryError
-from fedddpm_aggregator.service.rounds.publishing import read_model
-from fedddpm_aggregator.vectors.model_files import ModelFileError, Vector
+from fedddpm_aggregator.vectors.model_files import ModelFileError, Vector, read_model
 from fedddpm_aggregator.vectors.opened_values import OpenedValues
-from fedddpm_protocol.agreement.policy import open_result
+from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.model_layout import Manifest, model_hash
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import Manifest, PartResult, RoundResult, RoundSpec, model_hash
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -15,7 +15,7 @@ from fedddpm_aggregator.db.tables import ChunkRow, JoinRow, MessageRow, ShareRow
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.sessions import Live, join_message
-from fedddpm_protocol.agreement.spec import PartResult
+from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import canonical

@@ -16,18 +16,13 @@ from fedddpm.experiment.aggregation.session import Federation, Session, opened_s
 from fedddpm.updates.contribution import Contribution, Vector, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method, part_of, sessions_by_part
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec, open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.shards import sessions_of
-from fedddpm_protocol.agreement.spec import (
-    NOTHING_KNOWN,
-    RINGS,
-    PartResult,
-    RoundResult,
-    RoundSpec,
-    ScaleReference,
-    model_hash,
-)
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, RoundSpec, ScaleReference
 from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.primitives import ring

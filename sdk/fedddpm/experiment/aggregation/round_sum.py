@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
 from fedddpm.experiment.aggregation.session import Federation
 from fedddpm.experiment.aggregation.specification import SpecMaker
+from fedddpm.experiment.design.traffic_plan import plan_bytes
 from fedddpm.experiment.results import RoundRecord
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import FLOAT_BYTES, plan_bytes
+from fedddpm.transport.traffic import FLOAT_BYTES
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster

@@ -11,8 +11,9 @@ import numpy as np
 from fedddpm.updates.contribution import Contribution
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Member, Roster, Sharding
-from fedddpm_protocol.agreement.spec import PartResult, RoundSpec, SegmentSpec
+from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.canonical import tagged_hash
 from fedddpm_protocol.primitives.keys import SigningKey

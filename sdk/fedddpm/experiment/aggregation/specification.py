@@ -16,17 +16,10 @@ from fedddpm.model.initialization import seed_of
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import largest_cohort
-from fedddpm_protocol.agreement.spec import (
-    NOTHING_KNOWN,
-    RINGS,
-    PartSpec,
-    RoundSpec,
-    ScaleReference,
-    model_hash,
-    part_spec,
-)
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, PartSpec, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash, u64
 
 WIDEST_BITS = max(RINGS)  # holds every sum of clipped updates

@@ -20,8 +20,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 from fedddpm.model.diffusion import Diffusion
-from fedddpm_protocol.agreement.roster import MAX_MEMBERS
 from fedddpm_protocol.agreement.spec import RINGS
+from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
 
 def _known_ring(bits: int) -> int:

@@ -20,7 +20,7 @@ from fedddpm.experiment.runs.run_context import Save, Surroundings, Tell
 from fedddpm.experiment.runs.scoring import Where
 from fedddpm.experiment.runs.site import measure_loss, model_file
 from fedddpm.model.ema import average_file, save_average
-from fedddpm.model.partition import save_model
+from fedddpm.model.model_files import save_model
 from fedddpm.training.settings import Progress, TrainSettings
 from fedddpm.training.trainer import Trainer
 

@@ -23,6 +23,7 @@ from fedddpm.experiment.aggregation.session import Federation
 from fedddpm.experiment.aggregation.specification import SpecMaker
 from fedddpm.experiment.design.images import ImageSource, class_counts, open_source
 from fedddpm.experiment.design.plan import RunPlan, floor
+from fedddpm.experiment.design.traffic_plan import paper_parameters
 from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord, SumRecord
 from fedddpm.experiment.runs.run_context import Save, Surroundings, Tell
 from fedddpm.experiment.runs.scoring import Where
@@ -37,15 +38,16 @@ from fedddpm.experiment.runs.site import (
     stored_update,
     train,
 )
-from fedddpm.generation.sampling import load_network
+from fedddpm.generation.networks import load_network
 from fedddpm.model.ema import AverageState, average_file, save_average
-from fedddpm.model.partition import flatten, manifest, save_model
+from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
-from fedddpm.transport.traffic import paper_parameters
 from fedddpm.updates.error_feedback import Summed
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
-from fedddpm_protocol.agreement.spec import RoundSpec, model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import pooled_losses
 
 

@@ -25,7 +25,8 @@ from fedddpm.experiment.design.settings import StudySettings
 from fedddpm.experiment.results import Measured
 from fedddpm.experiment.runs.site import DrawJob, draw, model_file
 from fedddpm.experiment.runs.workers import OnProgress, Workers
-from fedddpm.generation.sampling import BATCH, save_grid
+from fedddpm.generation.image_files import save_grid
+from fedddpm.generation.sampling import BATCH
 
 Bytes = npt.NDArray[np.uint8]
 Pictures = Mapping[str, Mapping[Saving, Bytes]]  # institution -> way of saving -> images

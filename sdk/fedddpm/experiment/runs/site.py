@@ -26,15 +26,19 @@ from fedddpm.errors import CheckpointError
 from fedddpm.evaluation.saving import Saving, as_saved
 from fedddpm.experiment.design.images import ImageSource, open_source
 from fedddpm.experiment.runs.workers import Tell
-from fedddpm.generation.sampling import load_network, sample_images_raw
+from fedddpm.generation.networks import load_network
+from fedddpm.generation.sampling import sample_images_raw
 from fedddpm.model.diffusion import Sampler
 from fedddpm.model.ema import AverageState, average_file, load_average, save_average
-from fedddpm.model.partition import save_model
+from fedddpm.model.model_files import save_model
 from fedddpm.model.unet import UNet
 from fedddpm.training.held_out_loss import held_out_loss
 from fedddpm.training.settings import Progress
+from fedddpm.updates.adoption import adopt_round
 from fedddpm.updates.error_feedback import ErrorFeedback, Summed
-from fedddpm.updates.local_update import LocalUpdate, UpdateStore, adopt_round, train_update
+from fedddpm.updates.local_training import train_update
+from fedddpm.updates.local_update import LocalUpdate
+from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import RoundSpec
 

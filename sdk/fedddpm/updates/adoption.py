@@ -1,0 +1,38 @@
+"""The result of a round into the network: shared parts from the federation, the others from home."""
+
+from __future__ import annotations
+
+from fedddpm.model.ema import AverageState, follow
+from fedddpm.model.partition import flatten, unflatten
+from fedddpm.model.unet import UNet
+from fedddpm.updates.local_update import LocalUpdate, Vector, local_parts
+from fedddpm_protocol.agreement.methods import Method
+
+
+def adopt_round(
+    model: UNet, method: Method, shared: Vector, update: LocalUpdate | None, average: AverageState | None = None
+) -> AverageState | None:
+    """Take the result of a round: put the new ``shared`` parts, and the local parts of ``update``, into ``model``.
+
+    ``model`` holds what the round began with; ``update`` is None where this institution sat it out.
+    Returns the average of the weights that goes with the network now: that of ``update``, or else ``average``, moved
+    as the shared weights were moved, namely from where training had left them.
+
+    Raises:
+        ModelError: a vector of a wrong length, or one that holds NaN or infinity.
+    """
+    kept = average
+    if update is not None:
+        kept = update.average
+        trained = flatten(model, method.shared_parts) + update.delta
+        replace_parts(model, method.shared_parts, trained)
+        replace_parts(model, local_parts(method), update.local)
+    before = flatten(model)
+    replace_parts(model, method.shared_parts, shared)
+    return None if kept is None else follow(kept, before, flatten(model))
+
+
+def replace_parts(model: UNet, parts: tuple[str, ...], vector: Vector) -> None:
+    """Write a vector over parts of a network."""
+    if parts:
+        unflatten(model, parts, vector)

@@ -1,8 +1,8 @@
 """Record a round as institutions of this version live it: `python scripts/record_transcript.py FOLDER`.
 
 FOLDER then holds the aggregator's key, its database as SQL and its blobs at the start of the round, and every exchange
-as JSON lines. tests/aggregator/test_stored_transcripts.py replays such folders against the aggregator as it is now, so
-that institutions of earlier versions go on working. Record one with each release, never change an old one.
+as JSON lines. tests/aggregator/api/test_stored_transcripts.py replays such folders against the aggregator as it is
+now, so that institutions of earlier versions go on working. Record one with each release, never change an old one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _TESTS = types.ModuleType("tests")  # another distribution may have installed a 
 _TESTS.__path__ = [str(Path(__file__).parents[1] / "tests")]
 sys.modules["tests"] = _TESTS
 
-from tests.aggregator.driver import Institution, ProblemError, drive, take_seats  # noqa: E402
-from tests.aggregator.federations import Federation, identity_of  # noqa: E402
+from tests.aggregator.support.driver import Institution, ProblemError, drive, take_seats  # noqa: E402
+from tests.aggregator.support.federations import Federation, identity_of  # noqa: E402
 
 from fedddpm_aggregator.selftest.serving import served_here  # noqa: E402
 

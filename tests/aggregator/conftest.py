@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.aggregator.federations import Federation
-from tests.aggregator.sites import NewFederation, Site
-from tests.postgresql import new_postgresql_database, own_postgresql
-from tests.s3_server import s3_server, s3_url
+from tests.aggregator.support.federations import Federation
+from tests.aggregator.support.sites import NewFederation, Site
+from tests.support.postgresql import new_postgresql_database, own_postgresql
+from tests.support.s3_server import s3_server, s3_url
 
 from fedddpm_aggregator.selftest.serving import served_here
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.e2e.federation import Federation
-from tests.postgresql import new_postgresql_database
+from tests.support.postgresql import new_postgresql_database
 
 __all__ = ["new_postgresql_database"]
 NewFederation = Callable[..., Federation]

@@ -15,7 +15,7 @@ from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
 from http_message_signatures.algorithms import ED25519
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
-from tests.aggregator.federations import Federation, identity_of
+from tests.aggregator.support.federations import Federation, identity_of
 
 from fedddpm_aggregator.api.federation import LONGEST_WAIT_S
 from fedddpm_aggregator.app import create_app

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
-from tests.slow_pipe import far_away
+from tests.support.slow_pipe import far_away
 
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.service.rounds.reading import run_state

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.ray_cluster import ray_cluster
+from tests.support.ray_cluster import ray_cluster
 
 from fedddpm.experiment.results import read_results
 

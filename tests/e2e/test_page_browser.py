@@ -16,11 +16,11 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from sqlalchemy import update
-from tests.aggregator.driver import STEPS, ProblemError, drive
-from tests.aggregator.federations import Federation, read_safetensors
-from tests.aggregator.pages import seats_in
-from tests.aggregator.sites import Site
-from tests.aggregator.watching import first_state, result_of, until
+from tests.aggregator.support.driver import STEPS, ProblemError, drive
+from tests.aggregator.support.federations import Federation, read_safetensors
+from tests.aggregator.support.pages import seats_in
+from tests.aggregator.support.sites import Site
+from tests.aggregator.support.watching import first_state, result_of, until
 
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.selftest.serving import served_here

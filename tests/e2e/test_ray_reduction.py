@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.aggregator.driver import drive, take_seats
-from tests.aggregator.federations import Federation, ServerProcess
-from tests.aggregator.sites import Site
-from tests.aggregator.uploaded import Uploaded
-from tests.aggregator.watching import check_part, first_state
-from tests.ray_cluster import (
-    frozen_workers,
-    kill,
-    kill_node,
-    node_of,
-    processes_called,
-    ray_cluster,
-)
+from tests.aggregator.support.driver import drive, take_seats
+from tests.aggregator.support.federations import Federation, ServerProcess
+from tests.aggregator.support.sites import Site
+from tests.aggregator.support.uploaded import Uploaded
+from tests.aggregator.support.watching import check_part, first_state
+from tests.support.ray_cluster import frozen_workers, kill, kill_node, node_of, processes_called, ray_cluster
 
 from fedddpm_aggregator.blobs import DirectoryBlobs
 from fedddpm_aggregator.reduction.ray_cluster import RayReducer

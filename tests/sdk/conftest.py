@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.sdk.federation import Federation
+from tests.sdk.support.federation import Federation
 
 
 @pytest.fixture

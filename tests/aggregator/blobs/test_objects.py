@@ -1,0 +1,98 @@
+"""What only an object store can meet: refused credentials, no bucket, plain HTTP, leftovers, an outage."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from datetime import timedelta
+
+import pytest
+from tests.support.s3_server import S3Server, objects_of
+
+from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, open_blobs
+
+obstore = pytest.importorskip("obstore")
+objects = pytest.importorskip("fedddpm_aggregator.blobs.objects")
+
+
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_refused_credentials_are_told_and_not_shown(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(variable, "wrong-but-private")
+    blobs = open_blobs(s3_url)
+    said = [repr(blobs), str(vars(blobs)), *caplog.messages]
+    for use in (
+        lambda: blobs.put("x", b"1"),
+        lambda: blobs.read("x"),
+        lambda: blobs.exists("x"),
+        blobs.check_writable,
+        lambda: blobs.remove("x"),
+        lambda: blobs.folders("x"),
+    ):
+        with pytest.raises(BlobSettingsError, match="refuses the credentials; check AWS_ACCESS_KEY_ID") as caught:
+            use()
+        said.append("".join(traceback.format_exception(caught.value)))
+    assert "wrong-but-private" not in "".join(said)
+    assert "Signature" not in "".join(said)
+
+
+def test_a_missing_bucket_is_no_missing_blob(s3_url: str) -> None:
+    blobs = open_blobs(s3_url.replace("fedddpm-tests", "another-bucket"))
+    for use in (lambda: blobs.read("x"), lambda: blobs.folders("x"), lambda: blobs.remove("x")):
+        with pytest.raises(BlobSettingsError, match="there is no such bucket"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///prefix", "s3://key:secret-word@bucket/x", "s3://bucket/x?secret-word=1"]
+)
+def test_an_odd_url_is_refused_and_not_repeated(s3_url: str, url: str) -> None:
+    with pytest.raises(BlobSettingsError) as caught:
+        open_blobs(url)
+    assert "secret-word" not in str(caught.value)
+
+
+def test_plain_http_is_for_this_machine_or_on_request(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example.org:9000")
+    with pytest.raises(BlobSettingsError, match="without TLS"):
+        open_blobs(s3_url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    open_blobs(s3_url)
+
+
+def test_large_blobs_leave_no_temporary_objects(s3_url: str) -> None:
+    blobs = open_blobs(s3_url)
+    for _ in range(2):
+        with blobs.create_or_keep("large") as file:
+            file.write(b"x" * (objects.ONE_REQUEST_BYTES + 1))
+    blobs.check_writable()
+    assert objects_of(s3_url) == ["large"]
+
+
+def test_leftovers_go_when_no_writer_can_be_at_them(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = open_blobs(s3_url)
+    bucket, prefix = s3_url.removeprefix("s3://").split("/")
+    store = obstore.store.S3Store(bucket, prefix=prefix, client_options={"allow_http": True})
+    obstore.put(store, ".writing-/0123", b"a writer was killed before it copied this")
+    blobs.put("a/0", b"data")
+    blobs.remove_leftovers()
+    assert objects_of(s3_url) == [".writing-/0123", "a/0"]  # another replica may be writing it
+    monkeypatch.setattr(objects, "LEFTOVER_AGE", timedelta(seconds=-60))
+    blobs.remove_leftovers()
+    assert objects_of(s3_url) == ["a/0"]
+
+
+def test_a_store_that_is_away_is_told_as_such_and_comes_back(s3_server: S3Server, s3_url: str) -> None:
+    blobs = open_blobs(s3_url)
+    blobs.put("a", b"data")
+    s3_server.kill_gateway()
+    try:
+        for use in (lambda: blobs.read("a"), lambda: blobs.exists("a"), lambda: blobs.put("b", b"2")):
+            with pytest.raises(BlobsUnavailableError, match="try again later"):
+                use()
+    finally:
+        s3_server.start_gateway()
+    blobs.put("b", b"2")
+    assert (blobs.read("a"), blobs.read("b")) == (b"data", b"2")

@@ -1,0 +1,95 @@
+"""Whole rounds over real HTTP: every method's sessions, on both databases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.aggregator.support.driver import drive, spec_of, take_seats
+from tests.aggregator.support.federations import read_safetensors, theta_0
+from tests.aggregator.support.sites import NewFederation, Serve
+from tests.aggregator.support.watching import base_of, check_part, first_state, opened_part, result_of
+
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.encoding.decoder import next_model
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.phases import Phase
+
+
+@pytest.mark.parametrize("method", [Method.FULL, Method.ULATDEC, Method.UDEC])
+def test_two_rounds_publish_the_exact_mean(new_federation: NewFederation, serve: Serve, method: Method) -> None:
+    federation = new_federation()
+    federation.start_run(method, rounds=2)
+    site = serve(federation)
+    (part,) = method.sessions
+    for round_index in range(2):
+        state = first_state(site, round_index)
+        assert (state.round, state.attempt) == (round_index, 0)
+        spec = spec_of(state, federation.roster)
+        base_vector = base_of(site, spec)
+        seats = take_seats(site.institutions.values(), federation.roster, state, part)
+        drive(seats)
+        check_part(site, round_index, seats)
+        result = result_of(site, round_index)
+        following = next_model(spec, base_vector, {part: opened_part(result.parts[0], spec, seats)})
+        assert result.model_hash == model_hash(spec.base_manifest, following)
+        weights = np.array([min(seat.samples, 65535) for seat in seats], float)
+        mean = sum(w * seat.delta.astype(float) for w, seat in zip(weights, seats, strict=True)) / weights.sum()
+        np.testing.assert_allclose(following - base_vector, mean, atol=0.02)
+    assert site["a"].state().status == "finished"
+
+
+def test_first_base_is_cut_from_theta_0(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation()
+    federation.start_run(Method.UDEC)
+    site = serve(federation)
+    spec = spec_of(first_state(site), federation.roster)
+    whole = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.initial_model_hash.hex()}").content)
+    base = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content)
+    assert set(base) == {"decoder.a", "decoder.b"}
+    assert set(whole) == {"encoder.a", "encoder.b", "bottleneck.a", "decoder.a", "decoder.b"}
+    np.testing.assert_array_equal(whole["decoder.b"], base["decoder.b"])
+    np.testing.assert_array_equal(base["decoder.b"].reshape(-1), theta_0()[-13:])
+
+
+@pytest.mark.parametrize("weighting", ["equal", "disclosed"])
+def test_usplit_sums_every_part_over_its_reporters(new_federation: NewFederation, serve: Serve, weighting: str) -> None:
+    federation = new_federation(members=tuple("abcdef"), c_max=0)
+    federation.start_run(Method.USPLIT, rounds=1, weighting=weighting)
+    site = serve(federation)
+    state = first_state(site)
+    seats = {
+        part: take_seats(site.institutions.values(), federation.roster, state, part) for part in Method.USPLIT.sessions
+    }
+    assert all(len(seated) >= 3 for seated in seats.values())
+    for seated in seats.values():
+        drive(seated)
+    for seated in seats.values():
+        check_part(site, 0, seated)
+    assert canonical.encode(result_of(site, 0))
+
+
+def test_usplit_part_that_fails_keeps_its_base(new_federation: NewFederation, serve: Serve) -> None:
+    federation = new_federation(members=tuple("abcdef"), c_max=0)
+    federation.start_run(Method.USPLIT, rounds=2, weighting="equal", shares_s=4.0)
+    site = serve(federation)
+    state = first_state(site)
+    spec = spec_of(state, federation.roster)
+    seats = {
+        part: take_seats(site.institutions.values(), federation.roster, state, part) for part in Method.USPLIT.sessions
+    }
+    drive(seats["encoder"], ["join"])
+    seats["encoder"][0].share()
+    drive(seats["bottleneck"])
+    drive(seats["decoder"])
+    result = result_of(site, 0)
+    assert [(part.part, part.opened) for part in result.parts] == [
+        ("encoder", False),
+        ("bottleneck", True),
+        ("decoder", True),
+    ]
+    published = read_safetensors(site["a"].send("GET", f"/v1/models/{result.model_hash.hex()}").content)
+    first = read_safetensors(site["a"].send("GET", f"/v1/models/{spec.base_model_hash.hex()}").content)
+    np.testing.assert_array_equal(published["encoder.a"], first["encoder.a"])
+    assert not np.array_equal(published["decoder.a"], first["decoder.a"])
+    assert first_state(site, 1).sessions["encoder"].phase is Phase.JOIN

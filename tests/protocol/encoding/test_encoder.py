@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.protocol.support.specs import make_spec
-from tests.protocol.support.sums import encoded, mean_of, summed
+from tests.protocol.support.sums import encoded, mean_of, random_deltas, summed, with_reference
 
 from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count
-from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
     LOSS_UNITS,
     NOTHING_KNOWN,
     RINGS,
     WEIGHT_UNITS,
-    PartSpec,
-    RoundSpec,
     ScaleReference,
-    SegmentSpec,
-    part_spec,
 )
 from fedddpm_protocol.encoding.dither import UNITS, Dither
 from fedddpm_protocol.encoding.encoder import (
@@ -43,16 +37,6 @@ from fedddpm_protocol.primitives import ring
 
 SIZE = 60
 FIRST = Place(0, 5)
-
-
-def random_deltas(n: int, norm: float, seed: int = 1, size: int = SIZE) -> list[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    deltas = [generator.standard_t(3, size).astype(np.float32) * np.float32(100) for _ in range(n)]
-    return [(delta * np.float32(fit_to_norm(delta, norm)[0])).astype(np.float32) for delta in deltas]
-
-
-def with_reference(spec: RoundSpec, reference: ScaleReference) -> RoundSpec:
-    return replace(spec, parts=(replace(spec.parts[0], reference=reference),))
 
 
 @pytest.mark.parametrize("n", [2, 5, 100])
@@ -300,105 +284,3 @@ def test_encoding_holds_a_few_chunks_and_never_the_vector() -> None:
 def test_the_norm_is_that_of_numpy() -> None:
     vector = np.random.default_rng(4).standard_normal(2**18 + 77).astype(np.float32)
     assert l2_norm(vector) == pytest.approx(float(np.linalg.norm(vector.astype(np.float64))), rel=1e-12)
-
-
-# --- specifications that cannot work --------------------------------------------------------------------------------
-
-
-def test_unknown_encodings_and_rings_are_refused() -> None:
-    manifest = (TensorSpec("w", (4096,)),)
-    for bits in (2, 5, 7, 10, 33, 64):
-        with pytest.raises(ValueError):
-            part_spec("full", manifest, bits)
-    with pytest.raises(ValueError, match="unknown encoding"):
-        SegmentSpec("full", 8, 4096, "sparse")
-    with pytest.raises(ValueError, match="too wide"):
-        SegmentSpec("full", 32, 4096, "rotated", 4096)
-    for block in (0, 4, 100, 2**17):
-        with pytest.raises(ValueError):
-            SegmentSpec("full", 8, 8192, "rotated", block)
-    with pytest.raises(ValueError, match="whole blocks"):
-        SegmentSpec("full", 8, 4097, "rotated", 4096)
-    with pytest.raises(ValueError, match="no blocks"):
-        SegmentSpec("full", 32, 4096, "fixed-point", 4096)
-    good = part_spec("full", manifest, 8)
-    with pytest.raises(ValueError, match="differ in size"):
-        PartSpec("full", manifest, (replace(good.values, coordinates=8192), good.weights))
-
-
-def test_a_ring_that_cannot_hold_the_weights_is_refused() -> None:
-    spec = make_spec(bits=8, coordinates=4096, largest_cohort=128)
-    narrow = replace(spec.parts[0].weights, bits=32)
-    assert 128 * int(LOSS_LIMIT) * LOSS_UNITS < 2**narrow.bits
-    with pytest.raises(ValueError, match="weights"):
-        replace(spec.parts[0], segments=(spec.parts[0].values, replace(narrow, bits=24)))
-    fixed = replace(spec.parts[0], segments=(SegmentSpec("full", 8, 4096, "fixed-point"), narrow))
-    with pytest.raises(ValueError, match="room"):
-        replace(spec, parts=(fixed,))
-
-
-def test_chunks_that_split_a_block_are_refused() -> None:
-    with pytest.raises(ValueError, match="whole blocks"):
-        replace(make_spec(bits=8, coordinates=8192), chunk_coordinates=2048)
-    assert make_spec(bits=8, coordinates=8192, chunk_coordinates=2048).parts[0].values.block == 2048
-
-
-@pytest.mark.parametrize("seed", [b"", b"\x01" * 31, b"\x01" * 33])
-def test_seeds_have_32_bytes(seed: bytes) -> None:
-    with pytest.raises(ValueError):
-        make_spec(encoding_seed=seed)
-    if seed:
-        with pytest.raises(ValueError):
-            make_spec(initial_seed=seed)
-
-
-def test_a_place_is_that_in_the_cohort() -> None:
-    assert Place.of("b", ("a", "b", "c")) == Place(1, 3)
-    assert Place.of("b", ("a", "b", "c"), 1).hiding == 2
-    assert Place(0, 2, 5).hiding == 1
-    with pytest.raises(EncodingError):
-        Place.of("x", ("a", "b"))
-
-
-# --- what a coarse scale shows ----------------------------------------------------------------------------------------
-
-
-def test_a_scale_that_is_coarse_beside_the_updates_shows_nobody() -> None:
-    """With public dither alone, a word tells of the member whose dither stands at the edge: everybody knows whose."""
-    n, size = 3, 2**16
-    generator = np.random.default_rng(5)
-    deltas = [(generator.standard_normal(size) / 256).astype(np.float32) for _ in range(n)]
-    norm = float(np.linalg.norm(deltas[0]))
-    for ratio, coarse in ((60.0, True), (0.6, False)):  # the mean is said to be so much larger than an update
-        reference = ScaleReference(ratio * norm, n, n * WEIGHT_UNITS)
-        spec = with_reference(make_spec(bits=8, coordinates=size, clip_norm=1e4), reference)
-        part = spec.parts[0]
-        opened = ring.signed(summed(spec, deltas, [WEIGHT_UNITS] * n), 8).astype(np.float64)
-        rotation = Rotation(spec, part, "f8")
-        values = [rotation.forward(rotation.gather(delta, 0), 0).reshape(-1).copy() for delta in deltas]
-        rms = float(np.sqrt(np.mean(values[0] ** 2))) / math.sqrt(part.values.block) / step_of(spec, part, n)
-        assert (rms * math.sqrt(n) < 1.25) == coarse
-        for member in range(n):
-            dither = Dither(spec, part).member(0, size, member, n).astype(np.float64) / UNITS
-            edge = np.abs(dither - np.round(dither)) < 0.05
-            told = [float(np.corrcoef(opened[edge], value[edge])[0, 1]) for value in values]
-            others = max(told[:member] + told[member + 1 :])
-            assert told[member] < others + 0.1, (ratio, told)
-
-
-def test_rounding_is_private_only_where_the_scale_is_coarse() -> None:
-    delta = random_deltas(1, 1.0, size=4096)[0]
-    fine = with_reference(make_spec(bits=8, coordinates=4096), ScaleReference(1.0, 5, 5 * WEIGHT_UNITS))
-    coarse = with_reference(
-        make_spec(bits=8, coordinates=4096, clip_norm=1e3), ScaleReference(100.0, 5, 5 * WEIGHT_UNITS)
-    )
-    np.testing.assert_array_equal(encoded(fine, delta, WEIGHT_UNITS), encoded(fine, delta, WEIGHT_UNITS))
-    assert (encoded(coarse, delta, WEIGHT_UNITS) != encoded(coarse, delta, WEIGHT_UNITS)).any()
-    halved = ScaleReference(5.94, 5, 5 * WEIGHT_UNITS)  # fine among five, coarse among the two who do not conspire
-    between = with_reference(make_spec(bits=8, coordinates=4096, clip_norm=1e3), halved)
-    for place, is_private in ((Place(0, 5), False), (Place(0, 5, 2), False), (Place(0, 5, 3), True)):
-        twice = [encoded(between, delta, WEIGHT_UNITS, place) for _ in range(2)]
-        assert (twice[0] != twice[1]).any() == is_private, place
-    seed = b"\x03" * 32
-    again = encoded(coarse, delta, WEIGHT_UNITS, seed=seed)
-    np.testing.assert_array_equal(encoded(coarse, delta, WEIGHT_UNITS, seed=seed), again)

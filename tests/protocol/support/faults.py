@@ -6,7 +6,10 @@ from tests.protocol.test_vectors import Replay
 
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.wire.messages import Unmask
 from fedddpm_protocol.wire.phases import ClientState
+
+ANY_UNMASK = Unmask(id="site-0", body=b"x", signature=bytes(64))  # what a record needs to hold
 
 
 def flip(data: bytes, position: int = -1) -> bytes:

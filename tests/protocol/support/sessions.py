@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -154,3 +155,12 @@ def expected_sum(members: Iterable[str], segment: SegmentSpec) -> list[int]:
         words = inputs_for(member, [segment])[segment.name]
         totals = [(total + int(word)) % 2**segment.bits for total, word in zip(totals, words, strict=True)]
     return totals
+
+
+def masking_machine(**plan: Any) -> Participant:
+    roster = make_roster(3)
+    machines = make_participants(roster, make_plan(roster, **plan))
+    joins = [machine.join(1) for machine in machines.values()]
+    shares = {name: machine.receive_cohort(joins) for name, machine in machines.items()}
+    machines["site-0"].receive_shares([i for s in shares.values() for i in s.items if i.recipient == "site-0"])
+    return machines["site-0"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec, ScaleReference
 from fedddpm_protocol.encoding.decoder import OpenedPart, add_mean
-from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder
+from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, fit_to_norm
 from fedddpm_protocol.primitives import ring
 
 
@@ -59,3 +60,13 @@ def mean_of(spec: RoundSpec, deltas: Sequence[np.ndarray], weights: Sequence[int
     mean = np.zeros(spec.parts[0].parameters, np.float32)
     add_mean(spec, spec.parts[0], [opened_part(spec, words, (sum(weights), 0, 0), len(deltas), cohort)], mean)
     return mean
+
+
+def random_deltas(n: int, norm: float, seed: int = 1, size: int = 60) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    deltas = [generator.standard_t(3, size).astype(np.float32) * np.float32(100) for _ in range(n)]
+    return [(delta * np.float32(fit_to_norm(delta, norm)[0])).astype(np.float32) for delta in deltas]
+
+
+def with_reference(spec: RoundSpec, reference: ScaleReference) -> RoundSpec:
+    return replace(spec, parts=(replace(spec.parts[0], reference=reference),))

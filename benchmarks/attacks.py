@@ -26,10 +26,11 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import attack_report, peers
-from benchmarks.attack_images import Attack, Setting, attack_all
-from benchmarks.attack_scores import downscaled, shares_of
-from benchmarks.attack_terms import Row, measure
+from benchmarks import peers
+from benchmarks.attack import report
+from benchmarks.attack.images import Attack, Setting, attack_all
+from benchmarks.attack.scores import downscaled, shares_of
+from benchmarks.attack.terms import Row, measure
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.data.opening import open_images
@@ -65,7 +66,7 @@ def images_out_of_a_sum(plan: Plan, data: ImageSet, console: Console) -> tuple[l
         said = f"{attack.case.randomness} randomness, adversary {attack.case.adversary}: {attack.seconds:.0f} s"
         console.print(said, highlight=False)
     title = f"{plan.members * plan.images} images of {plan.members} institutions out of one secure sum"
-    console.print(peers.table(title, attack_report.IMAGES, [attack_report.attack_cells(one) for one in attacks]))
+    console.print(peers.table(title, report.IMAGES, [report.attack_cells(one) for one in attacks]))
     return shares, attacks
 
 
@@ -75,7 +76,7 @@ def one_out_of_many(plan: Plan, data: ImageSet, console: Console) -> list[Row]:
     torch.manual_seed(_SEED)
     rows = list(measure(UNet(plan.site_size, 1, "tiny"), shares))
     title = f"One update out of the sum of {plan.sites} institutions"
-    console.print(peers.table(title, attack_report.TERMS, [attack_report.term_cells(row) for row in rows]))
+    console.print(peers.table(title, report.TERMS, [report.term_cells(row) for row in rows]))
     return rows
 
 
@@ -83,11 +84,11 @@ def write(folder: Path, facts: dict[str, peers.Fact], attacks: Sequence[Attack],
     """``attacks.json`` and ``attacks.md`` in ``folder``."""
     tables: dict[str, peers.Rows] = {
         "images": (
-            attack_report.IMAGES,
-            [attack_report.attack_cells(one) for one in attacks],
-            [attack_report.raw(one) for one in attacks],
+            report.IMAGES,
+            [report.attack_cells(one) for one in attacks],
+            [report.raw(one) for one in attacks],
         ),
-        "terms": (attack_report.TERMS, [attack_report.term_cells(row) for row in rows], [asdict(row) for row in rows]),
+        "terms": (report.TERMS, [report.term_cells(row) for row in rows], [asdict(row) for row in rows]),
     }
     peers.write(folder / "attacks", "What a malicious aggregator gets", facts, tables)
 
@@ -126,7 +127,7 @@ def main() -> int:
         console.print(str(error))
         return 1
     write(options.out, facts_of(plan, options), attacks, rows)
-    attack_report.draw(shares, attacks, options.out / "attacks.png")
+    report.draw(shares, attacks, options.out / "attacks.png")
     console.print(f"Written to {options.out}/attacks.json, .md and .png")
     return 0
 

@@ -27,7 +27,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
-from benchmarks.sum_spec import sum_spec
+from benchmarks.aggregation.sum_spec import sum_spec
 
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.config import LocalPolicyOptions

@@ -23,10 +23,11 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import encoding_report, peers
-from benchmarks.encoding_measuring import Case, Change, Row, measure_case, measure_changes, second_round
-from benchmarks.encoding_training import Training, real_updates
-from benchmarks.encoding_updates import log_normal, student_t
+from benchmarks import peers
+from benchmarks.encoding import report
+from benchmarks.encoding.measuring import Case, Change, Row, measure_case, measure_changes, second_round
+from benchmarks.encoding.training import Training, real_updates
+from benchmarks.encoding.updates import log_normal, student_t
 
 from fedddpm.errors import FedDDPMError
 from fedddpm.model.partition import manifest
@@ -72,21 +73,21 @@ def cases(plan: Plan, tensors: Manifest, options: argparse.Namespace, console: C
 def show(rows: list[Row], console: Console) -> None:
     """One table for each case."""
     for (kind, members), group in groupby(rows, lambda row: (row.updates, row.members)):
-        lines = [encoding_report.row_cells(row) for row in group]
-        console.print(peers.table(f"{kind} updates of {members} institutions", encoding_report.ROWS, lines))
+        lines = [report.row_cells(row) for row in group]
+        console.print(peers.table(f"{kind} updates of {members} institutions", report.ROWS, lines))
 
 
 def write(folder: Path, rows: Sequence[Row], changes: Sequence[Change], facts: dict[str, peers.Fact]) -> None:
     """``encoding_accuracy.json``, ``.md`` and ``.png`` in ``folder``."""
-    cells = [(row.updates, str(row.members), *encoding_report.row_cells(row)) for row in rows]
+    cells = [(row.updates, str(row.members), *report.row_cells(row)) for row in rows]
     raw = [{**asdict(row), "met": row.met} for row in rows]
-    changed = [encoding_report.change_cells(change) for change in changes]
+    changed = [report.change_cells(change) for change in changes]
     tables: dict[str, peers.Rows] = {
-        "rows": (("updates", "n", *encoding_report.ROWS), cells, raw),
-        "changes": (encoding_report.CHANGES, changed, [asdict(change) for change in changes]),
+        "rows": (("updates", "n", *report.ROWS), cells, raw),
+        "changes": (report.CHANGES, changed, [asdict(change) for change in changes]),
     }
     peers.write(folder / "encoding_accuracy", "Error of the mean", facts, tables)
-    encoding_report.draw(rows, folder / "encoding_accuracy.png")
+    report.draw(rows, folder / "encoding_accuracy.png")
 
 
 def arguments() -> argparse.Namespace:
@@ -116,8 +117,8 @@ def main() -> int:
         console.print(str(error))
         return 1
     changes = list(measure_changes(tensors, plan.changed_bits))
-    lines = [encoding_report.change_cells(change) for change in changes]
-    console.print(peers.table("When a round is not like the one before", encoding_report.CHANGES, lines))
+    lines = [report.change_cells(change) for change in changes]
+    console.print(peers.table("When a round is not like the one before", report.CHANGES, lines))
     missed = [f"{row.updates}, {row.bits} bits, n = {row.members}: {row.nmse:.2e}" for row in rows if not row.met]
     console.print(f"Targets missed: {'; '.join(missed) or 'none'}")
     facts: dict[str, peers.Fact] = {

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from local_federation import LocalFederation  # noqa: E402 - the examples are no package
 
-WORKER = Path(__file__).with_name("overhead_worker.py")
-PLAIN = Path(__file__).with_name("plain_average.py")
+WORKER = Path(__file__).parent / "load" / "overhead_worker.py"
+PLAIN = Path(__file__).parent / "load" / "plain_average.py"
 
 
 def federation(folder: Path, institutions: int, rounds: int) -> LocalFederation:

@@ -27,9 +27,9 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import peer_environment
-from benchmarks.aggregation_cases import Plan, measure
-from benchmarks.aggregation_report import NOTES, Row, draw, rows_of, tables
+from benchmarks.aggregation import peer_environment
+from benchmarks.aggregation.cases import Plan, measure
+from benchmarks.aggregation.report import NOTES, Row, draw, rows_of, tables
 
 OUT = Path(__file__).parent / "out"
 NAME = "secure_aggregation"

@@ -35,13 +35,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.service_load_clients import Orders  # noqa: E402
-from benchmarks.service_load_peer import plain_average  # noqa: E402
-from benchmarks.service_load_postgresql import postgresql_server  # noqa: E402 - after the path
-from benchmarks.service_load_report import print_report, write_markdown  # noqa: E402
-from benchmarks.service_load_server import BITS, Served, Setup, served  # noqa: E402
+from benchmarks.load.clients import Orders  # noqa: E402
+from benchmarks.load.peer import plain_average  # noqa: E402
+from benchmarks.load.postgresql import postgresql_server  # noqa: E402 - after the path
+from benchmarks.load.report import print_report, write_markdown  # noqa: E402
+from benchmarks.load.server import BITS, Served, Setup, served  # noqa: E402
 
-CLIENTS = Path(__file__).with_name("service_load_clients.py")
+CLIENTS = Path(__file__).parent / "load" / "clients.py"
 PAPER = 716_297  # shared coordinates of the paper's network
 SMALL = 4_096
 CLIENT_PROCESSES = 2

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.attack_images import CASES, PUBLIC, REPEATS, SECRET, SOLVES, Attack, Case, Setting, attack_all
-from benchmarks.attack_scores import as_floats, chance, score, shares_of
-from benchmarks.attack_terms import TERMS, Federation, cosine
-from benchmarks.attack_training import institution_seed, offer, predicted, train
+from benchmarks.attack.images import CASES, PUBLIC, REPEATS, SECRET, SOLVES, Attack, Case, Setting, attack_all
+from benchmarks.attack.scores import as_floats, chance, score, shares_of
+from benchmarks.attack.terms import TERMS, Federation, cosine
+from benchmarks.attack.training import institution_seed, offer, predicted, train
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.initialization import initial_network, seed_of

@@ -25,7 +25,7 @@ TARGETS = {8: 1e-3, 16: 2e-8}  # for five institutions
 
 @pytest.fixture(scope="module")
 def schemes() -> ModuleType:
-    return importlib.import_module("benchmarks.encoding_schemes")
+    return importlib.import_module("benchmarks.encoding.schemes")
 
 
 def run(folder: Path) -> str:
@@ -53,7 +53,7 @@ def test_a_quick_run(tmp_path: Path) -> None:
 
 def check_kept_updates(folder: Path) -> None:
     """The same settings train nothing; others do not take what these left."""
-    training, told = importlib.import_module("benchmarks.encoding_training"), []
+    training, told = importlib.import_module("benchmarks.encoding.training"), []
     settings = training.Training(5, str(folder / "images.npz"), "data", 80, 8)
     case = training.real_updates(settings, folder, told.append)
     assert not told
@@ -113,7 +113,7 @@ def test_a_range_for_each_tensor_needs_room_for_all(schemes: ModuleType) -> None
 
 @pytest.mark.parametrize("size", [3000, 5 * 2**16 - 100])  # one chunk, and two of wide blocks
 def test_rotated_updates_come_back(size: int) -> None:
-    ring_sums = importlib.import_module("benchmarks.encoding_ring")
+    ring_sums = importlib.import_module("benchmarks.encoding.ring")
     spec = ring_sums.round_spec((TensorSpec("a", (size,)),), 8, ring_sums.NOTHING_KNOWN, 5, "rotation")
     delta = np.random.default_rng(4).standard_normal(size).astype(np.float32)
     turned = ring_sums.rotated(spec, delta)
@@ -123,7 +123,7 @@ def test_rotated_updates_come_back(size: int) -> None:
 
 def test_wraps_are_counted_word_by_word() -> None:
     """Against sums of whole numbers from a ring that is wide enough."""
-    ring_sums, updates = (importlib.import_module(f"benchmarks.encoding_{name}") for name in ("ring", "updates"))
+    ring_sums, updates = (importlib.import_module(f"benchmarks.encoding.{name}") for name in ("ring", "updates"))
     made = updates.student_t((TensorSpec("a", (4096,)),), 4)
     reference = ring_sums.ScaleReference(0.2, 4, 4 * WEIGHT_UNITS)  # too small
     spec = ring_sums.round_spec(made.manifest, 6, reference, 4, "wraps")

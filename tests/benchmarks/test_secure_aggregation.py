@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.aggregation_cases import Case, Scheme
-from benchmarks.aggregation_cost import PeakMemory, Stopwatch
-from benchmarks.peer_environment import FLOWER, find
+from benchmarks.aggregation.cases import Case, Scheme
+from benchmarks.aggregation.cost import PeakMemory, Stopwatch
+from benchmarks.aggregation.peer_environment import FLOWER, find
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.load.report import growth, write_markdown
+from benchmarks.load.server import Setup, roster_of
 from benchmarks.service_load import DOCUMENTED, _endpoints, _round_seconds, document, options_of
-from benchmarks.service_load_report import growth, write_markdown
-from benchmarks.service_load_server import Setup, roster_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "service_load.py"

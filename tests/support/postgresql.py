@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from benchmarks.service_load_postgresql import NoPostgreSQLError, PostgreSQL, postgresql_server
+from benchmarks.load.postgresql import NoPostgreSQLError, PostgreSQL, postgresql_server
 
 NewDatabase = Callable[[], str]
 

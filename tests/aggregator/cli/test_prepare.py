@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic import command
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from tests.aggregator.support.federations import identity_of
 from tests.support.postgresql import NewDatabase
 

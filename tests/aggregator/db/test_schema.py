@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from sqlalchemy import inspect, text
 from tests.aggregator.support.sites import NewFederation
 

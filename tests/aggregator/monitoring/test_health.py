@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 import psycopg
 import pytest
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from sqlalchemy import text
 from tests.aggregator.support.federations import Federation
 from tests.aggregator.support.processes import WatchedProcess, freeze, served_over

@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 
 import pytest
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from tests.aggregator.support.federations import Federation
 from tests.aggregator.support.replica_history import check_history
 from tests.aggregator.support.replicas import cluster, outages, take_part

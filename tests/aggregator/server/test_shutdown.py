@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from sqlalchemy import func, select
 from tests.aggregator.support.driver import Seat, drive, take_seats
 from tests.aggregator.support.federations import Federation

@@ -15,7 +15,7 @@ from typing import Self
 
 import httpx
 import psycopg
-from benchmarks.service_load_postgresql import PostgreSQL
+from benchmarks.load.postgresql import PostgreSQL
 from pydantic import BaseModel
 from tests.aggregator.support.driver import ORDER, STEPS, Institution, ProblemError, Seat, spec_of
 from tests.aggregator.support.federations import Federation, ServerProcess, identity_of

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from benchmarks.attack_images import Attack
-from benchmarks.attack_scores import as_floats, correlations
-from benchmarks.attack_terms import Row
+from benchmarks.attack.images import Attack
+from benchmarks.attack.scores import as_floats, correlations
+from benchmarks.attack.terms import Row
 from matplotlib.figure import Figure
 from torch import Tensor
 

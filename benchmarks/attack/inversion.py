@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarks.attack_training import Draws
+from benchmarks.attack.training import Draws
 from torch import Tensor
 
 from fedddpm.model.diffusion import Diffusion

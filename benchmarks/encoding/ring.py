@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.encoding_updates import Vector, Wide
-from benchmarks.sum_spec import sum_spec
+from benchmarks.aggregation.sum_spec import sum_spec
+from benchmarks.encoding.updates import Vector, Wide
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.methods import DECODER, Method

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.encoding_measuring import Case
-from benchmarks.encoding_ring import FIRST_BITS, whole_round
-from benchmarks.encoding_updates import Vector
+from benchmarks.encoding.measuring import Case
+from benchmarks.encoding.ring import FIRST_BITS, whole_round
+from benchmarks.encoding.updates import Vector
 
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.data.image_set import ImageSet, spread

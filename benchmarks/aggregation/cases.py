@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aggregation_cost import Job
+from benchmarks.aggregation.cost import Job
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLOWER_NEIGHBOURS = 10
 BARE = "bare_worker"
 LARGEST_ERROR = 0.1  # squared, of the opened mean: above it a scheme is not measured but broken
@@ -92,7 +92,7 @@ class Measured:
 def schemes(plan: Plan, case: Case) -> list[Scheme]:
     """Everybody who is measured in a case."""
     own, others = Path(sys.executable), case.cohort - 1
-    found = [Scheme(f"fedddpm, {bits} bits", "aggregation_worker", own, others, bits) for bits in plan.bits]
+    found = [Scheme(f"fedddpm, {bits} bits", "own_worker", own, others, bits) for bits in plan.bits]
     if plan.flower:
         circles = {min(FLOWER_NEIGHBOURS, others)} | ({others} if case.cohort <= plan.equal_masks_most else set())
         found += [
@@ -160,7 +160,7 @@ def _check(scheme: Scheme, case: Case, drops: int) -> None:
 
 def _run(scheme: Scheme, job: Job) -> dict[str, Any]:
     """The answer of a fresh process on one thread."""
-    command = [str(scheme.python), "-m", f"benchmarks.{scheme.worker}", job.text]
+    command = [str(scheme.python), "-m", f"benchmarks.aggregation.{scheme.worker}", job.text]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{scheme.name} failed:\n{done.stderr[-3000:]}")

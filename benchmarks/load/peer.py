@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 import numpy as np
-from benchmarks.plain_average import Averaging
+from benchmarks.load.plain_average import Averaging
 
 
 def plain_average(institutions: int, coordinates: int, rounds: int) -> dict[str, Any]:

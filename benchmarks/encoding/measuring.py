@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from benchmarks.encoding_ring import (
+from benchmarks.encoding.ring import (
     FIRST_BITS,
     Opening,
     OwnDithers,
@@ -18,8 +18,8 @@ from benchmarks.encoding_ring import (
     round_spec,
     whole_round,
 )
-from benchmarks.encoding_schemes import bfloat16_mean, float32_mean, per_tensor_mean
-from benchmarks.encoding_updates import UpdateSet, Vector, Wide, nmse, student_t, weighted_mean
+from benchmarks.encoding.schemes import bfloat16_mean, float32_mean, per_tensor_mean
+from benchmarks.encoding.updates import UpdateSet, Vector, Wide, nmse, student_t, weighted_mean
 
 from fedddpm_protocol.agreement.model_layout import Manifest
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, WEIGHT_UNITS, ScaleReference

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
+from benchmarks.aggregation.cost import Job, PeakMemory, Stopwatch, answer
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.client.mod.secure_aggregation.secaggplus_mod import secaggplus_mod
 from flwr.common import (

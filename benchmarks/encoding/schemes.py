@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.encoding_updates import Vector, Wide
+from benchmarks.encoding.updates import Vector, Wide
 
 from fedddpm_protocol.agreement.model_layout import Manifest
 

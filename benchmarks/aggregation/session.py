@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.aggregation_cost import Job, Stopwatch
-from benchmarks.sum_spec import sum_spec
+from benchmarks.aggregation.cost import Job, Stopwatch
+from benchmarks.aggregation.sum_spec import sum_spec
 
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.methods import Method

@@ -7,7 +7,7 @@ vectors that stand ready; words have ``bits`` bits.
 from __future__ import annotations
 
 import numpy as np
-from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
+from benchmarks.aggregation.cost import Job, PeakMemory, Stopwatch, answer
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR

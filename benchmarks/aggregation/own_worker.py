@@ -16,8 +16,8 @@ from typing import IO
 
 import numpy as np
 import xxhash
-from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
-from benchmarks.aggregation_session import PART, Machines, Session, Vector, mask_plan, words_of
+from benchmarks.aggregation.cost import Job, PeakMemory, Stopwatch, answer
+from benchmarks.aggregation.session import PART, Machines, Session, Vector, mask_plan, words_of
 
 from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.agreement.model_layout import model_hash

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from benchmarks.attack_inversion import LEARNING_RATE, crafted, reconstruct, reconstruct_blind
-from benchmarks.attack_scores import Score, as_floats, chance, score
-from benchmarks.attack_training import Terms, institution_seed, offer, predicted, secure_sum, telling_offer, train
+from benchmarks.attack.inversion import LEARNING_RATE, crafted, reconstruct, reconstruct_blind
+from benchmarks.attack.scores import Score, as_floats, chance, score
+from benchmarks.attack.training import Terms, institution_seed, offer, predicted, secure_sum, telling_offer, train
 from torch import Tensor
 
 from fedddpm.data.image_set import ImageSet

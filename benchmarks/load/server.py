@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from benchmarks.service_load_clients import PART, identity_of
+from benchmarks.load.clients import PART, identity_of
 
 from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import write_key

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.attack_training import Terms, institution_seed, offer, secure_sum, train
+from benchmarks.attack.training import Terms, institution_seed, offer, secure_sum, train
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.unet import UNet

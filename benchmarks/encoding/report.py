@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.encoding_measuring import Change, Row
+from benchmarks.encoding.measuring import Change, Row
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tenseal as ts
-from benchmarks.aggregation_cost import Job, PeakMemory, Stopwatch, answer
+from benchmarks.aggregation.cost import Job, PeakMemory, Stopwatch, answer
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 from nvflare.app_opt.he.model_decryptor import HEModelDecryptor

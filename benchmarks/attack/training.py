@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from benchmarks.encoding_ring import RingSum
-from benchmarks.sum_spec import sum_spec
+from benchmarks.aggregation.sum_spec import sum_spec
+from benchmarks.encoding.ring import RingSum
 from torch import Tensor
 
 from fedddpm.compute.seeds import derived_seed, generator_for

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.aggregation_cases import FLOWER_NEIGHBOURS, Case, Measured, total_s
+from benchmarks.aggregation.cases import FLOWER_NEIGHBOURS, Case, Measured, total_s
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

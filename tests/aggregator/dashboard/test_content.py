@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import update
+from tests.aggregator.dashboard.pages import page_text, read_events, read_raw_events, seats_in, text_of
 from tests.aggregator.support.driver import drive
 from tests.aggregator.support.federations import Federation, ServerProcess
-from tests.aggregator.support.pages import page_text, read_events, read_raw_events, seats_in, text_of
 from tests.aggregator.support.sites import Serve
 from tests.aggregator.support.watching import first_state, result_of, until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import update
+from tests.aggregator.dashboard.pages import lose_secrets, page_text, seats_in
 from tests.aggregator.support.driver import STEPS, drive, take_seats
 from tests.aggregator.support.federations import Federation
-from tests.aggregator.support.pages import lose_secrets, page_text, seats_in
 from tests.aggregator.support.sites import NewFederation, Serve
 from tests.aggregator.support.watching import first_state, until
 

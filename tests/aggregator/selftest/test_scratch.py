@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import text
+from tests.aggregator.selftest.selftests import fails, passes, schemas, variables
 from tests.aggregator.support.poolers import dropping_options
-from tests.aggregator.support.selftests import fails, passes, schemas, variables
 from tests.support.postgresql import NewDatabase
 
 from fedddpm_aggregator.blobs import open_blobs

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from tests.aggregator.selftest.selftests import SELFTEST, fails, passes, schemas, variables
 from tests.aggregator.support.federations import Federation
 from tests.aggregator.support.processes import WatchedProcess
-from tests.aggregator.support.selftests import SELFTEST, fails, passes, schemas, variables
 from tests.aggregator.support.sites import NewFederation, Site
 from tests.aggregator.support.watching import first_state
 from tests.support.postgresql import NewDatabase

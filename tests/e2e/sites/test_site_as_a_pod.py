@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.attacks.test_secrets import forms
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import TRAINING, Federation, sitecustomize, wait_until
-from tests.e2e.test_institution_killed import EVERY_STEP, step_of
-from tests.e2e.test_secrets import forms
+from tests.e2e.outages.test_institution_killed import EVERY_STEP, step_of
 
 from fedddpm.identity import Identity
 from fedddpm_protocol.wire.phases import Phase

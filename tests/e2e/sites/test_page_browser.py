@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from sqlalchemy import update
+from tests.aggregator.dashboard.pages import seats_in
 from tests.aggregator.support.driver import STEPS, ProblemError, drive
 from tests.aggregator.support.federations import Federation, read_safetensors
-from tests.aggregator.support.pages import seats_in
 from tests.aggregator.support.sites import Site
 from tests.aggregator.support.watching import first_state, result_of, until
 

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_CONSTRAINTS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PROJECTS := pyproject.toml protocol/pyproject.toml sdk/pyproject.toml aggregator_service/pyproject.toml requirements-dev.txt requirements-weights.txt constraints.txt
 
-.PHONY: help demo test check format dist bench lock images e2e-gpu soak e2e clean
+.PHONY: help demo test check format hooks coverage dist bench lock images e2e-gpu soak e2e clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,14 @@ check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 
 format: $(VENV)/.installed  ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+hooks: $(VENV)/.installed  ## git makes no commit that does not pass `make check`
+	$(BIN)/python -m pre_commit install
+
+coverage: $(VENV)/.installed  ## which lines the tests reach, in the processes that they start too; fails below pyproject's floor
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n 4 --dist loadfile --cov --cov-report= --ignore tests/packaging --ignore tests/charts --ignore tests/benchmarks $(TEST_ARGS)
+	$(BIN)/python -m coverage report --skip-covered
 
 dist: $(VENV)/.installed  ## wheels and source archives of the three distributions, into dist/
 	rm -rf dist && for part in protocol sdk aggregator_service; do $(BIN)/python -m build --no-isolation --outdir dist $$part || exit 1; done

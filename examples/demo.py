@@ -22,7 +22,7 @@ from get_fashion_mnist import get_fashion_mnist
 from local_federation import CommandError, LocalFederation
 from rich.console import Console
 
-from fedddpm.data.opening import open_images
+from fedddpm.data import open_images
 from fedddpm.data.splits import label_skew
 from fedddpm.errors import FedDDPMError
 from fedddpm_protocol.encoding.encoder import mean_losses

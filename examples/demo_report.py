@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from fedddpm.data.opening import open_images, split_holdout
+from fedddpm.data import open_images, split_holdout
 from fedddpm.generation.networks import newest_network
 from fedddpm.generation.sampling import sample_images
 from fedddpm.training.settings import TrainSettings

@@ -14,7 +14,7 @@ import numpy as np
 from get_fashion_mnist import get_fashion_mnist
 
 from fedddpm import Client
-from fedddpm.data.opening import open_images
+from fedddpm.data import open_images
 from fedddpm.data.splits import label_skew
 
 

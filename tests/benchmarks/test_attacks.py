@@ -16,13 +16,13 @@ from benchmarks.attack.images import CASES, PUBLIC, REPEATS, SECRET, SOLVES, Att
 from benchmarks.attack.scores import as_floats, chance, score, shares_of
 from benchmarks.attack.terms import TERMS, Federation, cosine
 from benchmarks.attack.training import institution_seed, offer, predicted, train
+from tests.support.repository import ROOT
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.unet import architecture_of
 from fedddpm_protocol.errors import TermsError
 
-ROOT = Path(__file__).parents[2]
 ONE_LEVEL = architecture_of(8, 1, "tiny", 16, (1,))
 TINY = architecture_of(8, 1, "tiny")
 

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 def test_a_quick_run(tmp_path: Path) -> None:

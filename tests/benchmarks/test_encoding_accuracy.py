@@ -13,11 +13,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from tests.support.repository import ROOT
 
 from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS
 
-ROOT = Path(__file__).parents[2]
 TINY_DECODER = 117_873
 MANIFEST = (TensorSpec("a", (30, 10)), TensorSpec("b", (212,)))
 TARGETS = {8: 1e-3, 16: 2e-8}  # for five institutions

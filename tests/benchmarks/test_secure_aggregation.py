@@ -12,8 +12,7 @@ import pytest
 from benchmarks.aggregation.cases import Case, Scheme
 from benchmarks.aggregation.cost import PeakMemory, Stopwatch
 from benchmarks.aggregation.peer_environment import FLOWER, find
-
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.load.report import growth, write_markdown
 from benchmarks.load.server import Setup, roster_of
 from benchmarks.service_load import DOCUMENTED, _endpoints, _round_seconds, document, options_of
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "service_load.py"
 ENDPOINTS = {
     "GET cohort",

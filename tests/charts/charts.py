@@ -10,13 +10,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "helm"
 VALUES = sorted((path.parts[-3], path.name.removesuffix("-values.yaml")) for path in CHARTS.glob("*/ci/*-values.yaml"))
 RELEASE, NAMESPACE = "retina", "fedddpm"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.charts.charts import ROOT, Manifest, container_of, env_of, kinds, of_kind, pod_of, template
+from tests.charts.charts import Manifest, container_of, env_of, kinds, of_kind, pod_of, template
+from tests.support.repository import ROOT
 
 
 def policy(values: str, ending: str) -> Manifest:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.charts.charts import CHARTS, ROOT, container_of, of_kind, pod_of, template
+from tests.charts.charts import CHARTS, container_of, of_kind, pod_of, template
+from tests.support.repository import ROOT
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 ROSTER = json.dumps(json.dumps({"body": "YWJj", "signature": "YWJj"}))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
-from tests.charts.charts import CHARTS, ROOT
+from tests.charts.charts import CHARTS
+from tests.support.repository import ROOT
 
 from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions
 from fedddpm_aggregator.settings import Settings

@@ -22,8 +22,8 @@ from cryptography.x509.oid import NameOID
 from local_federation import BIN, LocalFederation
 from obstore.store import S3Store
 from tests.cluster.kind import BY_HAND, NODE_PORT, Cluster, run, until
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "helm"
 AGGREGATOR, SERVICES = "fedddpm", "services"  # namespaces
 RELEASE = "aggregator"

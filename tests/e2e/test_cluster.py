@@ -13,7 +13,6 @@ import shlex
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import obstore
 import pytest
@@ -28,13 +27,13 @@ from tests.cluster.installation import (
 )
 from tests.cluster.kind import Cluster, ClusterError, cluster, run, run_bytes, until, world_or_skip
 from tests.cluster.observer import Observer
+from tests.support.repository import ROOT
 
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.encoding.encoder import loss_units
 from fedddpm_protocol.wire.phases import Phase
 
 pytestmark = pytest.mark.cluster
-ROOT = Path(__file__).parents[2]
 MEMBERS = ("clinic-bergen", "hospital-porto", "lab-lyon", "st-marys")
 WEIGHT = 65535  # of everybody
 VERSION = importlib.metadata.version("fedddpm-protocol")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 import pytest
-from tests.packaging.environments import ROOT
+from tests.support.repository import ROOT
 
 # What the charts give a container, too: nothing but the mounted folders can be written.
 LOCKED_DOWN = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")

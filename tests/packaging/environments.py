@@ -7,7 +7,8 @@ import subprocess
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 CONSTRAINTS = ROOT / "constraints.txt"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 from tests.packaging.containers import Engine, built, engine_or_skip, images
-from tests.packaging.environments import ROOT
 from tests.packaging.test_locks import locked
+from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
 MOST_BYTES = 250_000_000  # of the aggregator's layers above the base

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from dockerfile_parse import DockerfileParser
-from tests.packaging.environments import ROOT
+from tests.support.repository import ROOT
 
 DOCKERFILES = ("aggregator_service/Dockerfile", "sdk/Dockerfile")
 LABELS = ("title", "description", "version", "revision", "source", "created", "licenses", "base.name")

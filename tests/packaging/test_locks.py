@@ -11,7 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from tests.packaging.environments import CONSTRAINTS, ROOT
+from tests.packaging.environments import CONSTRAINTS
+from tests.support.repository import ROOT
 
 FOLDER = ROOT / "requirements"
 EXTRAS = {

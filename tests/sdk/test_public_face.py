@@ -1,0 +1,78 @@
+"""What users of the SDK import and start: it stays where it is, however the rooms behind it change."""
+
+import importlib
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+import fedddpm
+from fedddpm.errors import FedDDPMError
+
+FACE = {
+    "fedddpm": (
+        "Client",
+        "FedDDPMError",
+        "LearningOptions",
+        "LocalPolicyOptions",
+        "MetricsOptions",
+        "NetworkOptions",
+        "RoundSummary",
+    ),
+    "fedddpm.client": ("Client",),
+    "fedddpm.config": (
+        "ClientConfig",
+        "LearningOptions",
+        "LocalPolicyOptions",
+        "MetricsOptions",
+        "NetworkOptions",
+        "load_config",
+    ),
+    "fedddpm.data": ("ImageSet", "Split", "open_images", "split_holdout", "to_floats", "to_uint8"),
+    "fedddpm.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "FedDDPMError",
+        "ModelError",
+        "PolicyError",
+        "StateError",
+        "TrainingError",
+        "TransportError",
+    ),
+    "fedddpm.identity": ("Identity", "load_public_key", "root_id"),
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in FACE.items() for name in names])
+def test_a_public_name_is_where_it_was(module, name):
+    assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("module", ["fedddpm", "fedddpm.data"])
+def test_a_package_says_what_is_public(module):
+    assert sorted(importlib.import_module(module).__all__) == sorted(FACE[module])
+
+
+def test_every_error_of_the_sdk_is_one_of_its_errors():
+    for name in FACE["fedddpm.errors"]:
+        assert issubclass(getattr(fedddpm.errors, name), FedDDPMError)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        fedddpm.Server  # noqa: B018
+
+
+@pytest.mark.parametrize("command", ["fedddpm", "fedddpm-aggregator"])
+def test_both_commands_are_installed_and_load(command):
+    (entry,) = entry_points(group="console_scripts", name=command)
+    assert callable(entry.load())
+
+
+@pytest.mark.parametrize("module", ["fedddpm", "fedddpm_aggregator"])
+def test_a_package_can_be_run(module):
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
@@ -14,9 +16,10 @@ from tests.aggregator.sites import NewFederation, Serve
 from typer.testing import CliRunner
 
 from fedddpm_aggregator.cli.app import app
+from fedddpm_aggregator.cli.run_options import with_run_options
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
-from fedddpm_aggregator.service.run_settings import RunSettings
+from fedddpm_aggregator.service.run_settings import Asked, Number, RunSettings
 from fedddpm_protocol.agreement.roster import Member
 
 OLGA = identity_of("olga")
@@ -136,3 +139,33 @@ def test_a_number_below_the_least_is_refused_before_anything_is_opened() -> None
     refused = CliRunner().invoke(app, [*here, *map(str, options_of({**CHOSEN, "epochs": 0}))])
     assert refused.exit_code == 2
     assert "--epochs" in refused.output
+
+
+@dataclass(frozen=True)
+class LaterSettings(RunSettings):
+    """What a later release may ask for."""
+
+    warm_up: Annotated[Number, Asked("steps until the full rate", least=3)] = 5
+    note: Annotated[str | None, Asked("for people")] = None
+
+
+def test_a_new_field_is_an_option_and_arrives_without_another_edit() -> None:
+    later, arrived = typer.Typer(), []
+
+    @later.command()
+    @with_run_options
+    def start(settings: LaterSettings, here: str = "") -> None:
+        arrived.append((settings, here))
+
+    shown = told(invoke(later, "--help"))
+    assert {name: shown[name] for name in OPTIONS} == OPTIONS
+    assert (shown["warm-up"], shown["note"]) == ("[x>=3] steps until the full rate [default: 5]", "for people")
+    needed = ("--name", "run-1", "--method", "udec", "--rounds", "2")
+    invoke(later, *needed, "--here", "d", "--warm-up", "4", "--note", "new")
+    invoke(later, *needed)
+    chosen, plain = LaterSettings("run-1", "udec", 2, warm_up=4, note="new"), LaterSettings("run-1", "udec", 2)
+    assert arrived == [(chosen, "d"), (plain, "")]
+
+
+def test_every_setting_has_a_column_of_its_name() -> None:
+    assert {field.name for field in dataclasses.fields(RunSettings)} <= {column.key for column in RunRow.__table__.c}

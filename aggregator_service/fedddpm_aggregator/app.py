@@ -106,7 +106,10 @@ def open_context(settings: Settings, root: bytes | None = None) -> Context:
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
-    """The application over one data directory, opened here unless the caller did (see :func:`data_directory`)."""
+    """The application over one data directory, opened here unless the caller did (see :func:`data_directory`).
+
+    A request passes the observer, the guard (which asks admission before it reads a body), and its endpoint.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -155,7 +158,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.include_router(operators.router)
     dashboard.install(app, settings)
     app.add_middleware(Guard, sizes=sizes_of(settings), admit=Admission(rules_of(settings)))
-    app.add_middleware(Observer)  # the outermost: added last
+    app.add_middleware(Observer)  # around the guard, as it is added after it: refusals are counted too
     if opened is not None:
         trace_requests(app, opened.tracer)
     return app

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from fedddpm_aggregator.dashboard.access import Door, PageRefusedError
+from fedddpm_aggregator.dashboard.access import Door
 from fedddpm_aggregator.dashboard.live import LivePage
 from fedddpm_aggregator.dashboard.views import Views
-from fedddpm_aggregator.errors import NotFoundError
+from fedddpm_aggregator.errors import NotFoundError, PageRefusedError
 from fedddpm_aggregator.http.blob_responses import blob_response
 from fedddpm_aggregator.http.problems import problem
 from fedddpm_aggregator.http.version_watch import VersionWatch

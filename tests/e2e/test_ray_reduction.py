@@ -26,7 +26,7 @@ from tests.ray_cluster import (
     ray_cluster,
 )
 
-from fedddpm_aggregator.blobs import DirectoryBlobs
+from fedddpm_aggregator.blobs.directory import DirectoryBlobs
 from fedddpm_aggregator.reduction.ray_cluster import RayReducer
 from fedddpm_aggregator.reduction.threads import DamagedUploadError
 from fedddpm_aggregator.vectors.stored_chunks import chunk_blob

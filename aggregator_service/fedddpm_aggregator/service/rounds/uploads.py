@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fedddpm_aggregator.blobs import BlobConflictError
+from fedddpm_aggregator.blobs.interface import BlobConflictError
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import ChunkRow

@@ -15,11 +15,12 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator import dashboard
 from fedddpm_aggregator.api import federation, operators, sessions
 from fedddpm_aggregator.background.sweeper import Sweeper
 from fedddpm_aggregator.background.workers import Workers
-from fedddpm_aggregator.blobs import BlobsUnavailableError, open_blobs
+from fedddpm_aggregator.blobs.interface import BlobsUnavailableError
+from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.dashboard.routes import Page, install_page
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.errors import OperatorError
@@ -106,7 +107,10 @@ def open_context(settings: Settings, root: bytes | None = None) -> Context:
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
-    """The application over one data directory, opened here unless the caller did (see :func:`data_directory`)."""
+    """The application over one data directory, opened here unless the caller did (see :func:`data_directory`).
+
+    A request passes the observer, the guard (which asks admission before it reads a body), and its endpoint.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -117,7 +121,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             ctx.metrics.registry.register(collector)
             app.state.watch = VersionWatch(lambda: _version(ctx, app.state.watch.version))
             app.state.newest = Newest(lambda: federation.state_json(ctx))
-            app.state.page = dashboard.Page(ctx, app.state.watch)
+            app.state.page = Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
             sweeper = Sweeper(ctx, workers, settings.tick_s)
             tasks = [asyncio.create_task(app.state.watch.run()), asyncio.create_task(sweeper.run())]
@@ -153,9 +157,9 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.include_router(federation.router)
     app.include_router(sessions.router)
     app.include_router(operators.router)
-    dashboard.install(app, settings)
+    install_page(app, settings)
     app.add_middleware(Guard, sizes=sizes_of(settings), admit=Admission(rules_of(settings)))
-    app.add_middleware(Observer)  # the outermost: added last
+    app.add_middleware(Observer)  # around the guard, as it is added after it: refusals are counted too
     if opened is not None:
         trace_requests(app, opened.tracer)
     return app

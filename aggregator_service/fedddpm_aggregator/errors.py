@@ -1,23 +1,31 @@
 """What the aggregator refuses, besides the protocol's own errors.
 
-AggregatorError
-├── NotFoundError       no such session, model or result
-├── WrongPhaseError     too early for this step
-├── PhaseOverError      too late for this step
-├── NotYoursError       a message in another member's name
-├── UnavailableError    not ready; try again later
-├── TooManyRequestsError  slower, please
-├── MisdirectedError    signed for another server
-├── OperatorError       a mistake of the coordinator or operator
-│   ├── OperatorConflictError  it was done before, in another way
-│   └── OlderInForceError  a roster below the one in force
-├── AuditError          the audit log was changed
-├── SelftestError       this installation cannot do what it is for
-└── AuthenticationError  who is asking cannot be told
-    ├── ClockSkewError      the request's time is too far from the aggregator's
-    ├── ReplayedError       the same signed request twice
-    ├── NotEnrolledError    a key that the roster does not hold
-    └── NotOperatorError    an operator's request by somebody else
+    AggregatorError
+    ├── NotFoundError           no such session, model or result
+    ├── RemovedError            a model or an opened sum that is kept no longer
+    ├── WrongPhaseError         too early for this step
+    ├── PhaseOverError          too late for this step
+    ├── NotYoursError           a message in another member's name
+    ├── UnavailableError        not ready; try again later
+    ├── TooManyRequestsError    slower, please
+    ├── TooLargeError           a body of more bytes than are read
+    ├── HeadTooLargeError       too many headers, or too long ones
+    ├── TargetTooLongError      path and query are too long
+    ├── MisdirectedError        signed for another server
+    ├── PageRefusedError        the page is not shown to this request
+    ├── OperatorError           a mistake of the coordinator or operator
+    │   ├── OperatorConflictError   it was done before, in another way
+    │   └── OlderInForceError       a roster below the one in force
+    ├── AuditError              the audit log was changed
+    ├── HistoryError            the history is not what was signed and summed
+    ├── SelftestError           this installation cannot do what it is for
+    └── AuthenticationError     who is asking cannot be told
+        ├── ClockSkewError          the request's time is too far from the aggregator's
+        ├── ReplayedError           the same signed request twice
+        ├── NotEnrolledError        a key that the roster does not hold
+        └── NotOperatorError        an operator's request by somebody else
+
+Files of keys and blobs have errors of their own (``security``, ``blobs.interface``): they know nothing of requests.
 """
 
 from __future__ import annotations
@@ -133,6 +141,14 @@ class RemovedError(AggregatorError):
 
     code = "removed"
     status = 410
+
+
+class PageRefusedError(AggregatorError):
+    """The page is not shown to this request. Each refusal has a status, a code and headers of its own."""
+
+    def __init__(self, status_: int, code_: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.http_status, self.problem_code, self.headers = status_, code_, headers
 
 
 class AuthenticationError(AggregatorError):

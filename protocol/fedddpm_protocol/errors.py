@@ -16,16 +16,18 @@
         ├── UnknownMemberError      an id that is not in the roster or the cohort
         ├── DuplicateError          the same id or ephemeral key twice
         ├── ConflictError           a second, different message for the same step
-        ├── RosterError             the roster is wrong; OlderRosterError: it went back
+        ├── RosterError             the roster is wrong
+        │   └── OlderRosterError        it went back
         ├── SpecError               the round specification is wrong or not the agreed one
         ├── CohortTooSmallError     fewer members than the threshold or the minimum
         ├── CohortError             own message missing or altered in the cohort
-        ├── ShareError              a share item does not open; ReflectedShareError: it is for or from another
+        ├── ShareError              a share item does not open
+        │   └── ReflectedShareError     it is for or from another
         ├── SurvivorsError          survivors that are no subset, or without or against the own upload
         ├── ReleaseError            a release that is unknown or already used
         ├── CommitmentError         a reconstructed secret does not match its commitment
-        └── ResultError             a published result that does not follow from what was opened;
-                                    WrappedSumError: the sum was too large for its ring
+        └── ResultError             a published result that does not follow from what was opened
+            └── WrappedSumError         the sum was too large for its ring
 
 ``code`` is the stable name that the aggregator puts into problem documents.
 """

@@ -19,7 +19,7 @@ from tests.aggregator.support.uploaded import Uploaded
 from tests.aggregator.support.watching import check_part, first_state
 from tests.support.ray_cluster import frozen_workers, kill, kill_node, node_of, processes_called, ray_cluster
 
-from fedddpm_aggregator.blobs import DirectoryBlobs
+from fedddpm_aggregator.blobs.directory import DirectoryBlobs
 from fedddpm_aggregator.reduction.ray_cluster import RayReducer
 from fedddpm_aggregator.reduction.threads import DamagedUploadError
 from fedddpm_aggregator.vectors.stored_chunks import chunk_blob

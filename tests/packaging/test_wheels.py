@@ -30,7 +30,7 @@ def test_every_distribution_builds_with_its_licence(wheels: Path) -> None:
         assert "LICENSE" in names
         assert "py.typed" in names
         assert "tests/" not in names
-        assert ("fedddpm/experiment/report.html.j2" in names) == wheel.name.startswith("fedddpm_sdk")
+        assert ("fedddpm/experiment/report/report.html.j2" in names) == wheel.name.startswith("fedddpm_sdk")
         for file in ("static/page.css", "static/page.js", "static/icon.svg", "templates/page.html.j2"):
             assert (f"dashboard/{file}" in names) == wheel.name.startswith("fedddpm_aggregator"), file
 

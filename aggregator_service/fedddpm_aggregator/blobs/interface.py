@@ -43,7 +43,7 @@ class Blobs(Protocol):
 
     @property
     def url(self) -> str:
-        """What :func:`fedddpm_aggregator.blobs.open_blobs` needs to open the same store in another process."""
+        """What :func:`fedddpm_aggregator.blobs.opening.open_blobs` needs to open the same store in another process."""
 
     @property
     def reads_at_once(self) -> int:

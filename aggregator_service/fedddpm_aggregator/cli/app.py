@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator.app import KEY_PURPOSE, data_directory, prepare_directory
-from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
+from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.cli import healthcheck
 from fedddpm_aggregator.cli.audit import show_audit
 from fedddpm_aggregator.cli.federation import federation_app

@@ -16,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from fedddpm_aggregator.cli.options import Blobs, DatabaseUrl, settings_of
 from fedddpm_aggregator.cli.round_tables import console
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.selftest import Steps, run_selftest
 from fedddpm_aggregator.selftest.deployed import check_deployed
+from fedddpm_aggregator.selftest.running import run_selftest
+from fedddpm_aggregator.selftest.steps import Steps
 from fedddpm_aggregator.telemetry.logs import configure_logging
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastapi import Request
 
-from fedddpm_aggregator.errors import AggregatorError, OperatorError
+from fedddpm_aggregator.errors import OperatorError, PageRefusedError
 from fedddpm_aggregator.http.rate_limits import address_key
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_private
 from fedddpm_aggregator.settings import Settings
@@ -27,14 +27,6 @@ HOW = (
     "To see the page from elsewhere, write a password into a file that only this server's user can read and start with "
     "--page-password-file FILE (or FEDDDPM_AGGREGATOR_PAGE_PASSWORD_FILE)"
 )
-
-
-class PageRefusedError(AggregatorError):
-    """The page is not shown to this request."""
-
-    def __init__(self, status_: int, code_: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.http_status, self.problem_code, self.headers = status_, code_, headers
 
 
 class Door:

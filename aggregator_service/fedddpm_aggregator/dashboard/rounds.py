@@ -26,7 +26,7 @@ MOST_FAILURES = 200  # the newest are kept
 
 @dataclass(frozen=True)
 class Round:
-    """One published round. Of the opened sums only mean losses: see the package ``dashboard``."""
+    """One published round. Of the opened sums only mean losses: see ``dashboard.routes``."""
 
     index: int  # from 0
     attempts: int

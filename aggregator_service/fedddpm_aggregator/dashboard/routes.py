@@ -1,4 +1,19 @@
-"""The page over HTTP: HTML, its stream of changes, its files, and downloads."""
+"""The page over HTTP, at ``/`` and below ``/page/``: HTML, its stream of changes, its files, and downloads.
+
+What it shows is what the aggregator knows anyway, because it runs the protocol, and what the institutions know too:
+
+* the roster: names of members, versions, fingerprints of keys;
+* who did which step of which session and who did not (every step is a message to the aggregator), when a member's last
+  request came, who was in a cohort and in its sum (both stand in the signed results);
+* of an opened sum the mean losses, the width of its ring, and how many bytes were moved (follows from specifications);
+* published models and signed results, for download.
+
+What it does not show: a single upload, share or mask, a single loss or sample count (nobody but their owner knows
+those), and not the opened sum of the weights either. That sum is in the signed results, but two of them side by side,
+over members that differ by one, tell that one's sample count; a page should not put them side by side.
+
+Everything works without scripts. With them, a stream of server-sent events keeps the page as it is now.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +27,10 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from fedddpm_aggregator.dashboard.access import Door, PageRefusedError
+from fedddpm_aggregator.dashboard.access import Door
 from fedddpm_aggregator.dashboard.live import LivePage
 from fedddpm_aggregator.dashboard.views import Views
-from fedddpm_aggregator.errors import NotFoundError
+from fedddpm_aggregator.errors import NotFoundError, PageRefusedError
 from fedddpm_aggregator.http.blob_responses import blob_response
 from fedddpm_aggregator.http.problems import problem
 from fedddpm_aggregator.http.version_watch import VersionWatch
@@ -63,7 +78,7 @@ Name = Annotated[str, Path(pattern=NAME)]
 router = APIRouter(include_in_schema=False)
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def install_page(app: FastAPI, settings: Settings) -> None:
     """Add the page to ``app``; OperatorError for a password file that cannot be used."""
     door = Door(settings)
     app.state.page_door = door

@@ -1,4 +1,7 @@
-"""Who gets in: rates by address, the server's name, signatures, rates by identity; all before a body is read."""
+"""Who gets in: rates by address, the server's name, signatures, rates by identity.
+
+The guard asks once it has checked the size of the head, and before it reads a body.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import re
 from fastapi import Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
-from fedddpm_aggregator.blobs import Blobs, DirectoryBlobs
+from fedddpm_aggregator.blobs.directory import DirectoryBlobs
+from fedddpm_aggregator.blobs.interface import Blobs
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 _OCTETS = "application/octet-stream"

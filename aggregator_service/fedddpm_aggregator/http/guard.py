@@ -1,7 +1,7 @@
-"""The outermost layer: reads no more of a request than allowed, and turns whatever fails into a problem document.
+"""The layer below the observer: reads no more of a request than allowed, and turns what fails into a problem document.
 
 Heads of requests are checked and admitted before their bodies are read, bodies are read while all of them together fit
-a budget, and every response gets the headers that browsers protect people by.
+a budget, and every response gets the headers that browsers protect people by. No layer above it reads a body.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The outermost layer: every request gets an id, is counted, and leaves one line in the log."""
+"""The outermost layer of the application: every request gets an id, is counted, and leaves one line in the log.
+
+It counts the bytes of bodies as others read them, and reads none itself.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, StorageFullError
+from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.errors import AggregatorError, AuthenticationError
 from fedddpm_aggregator.telemetry.logs import note
 from fedddpm_protocol.errors import (

@@ -28,7 +28,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def main() -> None:
-    """``reduction_driver DESCRIPTOR ADDRESS``."""
+    """``python -m fedddpm_aggregator.reduction.ray_driver DESCRIPTOR ADDRESS``."""
     server, address = Connection(int(sys.argv[1])), sys.argv[2]
     try:
         _connect(address)

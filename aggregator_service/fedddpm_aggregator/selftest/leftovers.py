@@ -7,7 +7,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, open_blobs
+from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
+from fedddpm_aggregator.blobs.opening import open_blobs
 from fedddpm_aggregator.errors import SelftestError
 
 PREFIX = "fedddpm_selftest_"

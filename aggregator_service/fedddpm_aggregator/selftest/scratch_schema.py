@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
-from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError
+from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.selftest.leftovers import PREFIX, Warn, is_ours, removed_in_the_end

@@ -65,7 +65,7 @@ def operator_actor(operator: str) -> str:
 def record(ctx: Context, db: Session, actor: str, action: str, **details: str | int) -> None:
     """Append an entry in the caller's transaction: it is kept if and only if what it tells is.
 
-    Takes the federation's row lock, so that replicas append one after the other; after :func:`initialise`.
+    Takes the lock of the federation's row, which ``init`` makes, so that replicas append one after the other.
     """
     queries.federation(db, lock=True)
     db.flush()

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.db.nonces import NonceBook

@@ -1,4 +1,9 @@
-"""What a coordinator decides about a run, with the defaults, at the command line and in a request."""
+"""What a coordinator decides about a run: the one list of its settings.
+
+Options of the command line, an operator's request and the columns of a run's row follow from it by name: a new setting
+is a field here, and a column of ``RunRow`` with a migration. Bounds of the fields are what the database can hold; what
+no round can have is refused when the run starts.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,25 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.setting_errors import first_error
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
-from fedddpm_protocol.agreement.spec import (
-    CHUNK_COORDINATES,
-    RINGS,
-)
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
 RING_CHOICES = ", ".join(map(str, RINGS))
 DEFAULT_BITS = 8  # ring of the values, where the coordinator does not choose
 DEFAULT_FIRST_BITS = 24  # where nothing is known of their size either
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How the command line asks for a setting: in which words, and for which number at least."""
+
+    help: str
+    least: int | None = None
+
+
 Number = Annotated[int, Field(ge=0, le=MAX_INT32)]
+Word = Annotated[str, Field(max_length=16)]
 
 
 @dataclass(frozen=True)
@@ -29,26 +43,38 @@ class RunSettings:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
 
-    name: Annotated[str, Field(max_length=64)]
-    method: Annotated[str, Field(max_length=16)]
-    rounds: Number
-    epochs: Number = 1
-    max_steps: Number = 0  # 0: no limit
-    batch_size: Number = 128
-    learning_rate: float = 1e-4
-    clip_norm: float = 10.0  # the largest, in any round
-    clip: Annotated[str, Field(max_length=16)] = ADAPTIVE  # or FIXED: the same in all rounds
-    weighting: Annotated[str, Field(max_length=16)] = "equal"
-    weight_cap: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 65535
-    min_cohort: Number = 0  # 0: the roster's n_min
-    chunk_coordinates: Number = CHUNK_COORDINATES
-    bits: Number = DEFAULT_BITS  # ring of the values
-    first_bits: Number | None = None  # ring where nothing is known of their size; None: 24, or bits where that is more
-    join_s: float = 3600.0
-    shares_s: float = 60.0
-    masked_s: float = 600.0
-    confirm_s: float = 60.0
-    unmask_s: float = 120.0
+    name: Annotated[str, Field(max_length=64), Asked("name of the run")]
+    method: Annotated[Word, Asked(f"one of {', '.join(Method)}")]
+    rounds: Annotated[Number, Asked("rounds of the run", least=1)]
+    epochs: Annotated[Number, Asked("local epochs a round", least=1)] = 1
+    max_steps: Annotated[Number, Asked("most local steps a round; 0: no limit", least=0)] = 0
+    batch_size: Annotated[Number, Asked("images in a local step", least=1)] = 128
+    learning_rate: Annotated[float, Asked("of the local optimizer")] = 1e-4
+    clip_norm: Annotated[float, Asked("largest L2 norm of one institution's update")] = 10.0
+    clip: Annotated[
+        Word, Asked("adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is")
+    ] = ADAPTIVE
+    weighting: Annotated[Word, Asked("equal weights for all, or by sample counts: hidden or disclosed ones")] = "equal"
+    weight_cap: Annotated[
+        int, Field(ge=0, le=MAX_COUNT), Asked("samples that count as a full weight by samples", least=1)
+    ] = 65535
+    min_cohort: Annotated[Number, Asked("joins to wait for; 0: the roster's n_min", least=0)] = 0
+    chunk_coordinates: Annotated[Number, Asked("coordinates in a chunk; a multiple of 4096 fits all", least=8)] = (
+        CHUNK_COORDINATES
+    )
+    bits: Annotated[Number, Asked(f"ring in which updates travel: {RING_CHOICES} bits")] = DEFAULT_BITS
+    first_bits: Annotated[
+        Number | None,
+        Asked(
+            "ring of the first round, and wherever nothing is known of a part's size; "
+            f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more"
+        ),
+    ] = None
+    join_s: Annotated[float, Asked("seconds for training and joining")] = 3600.0
+    shares_s: Annotated[float, Asked("seconds for exchanging key shares")] = 60.0
+    masked_s: Annotated[float, Asked("seconds for uploading")] = 600.0
+    confirm_s: Annotated[float, Asked("seconds for confirming who uploaded")] = 60.0
+    unmask_s: Annotated[float, Asked("seconds for the answers that open the sum")] = 120.0
 
     def require_bounds(self) -> None:
         """OperatorError where a value is none that the database can hold; requests are refused before."""

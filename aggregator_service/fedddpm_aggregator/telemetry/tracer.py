@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Tracer(Protocol):
-    """Makes spans of a trace. Attributes are what stands on every line of the log, see observability."""
+    """Makes spans of a trace. Attributes are what stands on every line of the log, see ``telemetry.logs``."""
 
     def span(self, name: str) -> AbstractContextManager[object]:
         """Time what is done inside."""

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, coordinates
 from fedddpm_protocol.foreign.json_reading import read_json, record_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_protocol.agreement.chunks import chunk_bytes, chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.scale import Energy

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 
 UPLOADS = "uploads"
 _CHECKSUM_BYTES = 16

@@ -1,6 +1,6 @@
 """Readers of image files: each turns one kind of source into an :class:`ImageSet` as it lies there.
 
-Fitting size and channels to what the network wants is the business of ``data.py``, except where images have to be
+Fitting size and channels to what the network wants is the business of ``opening``, except where images have to be
 decoded one by one (folders, CelebA): there they are resized at once, and kept in a cache.
 """
 
@@ -68,7 +68,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> Bytes:
 
 def _datasets() -> ModuleType:
     load_torchvision()
-    import torchvision.datasets  # only after the cure in vision.py
+    import torchvision.datasets  # only after the cure in compute.torchvision_compat
 
     return torchvision.datasets  # type: ignore[no-any-return]  # torchvision is untyped
 

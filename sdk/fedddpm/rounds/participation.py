@@ -1,8 +1,8 @@
 """Taking part in rounds: wait for one, get its base model, train, contribute, take the result.
 
 The loop holds no secret and nothing that cannot be lost: after a kill at any moment the same call goes on from the
-state folder. What the aggregator says is checked by ``trust``; what is computed is done by ``local_update`` and
-``session_driver``; here is only the order of things.
+state folder. What the aggregator says is checked by ``trust``; what is computed is done by ``round_update`` and
+``session``; here is only the order of things.
 """
 
 from __future__ import annotations

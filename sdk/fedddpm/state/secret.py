@@ -16,7 +16,7 @@ _FACT, _BYTES = "training-secret", 32
 
 
 def training_seed(state: StateDir) -> int:
-    """256 bits that decide this institution's trainings, see ``local_update``."""
+    """256 bits that decide this institution's trainings, see ``updates.local_training``."""
     return int.from_bytes(kdf(_secret(state), b"", "training"), "big")
 
 

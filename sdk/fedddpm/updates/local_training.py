@@ -41,7 +41,7 @@ def train_update(
 
     ``seed`` is the institution's, of as many bits as it should have: whoever knows it knows all that was drawn.
     Continues from ``checkpoint`` if a training of this very base left it. ``average`` is that of the base's weights,
-    as :func:`adopt` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
+    as ``adopt_round`` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
     ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
 
     Raises:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedddpm_aggregator.blobs import DirectoryBlobs, StorageFullError
-from fedddpm_aggregator.blobs.interface import LEFTOVER_AGE
+from fedddpm_aggregator.blobs.directory import DirectoryBlobs
+from fedddpm_aggregator.blobs.interface import LEFTOVER_AGE, StorageFullError
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 from tests.support.s3_server import S3Server, objects_of
 
-from fedddpm_aggregator.blobs import BlobSettingsError, BlobsUnavailableError, open_blobs
+from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
+from fedddpm_aggregator.blobs.opening import open_blobs
 
 obstore = pytest.importorskip("obstore")
 objects = pytest.importorskip("fedddpm_aggregator.blobs.objects")

@@ -349,5 +349,5 @@ def test_serves_over_tls(shell: Shell, certificate: tuple[Path, Path]) -> None:
 
 
 def test_nothing_here_needs_torch() -> None:
-    code = "import sys, fedddpm_aggregator.cli; sys.exit('torch' in sys.modules or 'fedddpm' in sys.modules)"
+    code = "import sys, fedddpm_aggregator.cli.app; sys.exit('torch' in sys.modules or 'fedddpm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

@@ -16,7 +16,7 @@ from tests.aggregator.support.interleaved import boundaries, torn
 from tests.aggregator.support.sites import NewFederation
 from tests.support.slow_pipe import SlowPipe, far_away
 
-from fedddpm_aggregator.api import federation as routes
+from fedddpm_aggregator.api.federation import state_json
 from fedddpm_aggregator.dashboard.views import Views
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
@@ -124,7 +124,7 @@ def pair(new_federation: NewFederation) -> Iterator[Pair]:
 
 def state(ctx: Context) -> Callable[[], object]:
     def reply() -> object:
-        version, body = routes.state_json(ctx)
+        version, body = state_json(ctx)
         said = json.loads(body)
         assert said["version"] == version
         return {name: value for name, value in said.items() if name != "server_time"}

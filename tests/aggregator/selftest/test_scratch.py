@@ -13,10 +13,12 @@ from tests.aggregator.selftest.selftests import fails, passes, schemas, variable
 from tests.aggregator.support.poolers import dropping_options
 from tests.support.postgresql import NewDatabase
 
-from fedddpm_aggregator.blobs import open_blobs
+from fedddpm_aggregator.blobs.opening import open_blobs
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.selftest import Steps, leftovers, run_selftest, scratch_schema
+from fedddpm_aggregator.selftest import leftovers, scratch_schema
 from fedddpm_aggregator.selftest.leftovers import PREFIX
+from fedddpm_aggregator.selftest.running import run_selftest
+from fedddpm_aggregator.selftest.steps import Steps
 from fedddpm_aggregator.settings import Settings
 
 __all__ = ["variables"]

@@ -23,7 +23,9 @@ from tests.aggregator.support.watching import first_state
 from tests.support.postgresql import NewDatabase
 
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.selftest import Steps, run_selftest, running
+from fedddpm_aggregator.selftest import running
+from fedddpm_aggregator.selftest.running import run_selftest
+from fedddpm_aggregator.selftest.steps import Steps
 from fedddpm_aggregator.settings import Settings
 
 __all__ = ["variables"]

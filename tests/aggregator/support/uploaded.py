@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tests.protocol.support.sessions import inputs_for, make_participants, make_plan, make_roster, mask_all
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_aggregator.reduction.threads import open_segment
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, chunk_blob, session_folder, with_checksum
 from fedddpm_protocol.agreement.spec import SegmentSpec

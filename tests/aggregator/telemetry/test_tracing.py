@@ -98,7 +98,8 @@ def test_nothing_secret_is_traced(traced: Traced) -> None:
 
 def test_tracing_without_its_extra_says_what_to_do(tmp_path: pytest.TempPathFactory) -> None:
     federation = Federation(tmp_path)  # type: ignore[arg-type]
-    code = "import sys; sys.modules['opentelemetry.sdk.trace'] = None\nfrom fedddpm_aggregator.cli import main; main()"
+    code = "import sys; sys.modules['opentelemetry.sdk.trace'] = None\n"
+    code += "from fedddpm_aggregator.cli.app import main; main()"
     program = [sys.executable, "-c", code, "serve", "--data", str(federation.settings.data), "--port", "0"]
     environment = {"FEDDDPM_AGGREGATOR_TRACING": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)

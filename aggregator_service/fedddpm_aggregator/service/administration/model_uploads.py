@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.blobs import BlobConflictError
+from fedddpm_aggregator.blobs.interface import BlobConflictError
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import IncomingRow

@@ -5,6 +5,7 @@ These work while the server runs: they only write rows, and the server's sweeper
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -121,33 +122,15 @@ def _row(settings: RunSettings, network: Network) -> RunRow:
     except ValueError:
         known = ", ".join(Method)
         raise OperatorError(f"unknown method {settings.method!r}; choose one of {known}") from None
+    settled = dataclasses.replace(settings, method=method, first_bits=_first_bits(settings))
     return RunRow(
-        name=settings.name,
-        method=method,
+        **dataclasses.asdict(settled),  # each setting has a column of its name
         status="running",
         architecture=canonical.encode(network.architecture),
         manifest=manifests_json(network.manifests),
         initial_model="",
         first_base="",
-        rounds=settings.rounds,
-        weighting=settings.weighting,
-        weight_cap=settings.weight_cap,
-        clip_norm=settings.clip_norm,
-        clip=settings.clip,
-        min_cohort=settings.min_cohort,
-        chunk_coordinates=settings.chunk_coordinates,
-        bits=settings.bits,
-        first_bits=_first_bits(settings),
         initial_seed=network.initial_seed.hex(),
-        epochs=settings.epochs,
-        max_steps=settings.max_steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        join_s=settings.join_s,
-        shares_s=settings.shares_s,
-        masked_s=settings.masked_s,
-        confirm_s=settings.confirm_s,
-        unmask_s=settings.unmask_s,
         created_at=time.time(),
     )
 

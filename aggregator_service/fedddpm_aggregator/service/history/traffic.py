@@ -51,7 +51,7 @@ def round_traffic(ctx: Context, run_name: str | None = None) -> list[RoundTraffi
 
 
 def rounds_and_traffic(ctx: Context, run_name: str | None = None) -> tuple[list[SessionLine], list[RoundTraffic]]:
-    """The sessions of a run as :func:`overview` tells them, and what they moved, both of one moment; OperatorError."""
+    """The sessions of a run as ``session_lines`` tells them, and what they moved, of one moment; OperatorError."""
     with ctx.database.read() as db:
         run = run_called(db, run_name)
         lines = overview_of(db, run)

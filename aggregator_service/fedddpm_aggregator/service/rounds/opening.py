@@ -81,6 +81,7 @@ def _open(ctx: Context, attempt_id: int, session_id: int) -> None:
         return
     with ctx.transaction() as db:
         live = _loaded(ctx, db, attempt_id, session_id, lock=True)
+        # Opening took its time, without the lock: another replica may have been first, or the run was ended.
         if live.phase is Phase.OPENING and live.attempt.status == "active":
             live.session.result = canonical.encode(result)
             live.session.opened_digest = result.opened_digest.hex()

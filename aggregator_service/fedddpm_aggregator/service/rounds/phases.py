@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def advance(ctx: Context, db: Session, live: Live) -> None:
     """Close or fail the current phase, as often as the stored messages and the elapsed time allow."""
-    while live.phase not in TERMINAL and live.phase is not Phase.OPENING:
+    while live.phase not in TERMINAL and live.phase is not Phase.OPENING:  # what is opened has no deadline
         before = live.phase
         if before is Phase.JOIN:
             _advance_join(ctx, db, live)
@@ -119,6 +119,7 @@ def _advance_join(ctx: Context, db: Session, live: Live) -> None:
     except CohortTooSmallError as error:
         _wait_or_give_up(ctx, db, live, view, str(error))
         return
+    # Members whose base is spent meet again as exactly the survivors of that sum, also where the run waits for more.
     recorded = any(body.recorded_u3 for body in cohort.bodies)
     if len(cohort.ids) < view.needed and not recorded:
         _wait_or_give_up(ctx, db, live, view, f"{len(cohort.ids)} members joined, this run waits for {view.needed}")
@@ -187,6 +188,7 @@ def _spent_on(db: Session, live: Live, spent: Sequence[tuple[str, ...]]) -> str:
 
 def _advance_unmask(ctx: Context, db: Session, live: Live) -> None:
     view, row = view_of(ctx, db, live), live.session
+    # Answers beyond the needed ones let wrong shares be found and left out, so they get a moment to come.
     if len(view.done) >= view.needed and row.enough_s is None:
         row.enough_s = row.elapsed_s
         db.flush()

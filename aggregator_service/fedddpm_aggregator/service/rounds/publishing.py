@@ -68,6 +68,7 @@ def publish(ctx: Context, attempt_id: int) -> None:
         canonical.decode(PartResult, row.result) if row.result is not None else PartResult.not_opened(row.part)
         for row in sessions
     )
+    # Outside of any transaction: a large model takes long, and doing it twice ends in the same blob.
     with vector_on_disk(coordinates(spec.base_manifest)) as model:
         read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest, model)
         advance_model(spec, model, _opened(ctx, spec, parts))
@@ -85,7 +86,7 @@ def scrub(ctx: Context) -> None:
     """
     with ctx.database.read() as db:
         over = [(row, queries.sessions_of(db, row.id)) for row in queries.unscrubbed_attempts(db)]
-    for attempt, sessions in over:
+    for attempt, sessions in over:  # marked last, so that a process killed in between leaves it to be done again
         ctx.blobs.remove_tree(upload_folder(attempt.spec_hash))
         for session in sessions:
             if attempt.status != "done" or session.phase != Phase.DONE:

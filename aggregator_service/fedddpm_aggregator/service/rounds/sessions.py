@@ -182,6 +182,7 @@ def sha256_of(message: Message) -> tuple[str, str]:
 def known(db: Session, live: Live, step: str, member: str, message: Message) -> bool:
     """Whether exactly this message was accepted before.
 
+    Ask before the phase is checked: who repeats a message because the answer was lost may come after its phase.
     A different one was accepted: this one is kept as evidence, and ConflictError is raised after the commit.
     """
     row = queries.message_of(db, live.session.id, step, member)

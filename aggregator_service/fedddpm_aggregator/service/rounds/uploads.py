@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fedddpm_aggregator.blobs import BlobConflictError
+from fedddpm_aggregator.blobs.interface import BlobConflictError
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import ChunkRow
@@ -45,6 +45,7 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
             if len(data) != expected:
                 raise MalformedError(f"chunk {index} of {segment!r} has {expected} bytes, got {len(data)}", caller)
     if row is None:
+        # Before its row and without the attempt's lock: a row promises bytes on the disk, and a cohort uploads at once.
         try:
             name = chunk_blob(session_folder(spec_hash, part), caller, segment, index)
             ctx.blobs.put(name, with_checksum(name, data))
@@ -57,6 +58,7 @@ def put_chunk(ctx: Context, caller: str, spec_hash: str, part: str, segment: str
         else:
             ctx.metrics.chunk_bytes.inc(len(data))
             row = ChunkRow(session_id=live.session.id, member=caller, segment=segment, index=index, sha256=digest)
+    # The phase may be over by now. That does no harm: only post_upload, under the lock, makes a survivor.
     with ctx.transaction() as db:
         values = {"session_id": live.session.id, "member": caller, "segment": segment, "index": index}
         if row is not None and insert_once(db, ChunkRow, **values, sha256=digest):

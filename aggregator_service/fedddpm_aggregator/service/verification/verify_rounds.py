@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from safetensors import SafetensorError
 
-from fedddpm_aggregator.blobs import Blobs
+from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_aggregator.db.tables import ResultRow
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.vectors.model_files import ModelFileError, Vector, read_model

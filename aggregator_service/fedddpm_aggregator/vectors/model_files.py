@@ -25,14 +25,13 @@ from safetensors import SafetensorError, safe_open
 
 from fedddpm_aggregator.blobs import Blobs
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
-from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, coordinates
+from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, Vector, coordinates
 from fedddpm_protocol.foreign.json_reading import read_json, record_of
 from fedddpm_protocol.primitives import canonical
 
 ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
 INITIAL_SEED_KEY = "fedddpm.initial_seed"
 _SEED = re.compile(r"[0-9a-f]{64}")
-Vector = npt.NDArray[np.float32]
 _MANIFESTS: TypeAdapter[dict[str, list[tuple[str, tuple[int, ...]]]]] = TypeAdapter(
     dict[str, list[tuple[str, tuple[int, ...]]]]
 )

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, WEIGHT_UNITS, PartSpec, RoundSpec
 from fedddpm_protocol.encoding.dither import UNITS, Dither
 from fedddpm_protocol.encoding.rotation import Rotation
@@ -26,7 +27,6 @@ from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowE
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.prg import MaskStream
 
-Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together
 _ABSURD = 1e6  # times the clip norm: no update of a training that works

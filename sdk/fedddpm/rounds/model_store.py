@@ -24,14 +24,13 @@ from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
-from fedddpm_protocol.agreement.model_layout import Manifest, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
 
-Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
 _DOWNLOAD = "download.partial"
 _SAME_NORM = 1e-9  # sums of float64 squares may differ by the machine in their last digits

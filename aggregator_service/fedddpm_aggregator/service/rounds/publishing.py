@@ -15,7 +15,6 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.vectors.model_files import (
-    Vector,
     manifests_of,
     model_blob,
     read_model,
@@ -26,7 +25,7 @@ from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opene
 from fedddpm_aggregator.vectors.stored_chunks import UPLOADS, upload_folder
 from fedddpm_protocol.agreement.documents import sign_result
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import Architecture, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Architecture, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model

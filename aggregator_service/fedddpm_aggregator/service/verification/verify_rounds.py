@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from fedddpm_aggregator.blobs import Blobs
 from fedddpm_aggregator.db.tables import ResultRow
 from fedddpm_aggregator.errors import HistoryError
-from fedddpm_aggregator.vectors.model_files import ModelFileError, Vector, read_model
+from fedddpm_aggregator.vectors.model_files import ModelFileError, read_model
 from fedddpm_aggregator.vectors.opened_values import OpenedValues
 from fedddpm_protocol.agreement.documents import open_result
-from fedddpm_protocol.agreement.model_layout import Manifest, model_hash
+from fedddpm_protocol.agreement.model_layout import Manifest, Vector, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec

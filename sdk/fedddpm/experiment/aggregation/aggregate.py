@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedddpm.experiment.aggregation.session import Federation, Session, opened_sums
-from fedddpm.updates.contribution import Contribution, Vector, scaled_pieces
+from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method, part_of, sessions_by_part
-from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.shards import sessions_of

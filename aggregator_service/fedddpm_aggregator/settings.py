@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from fedddpm_aggregator.security.redaction import shown
+from fedddpm_protocol.foreign.given_values import shown
 from fedddpm_protocol.foreign.host_names import name_of
 
 KEY_FILE = "server.key"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedddpm_aggregator.security.redaction import shown
+from fedddpm_protocol.foreign.given_values import shown
 
 _OTHERS, _MORE_THAN_A_GROUP_THAT_READS = 0o077, 0o037
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedddpm.errors import ConfigError
-from fedddpm.files.redaction import named
+from fedddpm_protocol.foreign.given_values import named
 
 _OWN, _BY_GROUP = 0o600, 0o640
 _MOUNTED = "in Kubernetes mount the secret with defaultMode 0440 and let the pod run with an fsGroup, not as root"

@@ -106,7 +106,7 @@ def test_a_missing_or_open_key_and_a_folder_that_cannot_be_made(tmp_path: Path) 
     (tmp_path / "file").touch()
     assert "cannot be the data directory" in refused(environment(**pod | {"data": tmp_path / "file" / "data"}))
     key.chmod(0o604)
-    assert "can be read by others" in refused(environment(**pod))
+    assert "everybody on this machine may open" in refused(environment(**pod))
     assert not (tmp_path / "data").exists()
 
 

@@ -36,7 +36,7 @@ from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
-from fedddpm_protocol.wire.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
+from fedddpm_protocol.wire.api import NONCE_BYTES, SIGNATURE_LABEL, SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
 from fedddpm_protocol.wire.messages import Confirmations, SignedDocument, Survivors
 from fedddpm_protocol.wire.phases import Phase, has_reached
 
@@ -129,8 +129,8 @@ class Line:
         self._signer.sign(
             request,
             key_id=self.name,
-            label="sig1",
-            nonce=secrets.token_urlsafe(18),
+            label=SIGNATURE_LABEL,
+            nonce=secrets.token_urlsafe(NONCE_BYTES),
             covered_component_ids=SIGNED_COMPONENTS,
             body=body,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,21 +49,6 @@ def weight_units(samples: int, spec: RoundSpec) -> int:
 def capped_weight(samples: int, weight_cap: int) -> int:
     """Samples over the cap in units of 1/65535, at least one unit."""
     return max(1, round(min(samples, weight_cap) * WEIGHT_UNITS / weight_cap))
-
-
-def mean_losses(sums: Sequence[int], survivors: int) -> tuple[float, float]:
-    """Mean loss before and after training behind opened sums (as SUM_FIELDS) of ``survivors`` institutions."""
-    _, before, after = sums
-    return before / (survivors * LOSS_UNITS), after / (survivors * LOSS_UNITS)
-
-
-def pooled_losses(opened: Iterable[tuple[Sequence[int], int]]) -> tuple[float, float] | None:
-    """As :func:`mean_losses` over several opened sums with their survivors, as if all stood in one; None for none."""
-    pairs = list(opened)
-    if not pairs:
-        return None
-    sums = [sum(column) for column in zip(*(sums for sums, _ in pairs), strict=True)]
-    return mean_losses(sums, sum(survivors for _, survivors in pairs))
 
 
 def loss_units(loss: float) -> int:

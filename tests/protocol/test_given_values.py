@@ -26,7 +26,7 @@ def test_a_name_is_repeated(text: str) -> None:
         ("-----BEGIN PRIVATE KEY-----", "the content of a private key file"),
         ('{"id": "a"}', "the content of a JSON file"),
         (PEM, "the content of a PEM file"),
-        ("-----BEGIN CERTIFICATE-----", "the content of a PEM file"),
+        ("-----END CERTIFICATE-----", "the content of a PEM file"),
         (KEY, "what may be the digits of a key"),
         (f"keys/{KEY}.key", "what may be the digits of a key"),
         ("a\nb", "a text of 3 characters"),

@@ -25,7 +25,7 @@ from rich.console import Console
 from fedddpm.data import open_images
 from fedddpm.data.splits import label_skew
 from fedddpm.errors import FedDDPMError
-from fedddpm_protocol.encoding.encoder import mean_losses
+from fedddpm_protocol.encoding.losses import mean_losses
 
 MEMBERS = ("hospital-a", "hospital-b", "clinic-c", "lab-d")
 KILLED_IN = 1  # the second round

@@ -18,7 +18,8 @@ from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm.transport.traffic import less_than_fedavg
 from fedddpm_protocol.agreement.spec import LOSS_UNITS
-from fedddpm_protocol.encoding.encoder import loss_units, mean_losses
+from fedddpm_protocol.encoding.encoder import loss_units
+from fedddpm_protocol.encoding.losses import mean_losses
 
 SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
 

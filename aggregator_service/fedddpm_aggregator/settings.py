@@ -11,8 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from fedddpm_aggregator.security.redaction import shown
+from fedddpm_protocol.foreign.given_values import shown
 from fedddpm_protocol.foreign.host_names import name_of
+from fedddpm_protocol.wire.api import SIGNATURE_MAX_AGE_S
 
 KEY_FILE = "server.key"
 PREFIX = "FEDDDPM_AGGREGATOR_"  # of the variables
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     max_message_bytes: int = Field(default=2 * 2**20, gt=0, description="largest JSON request")
     max_chunk_bytes: int = Field(default=4 * 2**20, gt=0, description="largest chunk of a masked vector")
-    signature_max_age_s: int = Field(default=300, gt=0, description="how old a signed request may be")
+    signature_max_age_s: int = Field(default=SIGNATURE_MAX_AGE_S, gt=0, description="how old a signed request may be")
     signature_max_ahead_s: int = Field(default=60, ge=0, description="how far a client's clock may be ahead")
     page: Literal["auto", "on", "off"] = Field(
         default="auto", description="the page at /; auto: on a loopback address, or with a password"

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.unet import UNet
-from fedddpm.updates.local_update import Vector
-from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture, Vector
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 PUBLIC, SECRET = "public", "secret"

@@ -22,8 +22,7 @@ from torch import Tensor
 from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.unet import UNet
-from fedddpm.updates.local_update import Vector
-from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture, Vector
 
 LEARNING_RATE = 0.1  # so that updates stand out of the float32 weights they are added to
 _LAST = 1e-9  # of the last convolution's weights: gradients below 1e-10

@@ -17,8 +17,9 @@ from benchmarks.attack.training import Terms, institution_seed, offer, secure_su
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.model.unet import UNet
-from fedddpm.updates.local_update import LocalUpdate, Vector
+from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import TermsError
 from fedddpm_protocol.session.spent import SpentLog

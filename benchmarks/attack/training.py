@@ -27,9 +27,9 @@ from fedddpm.model.partition import PARTS, flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.training.settings import silent
 from fedddpm.updates.local_training import _round_seed, train_update
-from fedddpm.updates.local_update import LocalUpdate, Vector
+from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, WEIGHT_UNITS, RoundSpec, part_spec
 
 _CPU = torch.device("cpu")

@@ -36,13 +36,12 @@ from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
-from fedddpm_protocol.wire.api import SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
+from fedddpm_protocol.wire.api import NONCE_BYTES, SIGNATURE_LABEL, SIGNED_COMPONENTS, CohortReply, RunState, ShareInbox
 from fedddpm_protocol.wire.messages import Confirmations, SignedDocument, Survivors
-from fedddpm_protocol.wire.phases import Phase
+from fedddpm_protocol.wire.phases import Phase, has_reached
 
 Vector = npt.NDArray[np.float32]
 PART = "decoder"
-_ORDER = [*Phase]
 _SAMPLES = 1000
 _STACK_BYTES = 2**20
 TRIES = 5
@@ -130,8 +129,8 @@ class Line:
         self._signer.sign(
             request,
             key_id=self.name,
-            label="sig1",
-            nonce=secrets.token_urlsafe(18),
+            label=SIGNATURE_LABEL,
+            nonce=secrets.token_urlsafe(NONCE_BYTES),
             covered_component_ids=SIGNED_COMPONENTS,
             body=body,
         )
@@ -237,7 +236,7 @@ class Institution:
             session = state.sessions.get(self._session)
             if session is None or session.phase is Phase.FAILED or state.round != self._spec.round:
                 raise RefusedError(f"the session ended before {phase}: {session and session.reason}")
-            return _ORDER.index(session.phase) >= _ORDER.index(phase)
+            return has_reached(session.phase, phase)
 
         self._until(reached)
 

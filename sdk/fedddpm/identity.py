@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedddpm.errors import ConfigError
 from fedddpm.files.private import read_private
-from fedddpm.files.redaction import holds_private_key, named, shown
 from fedddpm_protocol.agreement.model_layout import require_name
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.foreign.given_values import holds_private_key, named, quoted
 from fedddpm_protocol.foreign.json_reading import read_json
 from fedddpm_protocol.primitives.keys import KEY_BYTES, SigningKey, fingerprint
 
@@ -133,7 +133,7 @@ def load_public_key(source: str | Path | bytes) -> bytes:
     key = _parse_key(content) or _parse_key(_json_public_key(content))
     if key is None:
         raise ConfigError(
-            f"{shown(text)} is neither a public key (64 hex digits or base64) nor a file with one", _ask(text)
+            f"{quoted(text)} is neither a public key (64 hex digits or base64) nor a file with one", _ask(text)
         )
     return key
 

@@ -106,7 +106,7 @@ def test_a_missing_or_open_key_and_a_folder_that_cannot_be_made(tmp_path: Path) 
     (tmp_path / "file").touch()
     assert "cannot be the data directory" in refused(environment(**pod | {"data": tmp_path / "file" / "data"}))
     key.chmod(0o604)
-    assert "can be read by others" in refused(environment(**pod))
+    assert "everybody on this machine may open" in refused(environment(**pod))
     assert not (tmp_path / "data").exists()
 
 
@@ -198,7 +198,7 @@ def test_other_secrets_in_the_place_of_their_files_are_not_shown(tmp_path: Path)
     assert "/nowhere/password cannot be read" in refused(environment(**pod, page_password_file="/nowhere/password"))
     chain, private = self_signed(tmp_path)
     line = refused(environment(**pod, tls_cert=chain, tls_key=private.read_text()))
-    assert "--tls-key the given value (it may be a secret, so it is not shown) cannot be read" in line
+    assert "--tls-key, given as the content of a private key file (not shown) cannot be read" in line
     line = refused(environment(**pod, blobs="s3://bucket:s3cr3t/word@host/prefix"))
     assert "AWS_SECRET_ACCESS_KEY" in line
     assert "word" not in line

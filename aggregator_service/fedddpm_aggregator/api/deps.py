@@ -11,7 +11,7 @@ from fastapi.security import APIKeyHeader
 from fedddpm_aggregator.http.authentication import SIGNER, Signer, accept
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.telemetry.logs import note
-from fedddpm_protocol.wire.api import MAX_INT32, Problem
+from fedddpm_protocol.wire.api import MAX_INT32, SIGNATURE_LABEL, Problem
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 Name = Annotated[str, Path(pattern=NAME, examples=["decoder"])]
@@ -40,8 +40,8 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 SIGNATURE = APIKeyHeader(
     name="Signature",
     scheme_name="HTTP message signature",
-    description="RFC 9421: Ed25519, label sig1, over method, authority, path, query and Content-Digest, with a nonce; "
-    "Signature-Input stands beside it",
+    description=f"RFC 9421: Ed25519, label {SIGNATURE_LABEL}, over method, authority, path, query and Content-Digest, "
+    "with a nonce; Signature-Input stands beside it",
     auto_error=False,  # admission refuses, in words
 )
 

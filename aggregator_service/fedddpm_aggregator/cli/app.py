@@ -31,7 +31,6 @@ from fedddpm_aggregator.cli.usage import Commands
 from fedddpm_aggregator.cli.verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.security.key_files import KeyFileError, read_public_key, write_key
-from fedddpm_aggregator.security.redaction import shown
 from fedddpm_aggregator.security.setting_errors import first_error
 from fedddpm_aggregator.server.process import serve_forever
 from fedddpm_aggregator.service.administration.federation import initialise
@@ -39,6 +38,7 @@ from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
 from fedddpm_aggregator.settings import PREFIX, Settings
 from fedddpm_aggregator.telemetry.logs import configure_logging
 from fedddpm_protocol.errors import ProtocolError
+from fedddpm_protocol.foreign.given_values import shown
 from fedddpm_protocol.foreign.showing import message
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from fedddpm_aggregator.cli.service_links import service_links
-from fedddpm_aggregator.security.redaction import shown_url
+from fedddpm_protocol.foreign.given_values import shown_url
 from fedddpm_protocol.foreign.showing import message
 
 NAME = "healthcheck"

@@ -11,7 +11,6 @@ from rich.table import Table
 from fedddpm_aggregator.cli.round_tables import console
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import ROOT_PURPOSE, read_key
-from fedddpm_aggregator.security.redaction import is_showable, quoted
 from fedddpm_aggregator.service.administration.roster_files import (
     make_roster,
     new_draw,
@@ -23,6 +22,7 @@ from fedddpm_aggregator.service.administration.roster_files import (
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.foreign.given_values import quoted
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import fingerprint
 
@@ -226,6 +226,5 @@ def _hex(text: str, size: int) -> bytes:
     except ValueError:
         raw = b""
     if len(raw) != size:
-        found = repr(text) if is_showable(text) else f"a value of {len(text)} characters"
-        raise OperatorError(f"{found} is not {2 * size} hex digits")
+        raise OperatorError(f"{quoted(text)} is not {2 * size} hex digits")
     return raw

@@ -6,7 +6,7 @@ An attempt that is over never changes. What is kept of it is small, and no longe
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
@@ -16,8 +16,7 @@ from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.history.finished_attempts import FinishedAttempt, FinishedAttempts
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
-from fedddpm_protocol.agreement.methods import reports_losses
-from fedddpm_protocol.encoding.encoder import pooled_losses
+from fedddpm_protocol.encoding.losses import federation_losses
 from fedddpm_protocol.wire.phases import Phase
 
 RECENT_ROUNDS = 5  # in which a drop is told beside the member
@@ -114,7 +113,8 @@ class Story:
         survivors = _union(line.survivors for line in summed)
         self._taken.update(survivors)
         self._last_at.update(dict.fromkeys(survivors, published_at))
-        before, after = _losses(summed)
+        sums = ((line.part, line.sums, len(line.survivors)) for line in summed)
+        before, after = federation_losses(sums) or (None, None)
         published = Round(
             index=attempt.row.round,
             attempts=len({line.attempt for line in attempt.round_lines}),
@@ -129,12 +129,6 @@ class Story:
             published_at=published_at,
         )
         self.rounds.append(published)
-
-
-def _losses(lines: Sequence[SessionLine]) -> tuple[float | None, float | None]:
-    """Mean losses over everybody whose losses are in one of the sums."""
-    telling = ((line.sums, len(line.survivors)) for line in lines if line.sums and reports_losses(line.part))
-    return pooled_losses(telling) or (None, None)
 
 
 def _failures(lines: Iterable[SessionLine]) -> list[Failure]:

@@ -21,6 +21,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.errors import NotFoundError, OperatorError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.wire.phases import PHASES
 
 LINES = 50  # rounds, attempts and models on one page, the newest first
 _LONGEST = 2**20  # characters of one value, such as the points of a curve
@@ -145,7 +146,7 @@ def _environment() -> Environment:
         size=words.size, percent=words.percent, lasting=words.lasting, moment=_moment, loss=words.loss, day=_day
     )
     environment.globals.update(
-        phases=words.PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on, never=NEVER
+        phases=PHASES, title=words.TITLES, status=words.STATUS, names=words.names, advise=advice_on, never=NEVER
     )
     return environment
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from fedddpm_aggregator.dashboard.now import RunNow, SessionNow
 from fedddpm_protocol.agreement.methods import part_of
-from fedddpm_protocol.wire.phases import Phase
+from fedddpm_protocol.wire.phases import Phase, place_of
 
-PHASES = (Phase.JOIN, Phase.SHARES, Phase.MASKED, Phase.CONFIRM, Phase.UNMASK, Phase.OPENING, Phase.DONE)
 TITLES = {
     Phase.JOIN: "Training and joining",
     Phase.SHARES: "Sharing keys",
@@ -41,16 +40,12 @@ class Group:
     @property
     def slowest(self) -> SessionNow:
         """The session that is behind the others."""
-        return min(self.sessions, key=_place)
+        return min(self.sessions, key=lambda session: place_of(session.phase))
 
     @property
     def done(self) -> int:
         """Shards whose sum is opened."""
         return sum(session.phase is Phase.DONE for session in self.sessions)
-
-
-def _place(session: SessionNow) -> int:
-    return PHASES.index(session.phase) if session.phase in PHASES else len(PHASES)
 
 
 def grouped(run: RunNow | None) -> list[Group]:

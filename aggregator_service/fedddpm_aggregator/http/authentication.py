@@ -28,9 +28,8 @@ from fedddpm_aggregator.errors import AuthenticationError, ClockSkewError, NotEn
 from fedddpm_aggregator.service.context import Context
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import UnknownMemberError
-from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
+from fedddpm_protocol.wire.api import MAX_NONCE, MIN_NONCE, SIGNED_COMPONENTS
 
-MIN_NONCE, MAX_NONCE = 16, 128  # characters
 SIGNER = "fedddpm.signer"  # where a request's scope names its Signer, once its head was checked
 
 

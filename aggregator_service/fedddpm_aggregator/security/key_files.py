@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_and_judge
-from fedddpm_aggregator.security.redaction import is_showable
 from fedddpm_protocol.errors import MalformedError
+from fedddpm_protocol.foreign.given_values import may_be_shown
 from fedddpm_protocol.foreign.json_reading import read_json
 from fedddpm_protocol.foreign.showing import message
 from fedddpm_protocol.primitives.keys import SigningKey
@@ -64,7 +64,7 @@ def read_key(path: Path, purpose: str) -> SigningKey:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
         key = SigningKey(bytes.fromhex(read_json(text)["ed25519_seed"]))
     except PrivateFileError as error:
-        if not is_showable(path):
+        if not may_be_shown(str(path)):
             raise KeyFileError(_not_a_file(str(path), f"the file of {wanted}")) from None
         if isinstance(error.__cause__, FileNotFoundError):
             raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
@@ -93,7 +93,7 @@ def read_public_key(text: str) -> bytes:
     except UnicodeDecodeError:
         raise KeyFileError(f"{path} is no public key; it has 64 hex digits") from None
     except (OSError, ValueError):  # ValueError: no name of a file can be like that
-        if not is_showable(text):
+        if not may_be_shown(text):
             raise KeyFileError(_not_a_file(text, "a public key (64 hex digits, as in root.pub)")) from None
         raise KeyFileError(f"{text!r} is no public key, nor a file with one; it has 64 hex digits") from None
     if not _PUBLIC_KEY.fullmatch(content.strip()):
@@ -105,7 +105,7 @@ def _not_a_file(text: str, wanted: str) -> str:
     """What is wrong with a value that is no file's name and may be a key itself, without repeating it."""
     kind = _kind_of(text)
     if kind == _NO_KEY:
-        return f"the value is no key, nor the name of a file that is there (it is not shown); expected is {wanted}"
+        return f"the value is no key, nor the name of a file that can be read (it is not shown); expected is {wanted}"
     advice = "" if kind == _PUBLIC else "; treat this key as known to whoever reads this machine's environment"
     return f"the value itself is {kind}; give {wanted}{advice}"
 

@@ -10,9 +10,7 @@ from http_message_signatures import HTTPMessageSigner, MappingKeyResolver
 from http_message_signatures.algorithms import ED25519
 
 from fedddpm_protocol.primitives.keys import SigningKey
-from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
-
-_NONCE_BYTES = 18
+from fedddpm_protocol.wire.api import NONCE_BYTES, SIGNATURE_LABEL, SIGNED_COMPONENTS
 
 
 def message_signer(who: str, key: SigningKey) -> HTTPMessageSigner:
@@ -27,8 +25,8 @@ def sign_request(signer: HTTPMessageSigner, who: str, request: httpx.Request) ->
     signer.sign(
         request,
         key_id=who,
-        label="sig1",
-        nonce=secrets.token_urlsafe(_NONCE_BYTES),
+        label=SIGNATURE_LABEL,
+        nonce=secrets.token_urlsafe(NONCE_BYTES),
         covered_component_ids=SIGNED_COMPONENTS,
         body=request.content,
     )

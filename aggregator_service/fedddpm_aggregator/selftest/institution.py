@@ -26,9 +26,8 @@ from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.wire.api import CohortReply, RunState, ShareInbox
 from fedddpm_protocol.wire.messages import Confirmations, Join, Survivors, Unmask
-from fedddpm_protocol.wire.phases import Phase
+from fedddpm_protocol.wire.phases import Phase, has_reached
 
-ORDER = [*Phase]
 STEPS = ("join", "share", "upload", "confirm", "unmask")
 _LOSSES = 0.5, 0.25  # before and after, of everybody
 
@@ -131,7 +130,7 @@ class Seat:
             session = state.sessions[self.session]
             if state.spec is None or state.spec.body != canonical.encode(self.spec):
                 return  # a later attempt or round: this session is over
-            if ORDER.index(session.phase) >= ORDER.index(phase):
+            if has_reached(session.phase, phase):
                 if session.phase is Phase.FAILED and phase is not Phase.FAILED:
                     raise SelftestError(f"the session failed before {phase.value}: {session.reason}")
                 return

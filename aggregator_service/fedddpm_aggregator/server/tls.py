@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_private
-from fedddpm_aggregator.security.redaction import shown
+from fedddpm_protocol.foreign.given_values import named
 
 log = logging.getLogger(__name__)
 LOOK_S = 10.0
@@ -28,7 +28,7 @@ class Certificate:
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise OperatorError(f"{option} {shown(path)} cannot be read: {error.strerror}") from error
+                raise OperatorError(f"{named(option, path)} cannot be read: {error.strerror}") from error
         try:  # the ssl module's own error names no file
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._chain, self._key)
         except ssl.SSLError as error:

@@ -26,6 +26,7 @@ from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import SessionPlan, session_plan
+from fedddpm_protocol.wire.api import SIGNATURE_MAX_AGE_S
 
 MIB = 2**20
 REPLICAS_DIFFER_S = 120  # how far the clocks of two replicas may be apart without forgetting a nonce too early
@@ -37,7 +38,7 @@ class Limits:
     """Numbers that the use cases need from the settings."""
 
     max_chunk_bytes: int = 4 * MIB
-    signature_max_age_s: int = 300
+    signature_max_age_s: int = SIGNATURE_MAX_AGE_S
     signature_max_ahead_s: int = 60
     lease_s: float = 3.0
     unmask_grace_s: float = 1.0

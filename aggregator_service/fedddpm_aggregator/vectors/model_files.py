@@ -1,17 +1,14 @@
 """Models as safetensors files: theta_0 as the coordinator hands it in, and what the aggregator publishes.
 
-The file's metadata says which tensor belongs to which part and in what order, so no PyTorch is needed here:
-``fedddpm.architecture`` (JSON of the architecture's fields) and ``fedddpm.manifest`` (JSON {part: [[name, shape]..]}).
-``fedddpm.initial_seed`` (64 hex digits) stands in a theta_0 that every institution can compute from that public seed.
+The file's metadata says which tensor belongs to which part and in what order (see ``model_metadata``), so no PyTorch
+is needed here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,22 +17,22 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
-from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, coordinates
-from fedddpm_protocol.foreign.json_reading import read_json, record_of
-from fedddpm_protocol.primitives import canonical
-
-ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
-INITIAL_SEED_KEY = "fedddpm.initial_seed"
-_SEED = re.compile(r"[0-9a-f]{64}")
-Vector = npt.NDArray[np.float32]
-_MANIFESTS: TypeAdapter[dict[str, list[tuple[str, tuple[int, ...]]]]] = TypeAdapter(
-    dict[str, list[tuple[str, tuple[int, ...]]]]
+from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, Vector, coordinates
+from fedddpm_protocol.agreement.model_metadata import (
+    ARCHITECTURE_KEY,
+    INITIAL_SEED_KEY,
+    MANIFEST_KEY,
+    architecture_from_json,
+    architecture_json,
+    initial_seed_of,
+    manifests_json,
+    manifests_of,
 )
+
 _ITEM, _ALIGNMENT, _PIECE = 4, 8, 2**18  # bytes of a value and of the header's steps, values written together
 
 
@@ -68,9 +65,9 @@ def read_network(path: Path) -> Network:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            architecture = _architecture(metadata[ARCHITECTURE_KEY])
+            architecture = architecture_from_json(metadata[ARCHITECTURE_KEY])
             manifests = manifests_of(metadata[MANIFEST_KEY])
-            seed = _initial_seed(path, metadata.get(INITIAL_SEED_KEY))
+            seed = initial_seed_of(metadata.get(INITIAL_SEED_KEY))
             names = {tensor.name for manifest in manifests.values() for tensor in manifest}
             if set(manifests) != set(MODEL_PARTS) or names != set(file.keys()):
                 raise ModelFileError(f"{path}: its tensors are not those that its manifest lists for the three parts")
@@ -115,7 +112,7 @@ def write_safetensors(
     """
     header: dict[str, object] = {
         "__metadata__": {
-            ARCHITECTURE_KEY: json.dumps(dataclasses.asdict(architecture)),
+            ARCHITECTURE_KEY: architecture_json(architecture),
             MANIFEST_KEY: manifests_json(manifests),
         }
     }
@@ -128,37 +125,6 @@ def write_safetensors(
     file.write(len(text).to_bytes(8, "little") + text)
     for start in range(0, len(vector), _PIECE):
         file.write(vector[start : start + _PIECE].astype("<f4", copy=False).tobytes())
-
-
-def manifests_json(manifests: dict[str, Manifest]) -> str:
-    """JSON {part: [[name, shape], ...]}."""
-    return json.dumps(
-        {part: [[tensor.name, list(tensor.shape)] for tensor in manifest] for part, manifest in manifests.items()}
-    )
-
-
-def manifests_of(text: str) -> dict[str, Manifest]:
-    """Inverse of :func:`manifests_json`; ValueError for another form."""
-    try:
-        parts = _MANIFESTS.validate_python(read_json(text))
-    except ValidationError:  # it repeats what it refused
-        raise ValueError("its manifest is not {part: [[name, shape], ..]}") from None
-    return {part: tuple(TensorSpec(name, shape) for name, shape in tensors) for part, tensors in parts.items()}
-
-
-def _architecture(text: str) -> Architecture:
-    # Files from before there were classes name none: they read as the default, 0.
-    architecture = record_of(Architecture, read_json(text))
-    canonical.encode(architecture)  # ValueError for what no specification can hold
-    return architecture
-
-
-def _initial_seed(path: Path, text: str | None) -> bytes:
-    if text is None:
-        return b""
-    if not _SEED.fullmatch(text):
-        raise ModelFileError(f"{path}: its {INITIAL_SEED_KEY} is not 64 hex digits; write it with: fedddpm init-model")
-    return bytes.fromhex(text)
 
 
 def _flatten(file: safe_open, manifest: Manifest, into: Vector | None = None) -> Vector:

@@ -72,6 +72,7 @@ class TensorSpec:
 
 
 Manifest = tuple[TensorSpec, ...]
+Vector = npt.NDArray[np.float32]  # the values of a manifest, tensor after tensor: a model, or a difference of two
 
 
 def coordinates(manifest: Manifest) -> int:
@@ -84,11 +85,11 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return canonical.lp(*(canonical.encode(tensor) for tensor in manifest))
 
 
-def model_hash(manifest: Manifest, vector: npt.NDArray[np.float32]) -> bytes:
+def model_hash(manifest: Manifest, vector: Vector) -> bytes:
     """Hash over manifest and raw little-endian float32 values [coordinates], independent of any file format."""
     if vector.dtype != np.float32 or vector.shape != (coordinates(manifest),):
         raise ValueError(
             f"a model of {coordinates(manifest)} float32 values expected, got {vector.dtype}{vector.shape}"
         )
-    raw: npt.NDArray[np.float32] = np.ascontiguousarray(vector).astype("<f4", copy=False)
+    raw: Vector = np.ascontiguousarray(vector).astype("<f4", copy=False)
     return tagged_hash("model", manifest_bytes(manifest), raw.data.cast("B"))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.methods import part_of, sessions_by_part
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
@@ -33,7 +34,6 @@ from fedddpm_protocol.encoding.scale import Energy, step_of
 from fedddpm_protocol.errors import ResultError, WrappedSumError
 from fedddpm_protocol.primitives import ring
 
-Vector = npt.NDArray[np.float32]
 _PIECE = 2**18  # coordinates
 _CLIPPING = 1e-6  # how far float32 may leave a clipped norm above the agreed one
 

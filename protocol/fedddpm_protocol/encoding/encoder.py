@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm_protocol.agreement.chunks import chunk_span
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, WEIGHT_UNITS, PartSpec, RoundSpec
 from fedddpm_protocol.encoding.dither import UNITS, Dither
 from fedddpm_protocol.encoding.rotation import Rotation
@@ -26,7 +27,6 @@ from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowE
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.prg import MaskStream
 
-Vector = npt.NDArray[np.float32]
 _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together
 _ABSURD = 1e6  # times the clip norm: no update of a training that works
@@ -49,21 +49,6 @@ def weight_units(samples: int, spec: RoundSpec) -> int:
 def capped_weight(samples: int, weight_cap: int) -> int:
     """Samples over the cap in units of 1/65535, at least one unit."""
     return max(1, round(min(samples, weight_cap) * WEIGHT_UNITS / weight_cap))
-
-
-def mean_losses(sums: Sequence[int], survivors: int) -> tuple[float, float]:
-    """Mean loss before and after training behind opened sums (as SUM_FIELDS) of ``survivors`` institutions."""
-    _, before, after = sums
-    return before / (survivors * LOSS_UNITS), after / (survivors * LOSS_UNITS)
-
-
-def pooled_losses(opened: Iterable[tuple[Sequence[int], int]]) -> tuple[float, float] | None:
-    """As :func:`mean_losses` over several opened sums with their survivors, as if all stood in one; None for none."""
-    pairs = list(opened)
-    if not pairs:
-        return None
-    sums = [sum(column) for column in zip(*(sums for sums, _ in pairs), strict=True)]
-    return mean_losses(sums, sum(survivors for _, survivors in pairs))
 
 
 def loss_units(loss: float) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.primitives.canonical import tagged_hash
 from fedddpm_protocol.primitives.prg import MaskStream
@@ -50,7 +51,7 @@ class Rotation:
         first = chunk * self._columns
         return first, min(first + self._columns, self._width)
 
-    def gather(self, vector: npt.NDArray[np.float32], chunk: int) -> Slab:
+    def gather(self, vector: Vector, chunk: int) -> Slab:
         """The slab of ``vector`` [parameters] that a chunk carries: [rows, w * lanes], zeros where it is padding.
 
         Valid until the next call.
@@ -65,7 +66,7 @@ class Rotation:
             slab[rows, : len(last)] = last
         return slab
 
-    def scatter(self, slab: Slab, chunk: int, vector: npt.NDArray[np.float32]) -> None:
+    def scatter(self, slab: Slab, chunk: int, vector: Vector) -> None:
         """Inverse of :meth:`gather`: write a slab into ``vector``, padding left out."""
         first, end = self.columns(chunk)
         rows, rest = divmod(self._parameters, self._width)

@@ -39,8 +39,12 @@ Words = Annotated[str, *_shown(4000)]
 ShortWords = Annotated[str, *_shown(300)]
 UnixSeconds = Annotated[float, Field(ge=0, le=2**33, allow_inf_nan=False)]  # until the year 2242
 PROBLEM_TYPE = "urn:fedddpm:problem:"
-SIGNED_COMPONENTS = ("@method", "@authority", "@path", "@query", "content-digest")  # RFC 9421, every request
-SIGNATURE_MAX_AGE_S = 300
+# Every request is signed (RFC 9421, ed25519) over these components, under this label and with a fresh nonce.
+SIGNED_COMPONENTS = ("@method", "@authority", "@path", "@query", "content-digest")
+SIGNATURE_LABEL = "sig1"
+SIGNATURE_MAX_AGE_S = 300  # unless an aggregator is set otherwise
+NONCE_BYTES = 18  # random ones, in base64 for URLs
+MIN_NONCE, MAX_NONCE = 16, 128  # characters that an aggregator takes
 
 
 class Reply(Message):

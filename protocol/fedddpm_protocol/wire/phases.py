@@ -7,6 +7,7 @@ with a signed consistency round before anything is revealed).
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
 
 from fedddpm_protocol.errors import PhaseError
 
@@ -24,15 +25,20 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-NEXT_PHASE: dict[Phase, Phase] = {
-    Phase.JOIN: Phase.SHARES,
-    Phase.SHARES: Phase.MASKED,
-    Phase.MASKED: Phase.CONFIRM,
-    Phase.CONFIRM: Phase.UNMASK,
-    Phase.UNMASK: Phase.OPENING,
-    Phase.OPENING: Phase.DONE,
-}
+# The way of a session that ends with a sum; it can leave it anywhere before DONE, for FAILED.
+PHASES = (Phase.JOIN, Phase.SHARES, Phase.MASKED, Phase.CONFIRM, Phase.UNMASK, Phase.OPENING, Phase.DONE)
+NEXT_PHASE: dict[Phase, Phase] = dict(pairwise(PHASES))
 TERMINAL = frozenset({Phase.DONE, Phase.FAILED})
+
+
+def place_of(phase: Phase) -> int:
+    """How far a session in ``phase`` has come; one that failed is past everything."""
+    return PHASES.index(phase) if phase in PHASES else len(PHASES)
+
+
+def has_reached(now: Phase, phase: Phase) -> bool:
+    """Whether a session in ``now`` is in ``phase`` or past it."""
+    return place_of(now) >= place_of(phase)
 
 
 class ClientState(StrEnum):

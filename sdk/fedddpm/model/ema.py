@@ -17,8 +17,9 @@ from torch import Tensor
 from fedddpm.errors import ModelError
 from fedddpm.files.atomic import load_tensors
 from fedddpm.model.model_files import load_model_into, save_model
-from fedddpm.model.partition import PARTS, Vector, flatten, parameters_of, unflatten
+from fedddpm.model.partition import PARTS, flatten, parameters_of, unflatten
 from fedddpm.model.unet import UNet
+from fedddpm_protocol.agreement.model_layout import Vector
 
 UPDATES_KEY = "fedddpm.ema_updates"
 _SUFFIX = ".ema.safetensors"

@@ -27,9 +27,9 @@ import torch
 from torch import nn
 
 from fedddpm.errors import ModelError
-from fedddpm.model.partition import PARTS, Vector, parameters_of, unflatten
+from fedddpm.model.partition import PARTS, parameters_of, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm_protocol.agreement.model_layout import Architecture, Vector
 from fedddpm_protocol.primitives.canonical import tagged_hash
 from fedddpm_protocol.primitives.prg import MaskStream
 

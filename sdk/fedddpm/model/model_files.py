@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,11 +12,14 @@ from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.model.partition import PARTS, flatten, manifest, parameters_of, require_finite_values
 from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.model_layout import Architecture
-from fedddpm_protocol.foreign.json_reading import read_json, record_of
-
-ARCHITECTURE_KEY = "fedddpm.architecture"
-MANIFEST_KEY = "fedddpm.manifest"
-INITIAL_SEED_KEY = "fedddpm.initial_seed"
+from fedddpm_protocol.agreement.model_metadata import (
+    ARCHITECTURE_KEY,
+    INITIAL_SEED_KEY,
+    MANIFEST_KEY,
+    architecture_from_json,
+    architecture_json,
+    manifests_json,
+)
 
 
 def save_model(
@@ -31,9 +32,8 @@ def save_model(
 ) -> None:
     """Write all parts to a safetensors file, atomically.
 
-    Metadata: ``fedddpm.architecture``, a JSON object, ``fedddpm.manifest``, a JSON object {part: [[name, shape]]},
-    ``notes``, and ``fedddpm.initial_seed`` in hex for a theta_0 that
-    :func:`fedddpm.model.initialization.initial_network` makes from that seed: a federation then gives the
+    Metadata: what :mod:`fedddpm_protocol.agreement.model_metadata` says, and ``notes``. ``initial_seed`` is of a
+    theta_0 that :func:`fedddpm.model.initialization.initial_network` makes from that seed: a federation then gives the
     seed away instead of the file.
 
     Raises:
@@ -42,8 +42,10 @@ def save_model(
     """
     for part in PARTS:
         flatten(model, (part,))  # refuses what nobody could train from
-    shapes = {part: [[spec.name, list(spec.shape)] for spec in manifest(model, (part,))] for part in PARTS}
-    metadata = {ARCHITECTURE_KEY: _architecture_json(model.architecture), MANIFEST_KEY: json.dumps(shapes)}
+    metadata = {
+        ARCHITECTURE_KEY: architecture_json(model.architecture, sort_keys=True),
+        MANIFEST_KEY: manifests_json({part: manifest(model, (part,)) for part in PARTS}),
+    }
     metadata |= notes or {}
     if initial_seed:
         metadata[INITIAL_SEED_KEY] = initial_seed.hex()
@@ -84,11 +86,6 @@ def read_architecture(path: Path) -> Architecture:
 
 def _architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
     try:
-        # Files from before there were classes name none: they read as the default, 0.
-        return record_of(Architecture, read_json(metadata[ARCHITECTURE_KEY]))
+        return architecture_from_json(metadata[ARCHITECTURE_KEY])
     except (KeyError, ValueError) as error:
         raise ModelError(f"{path} is no model file of this package", "Give a file written by save_model") from error
-
-
-def _architecture_json(architecture: Architecture) -> str:
-    return json.dumps(asdict(architecture), sort_keys=True)

@@ -13,11 +13,9 @@ from torch import nn
 
 from fedddpm.errors import ModelError
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.model_layout import Manifest, TensorSpec
+from fedddpm_protocol.agreement.model_layout import Manifest, TensorSpec, Vector
 
 PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
-
-Vector = npt.NDArray[np.float32]
 
 
 def parameters_of(model: UNet, part: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -6,7 +6,6 @@ Whatever arrives is believed only when its hash is the one that the signed speci
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,17 +23,16 @@ from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.endpoints import Transport
 from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
-from fedddpm_protocol.agreement.model_layout import Manifest, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
+from fedddpm_protocol.encoding.decoder import OpenedPart
+from fedddpm_protocol.encoding.following import follow_result
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
 
-Vector = npt.NDArray[np.float32]
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
 _DOWNLOAD = "download.partial"
-_SAME_NORM = 1e-9  # sums of float64 squares may differ by the machine in their last digits
 
 
 class ModelStore:
@@ -117,27 +115,14 @@ class ModelStore:
         """The next base model, from the opened ring vectors of ``result`` and the base it was measured against.
 
         Raises:
-            ResultError: an opened sum that clipped updates cannot give, or a model that is not the signed one.
+            ResultError: as :func:`fedddpm_protocol.encoding.following.follow_result`, or a part that the round had not.
         """
         require_known_parts(spec, result)
         opened: dict[str, OpenedPart] = {}
         for part in result.parts:
             if part.opened:
                 opened[part.part] = self._fetch_opened(spec, result, part)
-        vector, norms = derive_model(spec, base, opened)
-        for part in result.parts:  # the next round's scale follows from the signed norm
-            if part.opened and not math.isclose(norms[part.part], part.norm, rel_tol=_SAME_NORM):
-                raise ResultError(
-                    f"the signed norm {part.norm:.6g} of part {part.part!r} is not the {norms[part.part]:.6g} of its"
-                    " opened sum",
-                    "aggregator",
-                )
-        if model_hash(spec.base_manifest, vector) != result.model_hash:
-            raise ResultError(
-                f"the model that follows from the sums of round {result.round} is not the one the aggregator signed",
-                "aggregator",
-            )
-        return vector
+        return follow_result(spec, result, base, opened)
 
     def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> OpenedPart:
         agreed = spec.part(part.part)

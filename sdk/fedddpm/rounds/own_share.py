@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from fedddpm.updates.contribution import Pieces
 from fedddpm_protocol.agreement.methods import part_of
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 
-Vector = npt.NDArray[np.float32]
 _PIECE = 2**18  # coordinates
 
 

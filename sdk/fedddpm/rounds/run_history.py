@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from fedddpm.model.ema import AverageState
 from fedddpm.model.initialization import initial_network
-from fedddpm.model.partition import Vector, flatten, manifest
+from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.rounds.model_store import ModelStore, model_file, require_known_parts
@@ -20,7 +20,7 @@ from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.adoption import adopt_round, replace_parts
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec

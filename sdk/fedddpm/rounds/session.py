@@ -25,10 +25,9 @@ from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.wire.messages import Join, Message
-from fedddpm_protocol.wire.phases import ClientState, Phase
+from fedddpm_protocol.wire.phases import ClientState, Phase, has_reached
 
 _UPLOAD_PASSES = 3
-_ORDER = {phase: number for number, phase in enumerate(Phase)}
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,12 @@ class SessionDriver:
         }
         try:
             while not self.done:
-                if phase in (Phase.OPENING, Phase.DONE, Phase.FAILED):
+                if has_reached(phase, Phase.OPENING):
                     return self.leave(f"the session is over ({phase.value})")
                 if phase is Phase.UNMASK and self._participant.state is ClientState.TRAINED:
                     return self.leave("the sum is being opened without this process")
                 opens, step = steps[self._participant.state]
-                if _ORDER[phase] < _ORDER[opens]:
+                if not has_reached(phase, opens):
                     return None
                 step()
         except ProblemError as problem:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from fedddpm.config import LocalPolicyOptions
 from fedddpm.errors import PolicyError
 from fedddpm.rounds.own_share import OwnShare, own_share
@@ -18,11 +15,11 @@ from fedddpm.state.folder import StateDir
 from fedddpm.state.report import OWN_SHARE
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.encoder import weight_units
 
-Vector = npt.NDArray[np.float32]
 _ASK = "ask the federation's coordinator for a run with equal weights, or with a lower clip norm"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,8 @@ from fedddpm.errors import StateError
 from fedddpm.rounds.own_share import OwnShare
 from fedddpm.transport.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm.updates.local_update import LocalUpdate
-from fedddpm_protocol.agreement.methods import reports_losses
-from fedddpm_protocol.agreement.result import PartResult, RoundResult
-from fedddpm_protocol.encoding.encoder import pooled_losses
+from fedddpm_protocol.agreement.result import RoundResult
+from fedddpm_protocol.encoding.losses import federation_losses
 
 FILE = "rounds.jsonl"
 
@@ -76,7 +75,7 @@ def summarize(
     """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
     parts = {} if share is None else share.parts
     opened = [part for part in result.parts if part.opened]
-    before, after = federation_losses(opened)
+    before, after = federation_losses((part.part, part.sums, len(part.survivors)) for part in opened) or (None, None)
     survivors = {member for part in opened for member in part.survivors}
     return RoundSummary(
         run=result.run,
@@ -99,12 +98,6 @@ def summarize(
         shares={name: part.share for name, part in parts.items()},
         cosines={name: part.cosine for name, part in parts.items()},
     )
-
-
-def federation_losses(opened: Sequence[PartResult]) -> tuple[float | None, float | None]:
-    """Mean held-out loss of the institutions in the sums, before and after training; None if no sum holds losses."""
-    telling = ((part.sums, len(part.survivors)) for part in opened if reports_losses(part.part))
-    return pooled_losses(telling) or (None, None)
 
 
 def append_summary(folder: Path, summary: RoundSummary) -> None:

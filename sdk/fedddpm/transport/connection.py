@@ -28,6 +28,7 @@ from fedddpm.transport.request_signing import RequestSigner
 from fedddpm.transport.tls import tls_context
 from fedddpm.transport.traffic import Meter, Traffic
 from fedddpm_protocol.foreign.bounds import NOTHING, Bound, bound_of
+from fedddpm_protocol.foreign.given_values import shown_url
 from fedddpm_protocol.wire.messages import Message
 
 FIRST_DELAY_S = 0.5
@@ -264,7 +265,7 @@ def _proxy_shown(proxy: str | None) -> str:
     """The proxy without its credentials."""
     if proxy is None:
         return "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
-    return f"the proxy {proxy.rpartition('@')[2]!r}{' (user and password not shown)' if '@' in proxy else ''}"
+    return f"the proxy {shown_url(proxy)!r}{' (user and password not shown)' if '@' in proxy else ''}"
 
 
 def _header_bytes(headers: httpx.Headers) -> int:

@@ -16,10 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, MappingKeyResolver, algorithms
 
 from fedddpm.identity import Identity
-from fedddpm_protocol.wire.api import SIGNED_COMPONENTS
-
-LABEL = "sig1"
-NONCE_BYTES = 18
+from fedddpm_protocol.wire.api import NONCE_BYTES, SIGNATURE_LABEL, SIGNED_COMPONENTS
 
 
 class RequestSigner(httpx.Auth):
@@ -49,7 +46,7 @@ class RequestSigner(httpx.Auth):
             key_id=self._member_id,
             created=now,
             nonce=secrets.token_urlsafe(NONCE_BYTES),
-            label=LABEL,
+            label=SIGNATURE_LABEL,
             covered_component_ids=SIGNED_COMPONENTS,
             body=request.content,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fedddpm.model.ema import AverageState, follow
 from fedddpm.model.partition import flatten, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm.updates.local_update import LocalUpdate, Vector, local_parts
+from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Vector
 
 
 def adopt_round(

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.methods import reports_losses
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import ROTATED, RoundSpec, SegmentSpec
 from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, fit_to_norm, sums_words, weight_units
 from fedddpm_protocol.errors import EncodingError, PhaseError
 from fedddpm_protocol.primitives import ring
-
-Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fedddpm.errors import CheckpointError
@@ -23,13 +22,13 @@ from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import part_of
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.encoding.encoder import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
 from fedddpm_protocol.foreign.json_reading import read_json
 
-Vector = npt.NDArray[np.float32]
 Sizes = Mapping[str, int]  # part -> parameters, in the order of the round
 _FILE, _KEY, _PRIVATE = "residual.safetensors", "fedddpm.residual", 0o600
 

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from fedddpm.errors import TrainingError
 from fedddpm.model.ema import AverageState
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.encoding.encoder import l2_norm, loss_units
 from fedddpm_protocol.errors import NonFiniteError
 from fedddpm_protocol.primitives.canonical import tagged_hash, u64
-
-Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

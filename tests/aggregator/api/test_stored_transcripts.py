@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.aggregator.support.driver import ORDER, Institution
+from tests.aggregator.support.driver import Institution
 from tests.aggregator.support.federations import identity_of
 
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
-from fedddpm_protocol.wire.phases import Phase
+from fedddpm_protocol.wire.phases import Phase, place_of
 
 FOLDERS = sorted((Path(__file__).parents[2] / "vectors" / "transcripts").iterdir())
 FREE = {"version", "server_time"}  # count and clock of the server
@@ -60,7 +60,7 @@ def is_as_recorded(state: dict[str, Any], recorded: dict[str, Any]) -> bool:
     assert fields == {name: set(session) for name, session in recorded["sessions"].items()}
 
     def place(reply: dict[str, Any]) -> list[int]:
-        return [reply["results"], *(ORDER.index(Phase(one["phase"])) for one in reply["sessions"].values())]
+        return [reply["results"], *(place_of(Phase(one["phase"])) for one in reply["sessions"].values())]
 
     if place(state) != place(recorded):
         return place(state) > place(recorded)

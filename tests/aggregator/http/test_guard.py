@@ -291,7 +291,7 @@ def test_a_certificates_key_that_others_can_read_is_not_used(
     context.load_cert_chain(chain, private)
     write_certificate(tmp_path, "new.example")
     private.chmod(0o644)
-    with pytest.raises(OperatorError, match=r"--tls-key: .*key.pem can be read by others \(mode 644\); run: chmod 600"):
+    with pytest.raises(OperatorError, match=r"--tls-key: everybody .*key.pem \(mode 0644\)\. Run: chmod 600"):
         certificate.check()
     assert not certificate.renew(context)
     assert "the certificate was not renewed" in caplog.text

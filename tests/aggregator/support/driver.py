@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedddpm_aggregator.selftest import institution
-from fedddpm_aggregator.selftest.institution import ORDER, STEPS, Institution, ProblemError, expected_sum, spec_of
+from fedddpm_aggregator.selftest.institution import STEPS, Institution, ProblemError, expected_sum, spec_of
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.encoding.encoder import sums_words, weight_units
@@ -15,7 +15,7 @@ from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.wire.api import RunState, ShareInbox
 from fedddpm_protocol.wire.phases import Phase
 
-__all__ = ["ORDER", "STEPS", "Institution", "ProblemError", "Seat", "drive", "expected_sum", "spec_of", "take_seats"]
+__all__ = ["STEPS", "Institution", "ProblemError", "Seat", "drive", "expected_sum", "spec_of", "take_seats"]
 
 
 class Seat(institution.Seat):

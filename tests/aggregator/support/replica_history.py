@@ -22,9 +22,9 @@ from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument
-from fedddpm_protocol.wire.phases import NEXT_PHASE, Phase
+from fedddpm_protocol.wire.phases import PHASES, Phase
 
-FULL_WAY = [Phase.JOIN, *NEXT_PHASE.values()]
+FULL_WAY = [*PHASES]
 
 
 def check_history(running: Cluster, book: Book, rounds: int) -> int:

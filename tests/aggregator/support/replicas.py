@@ -17,7 +17,7 @@ import httpx
 import psycopg
 from benchmarks.load.postgresql import PostgreSQL
 from pydantic import BaseModel
-from tests.aggregator.support.driver import ORDER, STEPS, Institution, ProblemError, Seat, spec_of
+from tests.aggregator.support.driver import STEPS, Institution, ProblemError, Seat, spec_of
 from tests.aggregator.support.federations import Federation, ServerProcess, identity_of
 from tests.support.balancer import Balancer
 
@@ -28,7 +28,7 @@ from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import Confirmations
-from fedddpm_protocol.wire.phases import Phase
+from fedddpm_protocol.wire.phases import Phase, has_reached
 
 PART = "decoder"
 PATIENCE_S = 90.0
@@ -77,7 +77,7 @@ class Member(Seat):
             session = state.sessions[PART]
             if session.phase is Phase.FAILED:
                 raise OverError
-            if ORDER.index(session.phase) >= ORDER.index(phase):
+            if has_reached(session.phase, phase):
                 return
             version = state.version
         raise AssertionError(f"{self.name} waited in vain for {phase}")

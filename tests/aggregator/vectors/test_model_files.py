@@ -9,7 +9,8 @@ import safetensors.numpy
 from safetensors import safe_open
 from tests.aggregator.support.federations import ARCHITECTURE, MANIFESTS, theta_0, to_safetensors, with_metadata
 
-from fedddpm_aggregator.vectors.model_files import ARCHITECTURE_KEY, ModelFileError, read_network
+from fedddpm_aggregator.vectors.model_files import ModelFileError, read_network
+from fedddpm_protocol.agreement.model_metadata import ARCHITECTURE_KEY
 
 
 def rewrite(path: Path, **changes: object) -> None:

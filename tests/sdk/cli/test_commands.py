@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from fedddpm.cli.app import app
 from fedddpm.files.atomic import load_tensors
 from fedddpm.model.initialization import seed_of
-from fedddpm.model.model_files import INITIAL_SEED_KEY, read_architecture
+from fedddpm.model.model_files import read_architecture
 from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.traffic import Traffic
+from fedddpm_protocol.agreement.model_metadata import INITIAL_SEED_KEY
 from fedddpm_protocol.wire.messages import SignedDocument
 
 PROGRAM = [sys.executable, "-c", "from fedddpm.cli.app import main; main()"]

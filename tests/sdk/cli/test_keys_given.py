@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fedddpm.cli.app import app
 from fedddpm.errors import FedDDPMError
-from fedddpm.files.redaction import looks_like_path, named, shown
+from fedddpm_protocol.foreign.given_values import may_be_shown, named, quoted, shown
 
 KEYS = st.integers(0, 2**64).map(lambda seed: hashlib.sha256(b"%d" % seed).digest())  # as a real one: random
 PREFIXES = st.sampled_from(
@@ -146,6 +146,11 @@ def test_a_value_with_a_key_in_it_is_shown_by_its_kind(drawn):
     key, form, before, after = drawn
     written = forms(key)[form]
     text = before + written + after
-    assert not looks_like_path(text)
-    for said in (shown(text), named("the identity", text), str(FedDDPMError(f"{text} is wrong", f"Run: x {text}"))):
+    assert not may_be_shown(text)
+    for said in (
+        shown(text),
+        quoted(text),
+        named("the identity", text),
+        str(FedDDPMError(f"{text} is wrong", f"Run: x {text}")),
+    ):
         hides(said, key, written)

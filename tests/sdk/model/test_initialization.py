@@ -14,10 +14,11 @@ from torch import nn
 from fedddpm.errors import ModelError
 from fedddpm.files.atomic import load_tensors
 from fedddpm.model.initialization import initial_network, initial_vector, seed_of
-from fedddpm.model.model_files import INITIAL_SEED_KEY, save_model
+from fedddpm.model.model_files import save_model
 from fedddpm.model.partition import PARTS, flatten, manifest, parameters_of
 from fedddpm.model.unet import UNet, architecture_of
 from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.model_metadata import INITIAL_SEED_KEY
 
 SMALL = architecture_of(8, 1, "tiny", classes=3)
 # Whoever changes these gives every federation that runs another theta_0 than its institutions have.
@@ -28,7 +29,7 @@ import sys, torch
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import architecture_of
-from fedddpm_protocol.agreement.spec import model_hash
+from fedddpm_protocol.agreement.model_layout import model_hash
 torch.set_num_threads(int(sys.argv[1]))
 torch.set_flush_denormal(sys.argv[1] == "4")
 torch.manual_seed(int(sys.argv[1]))

@@ -19,12 +19,13 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import cannot_run, close_attempt, round_spec, start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remember_model, store_model
-from fedddpm_aggregator.service.rounds.ring_choice import WIDEST_BITS, ValuesRing
 from fedddpm_aggregator.service.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
-from fedddpm_aggregator.vectors.model_files import ModelFileError, Network, manifests_json, read_network
+from fedddpm_aggregator.vectors.model_files import ModelFileError, Network, read_network
 from fedddpm_protocol.agreement.clipping import CLIPPINGS
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import require_name
+from fedddpm_protocol.agreement.model_metadata import manifests_json
+from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
 from fedddpm_protocol.primitives import canonical, ring

@@ -13,9 +13,9 @@ from itertools import groupby
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, overview_of, run_called
-from fedddpm_aggregator.vectors.model_files import manifests_of
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import coordinates
+from fedddpm_protocol.agreement.model_metadata import manifests_of
 
 FLOAT32_BYTES = 4
 

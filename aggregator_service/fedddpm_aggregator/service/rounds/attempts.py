@@ -14,11 +14,12 @@ from fedddpm_aggregator.db.tables import AttemptRow, RunRow, SessionRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.clip_norms import clip_norm_now
-from fedddpm_aggregator.service.rounds.ring_choice import ValuesRing, next_rings
-from fedddpm_aggregator.vectors.model_files import manifests_of
+from fedddpm_aggregator.service.rounds.ring_choice import next_rings
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Architecture, Manifest
+from fedddpm_protocol.agreement.model_metadata import manifests_of
+from fedddpm_protocol.agreement.rings import ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import draw, largest_cohort, sessions_of
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec, part_spec

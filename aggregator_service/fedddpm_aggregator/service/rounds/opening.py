@@ -21,11 +21,11 @@ from fedddpm_aggregator.service.rounds.attempts import settle
 from fedddpm_aggregator.service.rounds.phase_rules import no_answer_can_come
 from fedddpm_aggregator.service.rounds.phases import enter, fail, view_of
 from fedddpm_aggregator.service.rounds.publishing import publish
-from fedddpm_aggregator.service.rounds.ring_choice import WIDEST_BITS
 from fedddpm_aggregator.service.rounds.sessions import Live, live_of, survivors_of
 from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, session_folder
 from fedddpm_protocol.agreement.result import PartResult
+from fedddpm_protocol.agreement.rings import WIDEST_BITS
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import check_opened
 from fedddpm_protocol.encoding.encoder import weight_units

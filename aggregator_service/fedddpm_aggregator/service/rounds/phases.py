@@ -30,14 +30,14 @@ from fedddpm_protocol.errors import CohortTooSmallError
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan
 from fedddpm_protocol.session.coordinator import form_cohort
 from fedddpm_protocol.wire.messages import Join
-from fedddpm_protocol.wire.phases import NEXT_PHASE, TERMINAL, Phase
+from fedddpm_protocol.wire.phases import NEXT_PHASE, TERMINAL, Phase, has_reached
 
 log = logging.getLogger(__name__)
 
 
 def advance(ctx: Context, db: Session, live: Live) -> None:
     """Close or fail the current phase, as often as the stored messages and the elapsed time allow."""
-    while live.phase not in TERMINAL and live.phase is not Phase.OPENING:  # what is opened has no deadline
+    while not has_reached(live.phase, Phase.OPENING):  # what is opened has no deadline
         before = live.phase
         if before is Phase.JOIN:
             _advance_join(ctx, db, live)

@@ -14,19 +14,13 @@ from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
-from fedddpm_aggregator.vectors.model_files import (
-    Vector,
-    manifests_of,
-    model_blob,
-    read_model,
-    vector_on_disk,
-    write_safetensors,
-)
+from fedddpm_aggregator.vectors.model_files import model_blob, read_model, vector_on_disk, write_safetensors
 from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.vectors.stored_chunks import UPLOADS, upload_folder
 from fedddpm_protocol.agreement.documents import sign_result
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import Architecture, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Architecture, Vector, coordinates, model_hash
+from fedddpm_protocol.agreement.model_metadata import manifests_of
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model

@@ -24,10 +24,9 @@ from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ConflictError
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort
 from fedddpm_protocol.wire.messages import Join, Message
-from fedddpm_protocol.wire.phases import NEXT_PHASE, Phase
+from fedddpm_protocol.wire.phases import Phase, has_reached
 
 T = TypeVar("T", Cohort, Sharing, SurvivorSet)
-_ORDER = {phase: place for place, phase in enumerate((Phase.JOIN, *NEXT_PHASE.values()))}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def live_of(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> 
 
 def reached(live: Live, phase: Phase) -> bool:
     """Whether the session is in ``phase`` or past it (a failed session is past everything)."""
-    return live.phase is Phase.FAILED or _ORDER[live.phase] >= _ORDER[phase]
+    return has_reached(live.phase, phase)
 
 
 def require_open(live: Live, phase: Phase) -> None:

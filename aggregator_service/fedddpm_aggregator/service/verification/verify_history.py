@@ -25,9 +25,9 @@ from fedddpm_aggregator.service.rounds.clip_norms import ClipNorms
 from fedddpm_aggregator.service.rounds.sessions import Live
 from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_derivation, verify_model, verify_result
 from fedddpm_aggregator.service.verification.verify_sessions import verify_session
-from fedddpm_aggregator.vectors.model_files import Vector, manifests_of
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
-from fedddpm_protocol.agreement.model_layout import Manifest
+from fedddpm_protocol.agreement.model_layout import Manifest, Vector
+from fedddpm_protocol.agreement.model_metadata import manifests_of
 from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.shards import sessions_of

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedddpm.experiment.aggregation.session import Federation, Session, opened_sums
-from fedddpm.updates.contribution import Contribution, Vector, scaled_pieces
+from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
-from fedddpm_protocol.agreement.methods import Method, part_of, sessions_by_part
-from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.methods import Method, part_of
+from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.rings import largest_references
 from fedddpm_protocol.agreement.shards import sessions_of
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, RoundSpec, ScaleReference
 from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
@@ -125,12 +126,9 @@ def _references(
 ) -> dict[str, ScaleReference]:
     """By part, that of the largest norm among its shards; nothing of a part of which a sum did not fit."""
     spoilt = {part_of(name) for name in wrapped}
-    return {
-        part: _reference(norms[largest], opened[largest])
-        for part, names in sessions_by_part(opened).items()
-        if part not in spoilt
-        for largest in [max(names, key=lambda name: norms[name])]
-    }
+    return largest_references(
+        {name: _reference(norms[name], one) for name, one in opened.items() if part_of(name) not in spoilt}
+    )
 
 
 def _reference(norm: float, opened: OpenedPart) -> ScaleReference:

@@ -1,7 +1,6 @@
 """What a round of a study agrees on: a function of the settings and of the rounds before, so that any start agrees.
 
-Rings and scales follow as behind the aggregator's routes: a part is sized by its last opened sum, goes wider while
-nothing is known of it, and in the widest ring after a sum that was too large for its own.
+Rings and scales follow by the same rule as behind the aggregator's routes (see ``rings``).
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.rings import next_ring
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import largest_cohort
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, PartSpec, RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, PartSpec, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash, u64
 
-WIDEST_BITS = max(RINGS)  # holds every sum of clipped updates
 _CHUNK = 2**18  # coordinates
 _CLOCKLESS_S = 1.0  # phases end here when everybody is through
 
@@ -83,11 +82,9 @@ class SpecMaker:
 
     def _part(self, name: str, before: Sequence[RoundRecord], base_model: UNet, wrapped: Collection[str]) -> PartSpec:
         tensors = manifest(base_model, Method(self.plan.method).sessions[name])
-        if name in wrapped or (before and name not in before[-1].sums):
-            return part_spec(name, tensors, WIDEST_BITS)
-        known = _reference(name, before)
-        narrowest = self.plan.bits if known.norm else max(self.plan.bits, self.settings.first_bits)
-        return part_spec(name, tensors, narrowest, known)
+        too_large = name in wrapped or bool(before and name not in before[-1].sums)
+        ring = next_ring(self.plan.bits, self.settings.first_bits, _reference(name, before), widest=too_large)
+        return part_spec(name, tensors, ring.bits, ring.reference)
 
 
 def _reference(part: str, before: Sequence[RoundRecord]) -> ScaleReference:

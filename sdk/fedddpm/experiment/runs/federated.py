@@ -48,7 +48,7 @@ from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.encoding.encoder import pooled_losses
+from fedddpm_protocol.encoding.losses import federation_losses
 
 
 class FederatedRun:
@@ -189,8 +189,8 @@ class FederatedRun:
 
     def _mean_losses(self, trained: Mapping[str, Trained], opened: Opened) -> tuple[float, float]:
         """From the opened sums where everybody is in one, as a federation would know them; else from the records."""
-        pairs = ((sums, len(opened.survivors[session])) for session, sums in opened.sums.items())
-        pooled = None if self._method is Method.USPLIT else pooled_losses(pairs)
+        summed = ((session, sums, len(opened.survivors[session])) for session, sums in opened.sums.items())
+        pooled = None if self._method is Method.USPLIT else federation_losses(summed)
         if pooled is not None:
             return pooled
         count = len(trained)

@@ -12,7 +12,6 @@ from tests.protocol.faults import flip, identity, is_forgotten
 from tests.protocol.sessions import identity_of, make_participants, make_plan, make_roster
 from tests.protocol.test_vectors import CASES, Replay
 
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.errors import (
     CohortError,
@@ -241,7 +240,7 @@ def test_a_cohort_below_the_absolute_c_max() -> None:
 
 def test_a_cohort_below_the_local_policy() -> None:
     roster = make_roster(5)
-    machines = make_participants(roster, make_plan(roster), min_cohort=5)
+    machines = make_participants(roster, make_plan(roster), floor=5)
     joins = [machine.join(1) for machine in machines.values()][:4]
     with pytest.raises(CohortTooSmallError, match="this institution"):
         machines["site-0"].receive_cohort(joins)
@@ -265,7 +264,7 @@ def machine_for(index: int, recorded: tuple[str, ...] = (), release: Release | N
         member_id=f"site-{index}",
         roster=roster,
         plan=make_plan(roster),
-        policy=LocalPolicy(architecture_hash=b""),
+        floor=roster.n_min,
         recorded_u3=recorded,
         release=release,
     )
@@ -449,7 +448,7 @@ def test_too_few_sharers(replay: Replay) -> None:
 
 def test_too_few_sharers_for_the_local_policy() -> None:
     roster = make_roster(5)
-    machines = make_participants(roster, make_plan(roster), min_cohort=4)
+    machines = make_participants(roster, make_plan(roster), floor=4)
     joins = [machine.join(1) for machine in machines.values()]
     shares = {name: machine.receive_cohort(joins) for name, machine in machines.items()}
     items = [i for name in ("site-1", "site-2") for i in shares[name].items if i.recipient == "site-0"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.evidence import keep_evidence
 from fedddpm.state.folder import StateDir
 from fedddpm.state.secret import rounding_seed
@@ -17,9 +18,8 @@ from fedddpm.transport.problems import ProblemError, SecondClientError
 from fedddpm.updates.contribution import Contribution, Pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, SpentError
 from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
@@ -33,12 +33,10 @@ _ORDER = {phase: number for number, phase in enumerate(Phase)}
 
 @dataclass(frozen=True)
 class Seat:
-    """Who takes part, under which rules, and with which durable memory."""
+    """Who takes part, and with which durable memory."""
 
     identity: Identity
     member_id: str
-    roster: Roster
-    policy: LocalPolicy
     state: StateDir
     ledger: SpentLedger
     on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
@@ -54,13 +52,15 @@ class SessionDriver:
         self,
         seat: Seat,
         transport: Transport,
-        spec: RoundSpec,
+        accepted: AcceptedSpec,
         session: str,
         update: LocalUpdate,
         pieces: Pieces,
     ) -> None:
         self.left: str | None = None
-        self._seat, self._spec, self._session, self._part = seat, spec, session, spec.part(session)
+        spec = accepted.spec
+        self._seat, self._accepted, self._spec = seat, accepted, spec
+        self._session, self._part = session, spec.part(session)
         self._api: SessionApi = transport.session(spec.hash, session)
         rounding = rounding_seed(seat.state, spec.base_model_hash, self._part.name)
         self._contribution = Contribution(spec, self._part.name, update, pieces, rounding)
@@ -137,22 +137,18 @@ class SessionDriver:
             except PeerProtocolError as error:
                 self.leave(str(error))
 
-    def send_owed(self, owed: OwedUnmask) -> None:
-        """Send this session's answer."""
-        send_owed(self._api, self._seat.ledger, owed)
-
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def _new_participant(self) -> Participant:
-        seat, base, part = self._seat, self._spec.base_model_hash, self._part.name
+        seat, roster, base, part = self._seat, self._accepted.roster, self._spec.base_model_hash, self._part.name
         return Participant(
             identity=seat.identity.key,
             member_id=seat.member_id,
-            roster=seat.roster,
-            plan=session_plan(self._spec, seat.roster, self._session),
-            policy=seat.policy,
+            roster=roster,
+            plan=session_plan(self._spec, roster, self._session),
+            floor=self._accepted.floor,
             recorded_u3=seat.ledger.recorded(base, part),
-            release=seat.ledger.release(seat.roster, base, part),
+            release=seat.ledger.release(roster, base, part),
             answers=seat.ledger.answers(base, part),
         )
 
@@ -186,7 +182,7 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
-        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._seat.roster.c_max)
+        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
         self._seat.ledger.give(self._spec.base_model_hash, self._digest)
         for _ in range(_UPLOAD_PASSES):
             if not self._upload_missing():
@@ -235,7 +231,7 @@ class SessionDriver:
             confirmations, lambda record: self._seat.ledger.commit(spec_hash, record, self._session)
         )
         owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
-        self.send_owed(owed)
+        send_owed(self._api, self._seat.ledger, owed)
 
 
 def send_owed(api: SessionApi, ledger: SpentLedger, owed: OwedUnmask) -> None:

@@ -61,9 +61,7 @@ def _require_roster(spec: RoundSpec, roster: Roster) -> None:
             "aggregator",
         )
     if spec.roster_hash != roster.hash:
-        raise SpecError(
-            f"the round was made for another roster of version {roster.version} than yours", "aggregator"
-        )
+        raise SpecError(f"the round was made for another roster of version {roster.version} than yours", "aggregator")
 
 
 def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:

@@ -37,7 +37,6 @@ from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ResultError, StaleSpecError
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -65,13 +64,13 @@ class Participation:
         self._own = OwnUpdate(
             institution,
             state,
+            transport,
             self._ledger,
             self._updates,
             self._feedback,
             self._history,
             reporter,
             self._telling,
-            self._count,
         )
         self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
@@ -288,9 +287,6 @@ class Participation:
         if self._roster is None:
             raise ResultError("no roster was accepted yet")
         return self._roster
-
-    def _count(self, spec: RoundSpec) -> None:
-        self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
 
     def _count_traffic(self, current: RunState) -> None:
         if current.run is not None:

@@ -24,7 +24,7 @@ from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.wire.messages import SignedDocument
 
-PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from fedddpm.cli.app import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def test_keygen_prints_what_may_be_told_and_nothing_else(tmp_path):
 
 def test_keygen_does_not_wait_for_torch(tmp_path):
     code = (
-        "import sys\nfrom fedddpm.cli import app\n"
+        "import sys\nfrom fedddpm.cli.app import app\n"
         "app(['keygen', '--id', 'a', '--out', 'a.key'], standalone_mode=False)\nassert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0

@@ -26,7 +26,7 @@ from fedddpm.transport.endpoints import SessionApi
 from fedddpm_protocol.agreement.methods import Method
 
 A, B, C, D = (f"hospital-{letter}" for letter in "abcd")
-PROGRAM = [sys.executable, "-c", "from fedddpm.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from fedddpm.cli.app import main; main()"]
 
 
 def same_models(fed, members, method=Method.UDEC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from fedddpm.cli.choices import CONFIG_VARIABLE
 from fedddpm.cli.exit_codes import STOPPED, STOPPED_CODE, exit_code
 from fedddpm.cli.logs import LOG, log_on_stderr
-from fedddpm.cli.setting_options import setting_options, settings_given
+from fedddpm.cli.setting_options import place_among, setting_options, settings_given
 from fedddpm.config import ClientConfig, load_config
 from fedddpm.errors import FedDDPMError
 
@@ -45,16 +44,9 @@ def participate(
         raise typer.Exit(_last_line(error)) from None
 
 
-def _signature() -> inspect.Signature:
-    """That of ``participate`` for typer: its own options, with those that are settings among them."""
-    own = inspect.signature(participate, eval_str=True).parameters
-    settings = [option.parameter for option in _OPTIONS]
-    who = 1 + [parameter.name for parameter in settings].index("member_id")
-    ordered = [own["config"], *settings[:who], own["rounds"], *settings[who:], own["progress"]]
-    return inspect.Signature([parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in ordered])
-
-
-participate.__signature__ = _signature()  # type: ignore[attr-defined]  # what typer reads
+_WHO = 1 + [option.setting for option in _OPTIONS].index("member_id")
+place_among(participate, _OPTIONS[:_WHO], after="config")
+place_among(participate, _OPTIONS[_WHO:], after="rounds")
 
 
 def _take_part(config: ClientConfig, rounds: int | None, progress: bool | None, as_json: bool) -> None:

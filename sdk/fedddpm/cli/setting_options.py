@@ -1,17 +1,16 @@
-"""Options of the command line that are settings: made from the models in ``config``, which say all there is to say."""
+"""Options of the command line that are settings: each is written down once, those of ``config`` in ``config``."""
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from fedddpm.config import Option
 
@@ -25,6 +24,15 @@ class SettingOption:
     parameter: inspect.Parameter  # of the command's function; None stands for "not given"
 
 
+def setting_option(setting: str, kind: Any, help_: str, *flags: str, table: str = "") -> SettingOption:
+    """The option of a value of ``kind`` for a setting; of the setting's name, unless there are ``flags``."""
+    shown = typer.Option(*(flags or (_flag(setting),)), help=f"{table}: {help_}" if table else help_)
+    name = f"{table}_{setting}" if table else setting
+    annotation = Annotated[kind | None, shown]
+    parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return SettingOption(table, setting, parameter)
+
+
 def setting_options(model: type[BaseModel], table: str = "") -> Iterator[SettingOption]:
     """An option for each setting of ``model`` that has a help, in the model's order; tables are gone into."""
     for name, field in model.model_fields.items():
@@ -33,17 +41,14 @@ def setting_options(model: type[BaseModel], table: str = "") -> Iterator[Setting
             yield from setting_options(inner, name)
         for option in field.metadata:
             if isinstance(option, Option):
-                yield SettingOption(table, name, _parameter(table, name, field, option))
+                kind, flag = option.kind or _kind(inner), _flag(option.name or name)
+                # A switch that is off has nothing to be switched off by; one that is on has.
+                flags = f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool and field.default is True else flag
+                yield setting_option(name, kind, option.help, flags, table=table)
 
 
-def _parameter(table: str, name: str, field: FieldInfo, option: Option) -> inspect.Parameter:
-    own, kind = option.name or name, option.kind or _kind(field.annotation)
-    flag = f"--{own.replace('_', '-')}"
-    # A switch that is off has nothing to be switched off by; one that is on has.
-    flags = f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool and field.default is True else flag
-    shown = typer.Option(flags, help=f"{table}: {option.help}" if table else option.help)
-    annotation = Annotated[kind | None, shown]  # type: ignore[valid-type]  # made from what is known at run time
-    return inspect.Parameter(own, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _kind(annotation: Any) -> Any:
@@ -62,12 +67,27 @@ def _unknown(annotation: Any) -> Any:
     raise TypeError(f"a value of {annotation} cannot be given as one option: say its kind in Option")
 
 
+def place_among(command: Callable[..., None], options: Iterable[SettingOption], *, after: str) -> None:
+    """Show typer the options as parameters of ``command``, behind its own one ``after``; it takes them by ``**``."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    named = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.kind is not one.VAR_KEYWORD]
+    place = 1 + [one.name for one in named].index(after)
+    shown = [*named[:place], *(option.parameter for option in options), *named[place:]]
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+
 def settings_given(options: Iterable[SettingOption], given: Mapping[str, object]) -> dict[str, object]:
     """The settings that the values of ``options`` make, tables within; what was not given is None."""
     settings: dict[str, object] = {}
     tables: dict[str, dict[str, object]] = {}
     for option in options:
-        value = given[option.parameter.name]
         place = tables.setdefault(option.table, {}) if option.table else settings
-        place[option.setting] = value.value if isinstance(value, Enum) else value
+        place[option.setting] = _plain(given[option.parameter.name])
     return settings | tables
+
+
+def _plain(value: object) -> object:
+    """What a setting takes: names of choices, and several of them together; None where none was given."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value)) or None
+    return value.value if isinstance(value, Enum) else value

@@ -1,4 +1,4 @@
-"""The command ``fedddpm``: argument parsing only. How it ends is in ``cli_errors``."""
+"""The command ``fedddpm``: argument parsing only. How it ends is in ``exit_codes``."""
 
 from __future__ import annotations
 

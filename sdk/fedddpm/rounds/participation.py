@@ -1,8 +1,8 @@
 """Taking part in rounds: wait for one, get its base model, train, contribute, take the result.
 
 The loop holds no secret and nothing that cannot be lost: after a kill at any moment the same call goes on from the
-state folder. What the aggregator says is checked by ``trust``; what is computed is done by ``local_update`` and
-``session_driver``; here is only the order of things.
+state folder. What the aggregator says is checked by ``trust``; what is computed is done by ``round_update`` and
+``session``; here is only the order of things.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Participation:
         while rounds is None or len(summaries) < rounds:
             current = self._poll()
             with self._reporter.busy(Work.PROTOCOL):
+                # First what a crash left owed: everybody's sum may be waiting for this answer.
                 self._send_owed()
                 summaries += self._take_last_results(current)
                 taken = self._take_results(current)
@@ -179,6 +180,7 @@ class Participation:
     def _advance(self, position: RunPosition, rounds: int) -> list[RoundSummary]:
         """Take the results after ``position``, of a run of so many rounds."""
         update = self._updates.load(position.base_model_hash)
+        # After a restart the specification of a round that is over is not at hand: its model is then fetched whole.
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
         results = self._history.advance(
             position,
@@ -197,7 +199,7 @@ class Participation:
         if self._attempt is not None:
             self._attempt.leave("the round is over")
             self._attempt = None
-        self._updates.clear()
+        self._updates.clear()  # last: what a kill before this leaves is of a base model that is gone, and is not used
         return summaries
 
     def _summarize(self, result: RoundResult, update: LocalUpdate | None) -> RoundSummary:
@@ -244,6 +246,7 @@ class Participation:
         accepted = self._accept(document)
         if accepted is None or not self._guard.admits(accepted.spec, self._reporter.notice):
             return None
+        # Everything that may refuse comes before the training, which may take hours.
         require_enough_reporters(accepted, self._us.member_id)
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)

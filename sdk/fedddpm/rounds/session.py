@@ -119,6 +119,7 @@ class SessionDriver:
                 raise
             self.leave(problem.happened)
         except (PeerProtocolError, SpentError) as error:
+            # Too small a cohort is nobody's lie; whatever else breaks the protocol is kept, to be shown to people.
             if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
                 keep_evidence(self._seat.state.path, self._spec.hash, self._session, error, self._received)
             self.leave(str(error))
@@ -153,6 +154,7 @@ class SessionDriver:
         )
 
     def _send_join(self) -> None:
+        # The number is durable before it is sent: what a restarted process sends is newer than all it sent before.
         self._join = self._participant.join(self._seat.state.next_seq())
         receipt = self._api.join(self._join)
         if receipt.outcome == "stale":
@@ -165,6 +167,7 @@ class SessionDriver:
     def _send_shares(self) -> None:
         self._received = reply = self._api.cohort()
         joins = reply.joins
+        # The participant would refuse these two as well; here they are told apart, with what to do about them.
         own = [join for join in joins if join.parse().id == self._seat.member_id]
         if not own:
             return self.leave("the cohort closed without this institution")
@@ -182,8 +185,11 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
+        # The scale follows from the size of the cohort, which is fixed now, so nothing was encoded before.
         self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
+        # Before the first masked chunk leaves: no other update of this base model may ever follow it.
         self._seat.ledger.give(self._spec.base_model_hash, self._digest)
+        # What the aggregator says it has is asked for again after each pass: it may have lost chunks in a crash.
         for _ in range(_UPLOAD_PASSES):
             if not self._upload_missing():
                 break
@@ -200,6 +206,8 @@ class SessionDriver:
         total, done, sent = self.upload_bytes, 0, 0  # bytes, bytes, chunks
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
+                # Masked anew in every pass instead of being kept, which would take the memory of a second vector: the
+                # same words under the same mask give the same bytes.
                 data = self._participant.mask_chunk(segment.name, index, self._contribution.words(segment, index))
                 done += len(data)
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
@@ -227,6 +235,8 @@ class SessionDriver:
         self._received = reply = self._api.confirmations()
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
+        # The ledger has the answer on the disk before there is a message: after a crash in between it is owed, and sent
+        # at the next start as it is, for a second one over other survivors would give the update away.
         unmask = self._participant.receive_confirmations(
             confirmations, lambda record: self._seat.ledger.commit(spec_hash, record, self._session)
         )

@@ -60,7 +60,7 @@ def aggregate(
         ProtocolError: the protocol's own rules refuse something, for instance a cohort that is too small.
     """
     began = time.monotonic()
-    if masked:
+    if masked:  # what is summed is what an institution would have read
         spec = open_spec(sign_spec(spec, federation.server), federation.roster)
     pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
     opened: dict[str, OpenedPart] = {}
@@ -78,6 +78,7 @@ def aggregate(
         try:
             norms[name] = _norm(spec, name, one)
         except WrappedSumError:
+            # As behind the aggregator's routes: the other parts are used, and this one's next ring is the widest.
             wrapped.append(name)
             results.append(PartResult.not_opened(name))
             continue

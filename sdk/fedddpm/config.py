@@ -31,13 +31,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
+
+if TYPE_CHECKING:
+    import httpx
 
 Seconds = Annotated[float, Field(gt=0)]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -184,10 +186,7 @@ class ClientConfig(_Options):
     @field_validator("aggregator_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        try:
-            url = httpx.URL(value)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ValueError("is no URL") from error
+        url = _url(value)
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("must look like https://aggregator.example.org")
         if url.query or url.fragment or url.userinfo:
@@ -197,8 +196,17 @@ class ClientConfig(_Options):
     @property
     def is_plain_http(self) -> bool:
         """Whether who takes part, and when, can be read on the way: http to another machine."""
-        url = httpx.URL(self.aggregator_url)
+        url = _url(self.aggregator_url)
         return url.scheme == "http" and url.host not in _LOOPBACK
+
+
+def _url(text: str) -> httpx.URL:
+    import httpx  # not before there is a setting: the command's help is made from this module, and waits for nothing
+
+    try:
+        return httpx.URL(text)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ValueError("is no URL") from error
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> ClientConfig:

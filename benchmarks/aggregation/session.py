@@ -19,7 +19,6 @@ from benchmarks.aggregation.sum_spec import sum_spec
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import TensorSpec
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Roster
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, PartSpec, RoundSpec, ScaleReference, SegmentSpec, part_spec
 from fedddpm_protocol.primitives import ring
@@ -122,7 +121,7 @@ class Session:
             member_id=member,
             roster=self._roster,
             plan=plan,
-            policy=LocalPolicy(architecture_hash=b""),
+            floor=self._roster.n_min,
             random_bytes=_Stream(member),
         )
 

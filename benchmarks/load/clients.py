@@ -27,12 +27,11 @@ from http_message_signatures.algorithms import ED25519
 from pydantic import BaseModel
 
 from fedddpm_protocol.agreement.chunks import chunk_count
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.documents import open_spec
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.shards import session_of
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, sums_words, weight_units
-from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
@@ -190,7 +189,7 @@ class Institution:
             member_id=self.line.name,
             roster=self._roster,
             plan=session_plan(self._spec, self._roster, self._session),
-            policy=LocalPolicy(architecture_hash=self._spec.architecture.hash),
+            floor=self._roster.n_min,
         )
 
     def _round(self) -> None:
@@ -267,8 +266,7 @@ def _checked(state: RunState, roster: Roster) -> tuple[RoundSpec, PartSpec]:
         raise RefusedError("there is no specification yet")
     with _MAKING:
         if state.spec.body not in _SPECS:
-            policy = LocalPolicy(architecture_hash=canonical.decode(RoundSpec, state.spec.body).architecture.hash)
-            spec = check_spec(state.spec, roster, policy)
+            spec = open_spec(state.spec, roster)
             _SPECS[state.spec.body] = (spec, spec.part(PART))
     return _SPECS[state.spec.body]
 

@@ -19,6 +19,8 @@
         ├── RosterError             the roster is wrong
         │   └── OlderRosterError        it went back
         ├── SpecError               the round specification is wrong or not the agreed one
+        │   ├── StaleRosterError        it was made for a newer roster than the one at hand
+        │   └── StaleSpecError          it was made for an older roster than the one at hand
         ├── CohortTooSmallError     fewer members than the threshold or the minimum
         ├── CohortError             own message missing or altered in the cohort
         ├── ShareError              a share item does not open
@@ -164,6 +166,18 @@ class SpecError(PeerProtocolError):
     """A round specification that is wrong, unsigned or against what was agreed."""
 
     code = "spec"
+
+
+class StaleRosterError(SpecError):
+    """A specification made for a newer roster than the one at hand: fetch the roster anew."""
+
+    code = "stale-roster"
+
+
+class StaleSpecError(SpecError):
+    """A specification made for an older roster than the one at hand: wait for the next attempt."""
+
+    code = "stale-spec"
 
 
 class CohortTooSmallError(PeerProtocolError):

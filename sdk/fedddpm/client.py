@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from fedddpm import errors
 from fedddpm.compute.device import pick_device, use_cores
@@ -28,7 +28,6 @@ from fedddpm.config import (
     LocalPolicyOptions,
     MetricsOptions,
     NetworkOptions,
-    Setting,
     load_config,
 )
 from fedddpm.data.grey_summary import grey_line
@@ -53,6 +52,27 @@ _CALL = "Nothing was sent that could harm you. If it happens again, call the fed
 _DISAGREE = "Nothing was sent. Call the federation's coordinator; if you agree to it, change your [policy]"
 
 
+class ClientSettings(TypedDict, total=False):
+    """What ``Client`` takes by name beside what it cannot do without: the settings of ``ClientConfig``."""
+
+    member_id: str | None
+    device: str
+    holdout: float
+    image_size: int | None
+    channels: int | None
+    labels: str | None
+    cache: bool | str | Path
+    data_root: str | Path | None
+    seed: int
+    limit: int | None
+    after_restore: bool
+    policy: LocalPolicyOptions | None
+    learning: LearningOptions | None
+    network: NetworkOptions | None
+    stand_by: bool
+    metrics: MetricsOptions | None
+
+
 class Client:
     """One institution in one federation. Everything is checked when it is made, but for the aggregator itself.
 
@@ -62,26 +82,13 @@ class Client:
         federation_root: the root's public key, or a file that holds it: the one thing that must be right.
         data: ``fashion-mnist``, ``cifar10``, ``celeba``, a folder of images or an .npz file.
         state_dir: a folder of its own for everything that must survive a restart.
-        member_id: the id in the roster, if it is not the one in the identity file.
-        policy: what this institution accepts.
-        learning: average of the weights, hidden labels, precision, compiling.
-        network: proxy, authorities, client certificate, timeouts, patience.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        holdout: share of the images that only measures the loss.
-        image_size: pixels to which files of a folder are resized.
-        channels: 1 for grey, 3 for colour.
-        labels: ``folders`` makes sub-folders the classes, sorted; or the classes in their order, ``cat,dog``.
-        cache: folder for decoded images; True: the user's cache folder; False: none is kept.
-        data_root: where the named data sets lie.
-        seed: decides which images are held out, and nothing else: what training draws is this institution's secret.
-        limit: use at most so many images.
-        after_restore: the state folder came back from a backup.
-        stand_by: when a run has ended, wait for the next one.
-        metrics: serve metrics while taking part (extra ``[metrics]``).
         progress: draw bars; None: only on a terminal.
+        settings: everything else, by the names in :class:`ClientSettings`. What each does stands in ``fedddpm.config``
+            and in ``fedddpm participate --help``; ``policy``, ``learning``, ``network`` and ``metrics`` are objects of
+            their own.
 
     Raises:
-        ConfigError: a setting is wrong. DataError: the images cannot be used.
+        ConfigError: a setting is wrong or unknown. DataError: the images cannot be used.
     """
 
     def __init__(
@@ -92,52 +99,21 @@ class Client:
         federation_root: str | Path | bytes,
         data: str | Path,
         state_dir: str | Path,
-        member_id: str | None = None,
-        policy: LocalPolicyOptions | None = None,
-        learning: LearningOptions | None = None,
-        network: NetworkOptions | None = None,
-        device: str = "auto",
-        holdout: float = 0.1,
-        image_size: int | None = None,
-        channels: int | None = None,
-        labels: str | None = None,
-        cache: bool | str | Path = True,
-        data_root: str | Path | None = None,
-        seed: int = 0,
-        limit: int | None = None,
-        after_restore: bool = False,
-        stand_by: bool = False,
-        metrics: MetricsOptions | None = None,
         progress: bool | None = None,
+        **settings: Unpack[ClientSettings],
     ) -> None:
-        settings: dict[str, Setting] = {
+        needed = {
             "aggregator_url": aggregator_url,
             "identity": identity,
             "federation_root": load_public_key(federation_root).hex(),
-            "data": str(data),
+            "data": data,
             "state_dir": state_dir,
-            "member_id": member_id,
-            "policy": policy,
-            "learning": learning,
-            "network": network,
-            "device": device,
-            "holdout": holdout,
-            "image_size": image_size,
-            "channels": channels,
-            "labels": labels,
-            "cache": cache,
-            "data_root": data_root,
-            "seed": seed,
-            "limit": limit,
-            "after_restore": after_restore,
-            "stand_by": stand_by,
-            "metrics": metrics,
         }
-        self._set_up(load_config(overrides=settings), progress)
+        self._set_up(load_config(overrides={**needed, **settings}), progress)
 
     @classmethod
     def from_config(
-        cls, path: str | Path | None, overrides: Mapping[str, Setting] | None = None, progress: bool | None = None
+        cls, path: str | Path | None, overrides: Mapping[str, object] | None = None, progress: bool | None = None
     ) -> Self:
         """A client from a TOML file; ``overrides`` win over the file."""
         client = cls.__new__(cls)

@@ -19,6 +19,9 @@
     port = 9464
 
 Paths in a TOML file are relative to the file.
+
+A setting is written down here and nowhere else: name, type, bounds, default, and the help of its option, where it is
+one of ``fedddpm participate``, whose help keeps this order.
 """
 
 from __future__ import annotations
@@ -26,18 +29,29 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 
-Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
+if TYPE_CHECKING:
+    import httpx
+
 Seconds = Annotated[float, Field(gt=0)]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Option:
+    """Makes a setting an option of the command line as well, with this help."""
+
+    help: str
+    name: str = ""  # where it is not the setting's
+    kind: type | None = None  # of its value, where it is not the setting's
 
 
 class _Options(BaseModel):
@@ -50,18 +64,18 @@ class LocalPolicyOptions(_Options):
     ``preset=None`` accepts every network that this package builds by itself; the tensors are checked in any case.
     """
 
-    min_cohort: Annotated[int, Field(ge=2, le=128)] = 3
-    c_max: Annotated[int, Field(ge=0)] = 0
-    preset: Literal["paper", "fast", "tiny"] | None = None
-    max_steps: Annotated[int, Field(ge=0)] = 0  # local steps a round; 0: no limit of our own
-    max_epochs: Annotated[int, Field(ge=1)] = 1000
-    max_seconds: Seconds | None = None  # training time a round
-    max_clip_norm: Annotated[float, Field(gt=0)] = math.inf
-    warn_share: Annotated[float, Field(gt=0)] = 0.6  # of the own update in a mean, above which the log says so
-    max_share: Annotated[float, Field(gt=0)] = 0.9  # above which no further update is sent; 1e9: no limit
-    min_bits: Annotated[int, Field(ge=4, le=32)] = 8  # of the ring that updates travel in
-    disclose_samples: bool = False  # whether a round may ask for the number of images in clear
-    allow_two_party: bool = False  # two institutions hide updates from the aggregator, not from each other
+    min_cohort: Annotated[int, Field(ge=2, le=128), Option("smallest sum to be part of")] = 3
+    c_max: Annotated[int, Field(ge=0), Option("conspirators the roster must allow for")] = 0
+    preset: Annotated[Literal["paper", "fast", "tiny"] | None, Option("the network to train")] = None
+    max_epochs: Annotated[int, Field(ge=1), Option("epochs a round")] = 1000
+    max_steps: Annotated[int, Field(ge=0), Option("steps a round")] = 0  # 0: no limit of our own
+    max_seconds: Annotated[Seconds | None, Option("training time a round")] = None
+    max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = math.inf
+    warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6
+    max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
+    min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
+    disclose_samples: Annotated[bool, Option("give the number of images in clear if asked")] = False
+    allow_two_party: Annotated[bool, Option("hides from the server, not from the other party")] = False
 
     @model_validator(mode="after")
     def _two_party_is_said_aloud(self) -> Self:
@@ -85,10 +99,14 @@ class LocalPolicyOptions(_Options):
 class LearningOptions(_Options):
     """How this institution trains, where that is its own affair: nothing of it is agreed or told."""
 
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = 0.995  # of the average of the weights; 0: none is kept
+    ema_decay: Annotated[
+        float | None, Field(ge=0, lt=1), Option("decay of the average of the weights; 0: keep none")
+    ] = 0.995
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of labels hidden, for guidance
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, float32 on the CPU
-    error_feedback: bool = False  # what rounding to a narrow ring takes from an update is added to the next one
+    error_feedback: Annotated[bool, Option("add what rounding took to the next update")] = False  # in a narrow ring
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Option("auto, float32 or bfloat16", kind=str)] = (
+        "auto"  # bfloat16 on CUDA, float32 on the CPU
+    )
     compile: bool | None = None  # None: on CUDA, where a round is long enough to gain by it
 
     @field_validator("ema_decay")
@@ -100,14 +118,14 @@ class LearningOptions(_Options):
 class NetworkOptions(_Options):
     """The way to the aggregator."""
 
-    proxy: Annotated[str | None, Field(repr=False)] = None
-    ca_bundle: Path | None = None  # PEM, instead of the system's authorities
-    client_certificate: Path | None = None  # PEM, for mutual TLS
-    client_key: Path | None = None
+    proxy: Annotated[str | None, Field(repr=False), Option("http://host:port")] = None
+    ca_bundle: Annotated[Path | None, Option("PEM of a private authority")] = None  # instead of the system's
+    client_certificate: Annotated[Path | None, Option("PEM for mutual TLS")] = None
+    client_key: Annotated[Path | None, Option("its key")] = None
     connect_timeout_s: Seconds = 10.0
     read_timeout_s: Annotated[float, Field(gt=25)] = 60.0  # of silence; who waits hears something every 20 s
     poll_s: Annotated[float, Field(ge=0.2, le=300)] = 240.0  # how long one poll waits for news
-    patience_s: Annotated[float, Field(ge=0)] = 24 * 3600.0  # how long an outage may last
+    patience_s: Annotated[float, Field(ge=0), Option("seconds an outage may last", name="patience")] = 24 * 3600.0
 
     @property
     def longest_silence_s(self) -> float:
@@ -124,7 +142,11 @@ class NetworkOptions(_Options):
 class MetricsOptions(_Options):
     """Where this process tells how it is; nobody is asked who he is there, so keep it inside."""
 
-    port: Annotated[int, Field(ge=0, le=65535)] | None = None  # None: nowhere; 0: any free one
+    port: Annotated[
+        int | None,
+        Field(ge=0, le=65535),
+        Option("serve /metrics and /healthz on this port, 0: any free one", name="metrics_port"),
+    ] = None  # None: nowhere
     host: str = "127.0.0.1"
     names: tuple[str, ...] = ()  # under which it may be asked, beside addresses, localhost and host
     silence_s: Seconds = 600.0  # without a sign of life, after which /healthz says so: longer than any one step
@@ -133,28 +155,28 @@ class MetricsOptions(_Options):
 class ClientConfig(_Options):
     """All settings of one institution."""
 
-    aggregator_url: str
-    identity: Path
-    federation_root: str  # the root's public key, or a file that holds it
-    data: str  # fashion-mnist, cifar10, celeba, a folder of images or an .npz file
-    state_dir: Path
-    member_id: str | None = None  # default: the id in the identity file
-    device: str = "auto"
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the images that only measures the loss
-    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    channels: Annotated[int, Field(ge=1, le=16)] | None = None
-    labels: str | None = None  # "folders": sub-folders are classes, sorted; or the classes in order: "cat,dog"
-    cache: bool | Path = True  # where decoded images are kept; False: nowhere
-    data_root: Path | None = None  # where the named data sets lie
-    seed: int = 0  # which images are held out; training draws from a secret of its own
-    limit: Annotated[int, Field(ge=1)] | None = None  # use at most so many images
-    after_restore: bool = False  # the state folder came back from a backup
-    stand_by: bool = False  # when a run has ended, wait for the next one
-    log_format: Literal["text", "json"] = "text"  # of the command's lines, where it draws no bars
+    aggregator_url: Annotated[str, Option("https://...")]
+    identity: Annotated[Path, Option("key file of fedddpm keygen")]
+    federation_root: Annotated[str, Option("the root's public key, or a file with it")]
+    data: Annotated[str, Option("fashion-mnist, cifar10, celeba, a folder or an .npz")]
+    state_dir: Annotated[Path, Option("folder for all that survives a restart")]
+    member_id: Annotated[str | None, Option("id in the roster, if not that of the identity")] = None
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N")] = "auto"
+    holdout: Annotated[float, Field(gt=0, lt=1), Option("share of images that only measures the loss")] = 0.1
+    image_size: Annotated[int | None, Field(ge=8, le=1024), Option("resize files of a folder to so many pixels")] = None
+    channels: Annotated[int | None, Field(ge=1, le=16), Option("1 grey, 3 colour")] = None
+    labels: Annotated[str | None, Option("classes: 'folders', or names of sub-folders: cat,dog")] = None  # in order
+    cache: Annotated[bool | Path, Option("keep decoded images for the next start", kind=bool)] = True  # a folder: there
+    data_root: Annotated[Path | None, Option("where the named data sets lie")] = None
+    seed: Annotated[int, Option("decides which images are held out")] = 0  # training draws from a secret of its own
+    limit: Annotated[int | None, Field(ge=1), Option("use at most so many images")] = None
+    after_restore: Annotated[bool, Option("the state is from a backup")] = False
     policy: LocalPolicyOptions = LocalPolicyOptions()
     learning: LearningOptions = LearningOptions()
     network: NetworkOptions = NetworkOptions()
+    stand_by: Annotated[bool, Option("when a run has ended, wait for the next one")] = False
     metrics: MetricsOptions = MetricsOptions()
+    log_format: Annotated[Literal["text", "json"], Option("of the lines where no bars are drawn")] = "text"
 
     @field_validator("data", "federation_root", mode="before")
     @classmethod
@@ -164,10 +186,7 @@ class ClientConfig(_Options):
     @field_validator("aggregator_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        try:
-            url = httpx.URL(value)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ValueError("is no URL") from error
+        url = _url(value)
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("must look like https://aggregator.example.org")
         if url.query or url.fragment or url.userinfo:
@@ -177,17 +196,26 @@ class ClientConfig(_Options):
     @property
     def is_plain_http(self) -> bool:
         """Whether who takes part, and when, can be read on the way: http to another machine."""
-        url = httpx.URL(self.aggregator_url)
+        url = _url(self.aggregator_url)
         return url.scheme == "http" and url.host not in _LOOPBACK
 
 
-def load_config(path: Path | None = None, overrides: Mapping[str, Setting] | None = None) -> ClientConfig:
+def _url(text: str) -> httpx.URL:
+    import httpx  # not before there is a setting: the command's help is made from this module, and waits for nothing
+
+    try:
+        return httpx.URL(text)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ValueError("is no URL") from error
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> ClientConfig:
     """Settings from a TOML file, with ``overrides`` (None = not given) on top; nested tables are merged.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is missing, unknown or wrong.
     """
-    settings = {} if path is None else _read_toml(path)
+    settings: dict[str, Any] = {} if path is None else _read_toml(path)
     for name, value in (overrides or {}).items():
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
@@ -203,17 +231,24 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Setting] | Non
         raise _explain(error, path) from error
 
 
-def _read_toml(path: Path) -> dict[str, Setting]:
-    settings: dict[str, Setting] = read_toml(path)
-    _anchor(settings, ("identity", "state_dir", "data_root", "cache"), path.parent)
+def _read_toml(path: Path) -> dict[str, Any]:
+    settings = read_toml(path)
+    _anchor(settings, _paths(ClientConfig), path.parent)
     _anchor(settings, ("federation_root", "data"), path.parent, only_existing=True)
-    network = settings.get("network")
-    if isinstance(network, dict):
-        _anchor(network, ("ca_bundle", "client_certificate", "client_key"), path.parent)
+    for name, field in ClientConfig.model_fields.items():
+        model, table = field.annotation, settings.get(name)
+        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(table, dict):
+            _anchor(table, _paths(model), path.parent)
     return settings
 
 
-def _anchor(settings: dict[str, Setting], names: tuple[str, ...], folder: Path, *, only_existing: bool = False) -> None:
+def _paths(model: type[BaseModel]) -> tuple[str, ...]:
+    """The settings that are paths, or may be."""
+    fields = model.model_fields.items()
+    return tuple(name for name, field in fields if Path in (field.annotation, *get_args(field.annotation)))
+
+
+def _anchor(settings: dict[str, Any], names: tuple[str, ...], folder: Path, *, only_existing: bool = False) -> None:
     """Make relative paths start at ``folder``; values that need not be paths only where such a file exists."""
     for name in names:
         value = settings.get(name)
@@ -224,7 +259,7 @@ def _anchor(settings: dict[str, Setting], names: tuple[str, ...], folder: Path, 
             settings[name] = str(folder / value)
 
 
-def _table(value: Setting) -> Mapping[str, Setting]:
+def _table(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 

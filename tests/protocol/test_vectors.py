@@ -12,7 +12,6 @@ import pytest
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import assign_parts
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Roster
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import keys, ring
@@ -63,7 +62,7 @@ class Replay:
                 member_id=c["id"],
                 roster=self.roster,
                 plan=self.plan,
-                policy=LocalPolicy(architecture_hash=b""),
+                floor=self.roster.n_min,
                 recorded_u3=tuple(c["join_recorded_u3"]),
                 random_bytes=scripted(c),
             )

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.security.request_signing import message_signer, sign_request
 from fedddpm_protocol.agreement.chunks import chunk_count
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.documents import open_spec
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
 from fedddpm_protocol.encoding.encoder import Place, ValuesEncoder, sums_words, weight_units
@@ -97,13 +97,12 @@ class Seat:
     ) -> None:
         self.institution, self.roster, self.spec = institution, roster, spec
         self.session, self.part = part, spec.part(part)
-        policy = LocalPolicy(architecture_hash=spec.architecture.hash)
         self.machine = Participant(
             identity=institution.key,
             member_id=institution.name,
             roster=roster,
             plan=session_plan(spec, roster, part),
-            policy=policy,
+            floor=roster.n_min,
             **participant,  # type: ignore[arg-type]
         )
         self.samples = 100 + seed
@@ -210,8 +209,7 @@ def spec_of(state: RunState, roster: Roster) -> RoundSpec:
     """The specification of the attempt that is open, checked as every institution checks it."""
     if state.spec is None:
         raise SelftestError("the server offers no round")
-    spec = canonical.decode(RoundSpec, state.spec.body)
-    return check_spec(state.spec, roster, LocalPolicy(architecture_hash=spec.architecture.hash))
+    return open_spec(state.spec, roster)
 
 
 def expected_sum(seats: Sequence[Seat], segment: SegmentSpec) -> ring.Words:

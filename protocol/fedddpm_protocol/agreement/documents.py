@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import largest_cohort
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.errors import MalformedError, ResultError, SignatureError
+from fedddpm_protocol.errors import (
+    MalformedError,
+    ResultError,
+    SignatureError,
+    SpecError,
+    StaleRosterError,
+    StaleSpecError,
+)
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.wire.messages import SignedDocument
 
@@ -14,6 +22,46 @@ def sign_spec(spec: RoundSpec, server: keys.SigningKey) -> SignedDocument:
     """The aggregator's signature over a round specification."""
     body = canonical.encode(spec)
     return SignedDocument(body=body, signature=server.sign("spec", body))
+
+
+def open_spec(signed: SignedDocument, roster: Roster) -> RoundSpec:
+    """A specification signed by the roster's aggregator and made for this very roster.
+
+    What an institution is willing to do is its own affair: see ``LocalPolicy.check``.
+
+    Raises:
+        SignatureError: another key signed it.
+        StaleRosterError: it was made for a newer roster; StaleSpecError: for an older one.
+        SpecError: its form or its federation is wrong, or it is not what follows from the roster.
+    """
+    verify_server(signed, roster, "spec")
+    try:
+        spec = canonical.decode(RoundSpec, signed.body)
+    except MalformedError as error:
+        raise SpecError(f"the round specification is not valid: {error}", "aggregator") from error
+    if spec.federation != roster.federation:
+        raise SpecError(f"the round belongs to federation {spec.federation!r}, not {roster.federation!r}", "aggregator")
+    _require_roster(spec, roster)
+    if not spec.terms_hash:
+        raise SpecError("the round specification does not name its terms; the aggregator is of an older release")
+    if spec.largest_cohort > largest_cohort(roster):
+        raise SpecError(
+            f"the round makes room for {spec.largest_cohort} institutions in a sum, where the roster allows for"
+            f" {largest_cohort(roster)}: rounding would be coarser than it has to be",
+            "aggregator",
+        )
+    return spec
+
+
+def _require_roster(spec: RoundSpec, roster: Roster) -> None:
+    if spec.roster_version != roster.version:
+        mismatch = StaleRosterError if spec.roster_version > roster.version else StaleSpecError
+        raise mismatch(
+            f"the round was made for roster version {spec.roster_version}, you hold version {roster.version}",
+            "aggregator",
+        )
+    if spec.roster_hash != roster.hash:
+        raise SpecError(f"the round was made for another roster of version {roster.version} than yours", "aggregator")
 
 
 def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from fedddpm_protocol.agreement.documents import verify_server
 from fedddpm_protocol.agreement.model_layout import Manifest
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.shards import largest_cohort
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.errors import MalformedError, PolicyError, SpecError
-from fedddpm_protocol.primitives import canonical
-from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.errors import PolicyError
 
 _SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
 
@@ -22,7 +18,7 @@ class LocalPolicy:
     """Limits of one institution; a round outside them is refused before training."""
 
     architecture_hash: bytes
-    manifests: Mapping[str, Manifest] = field(default_factory=dict)  # by part; empty: not checked
+    manifests: Mapping[str, Manifest]  # of each part, in the network's own order
     min_cohort: int = _SMALLEST_COHORT  # smallest set of institutions whose sum may be opened
     c_max: int = 0  # the roster must allow for at least so many conspirators
     max_epochs: int | None = None
@@ -37,6 +33,11 @@ class LocalPolicy:
         if roster.n_min == 2 and self.allow_two_party and self.min_cohort <= _SMALLEST_COHORT:
             return 2  # the opt-in lowers the default, never a larger cohort that the institution asked for
         return max(self.min_cohort, roster.n_min)
+
+    def check(self, spec: RoundSpec, roster: Roster) -> None:
+        """PolicyError unless an opened specification, and the roster that it was made for, are within the limits."""
+        self.check_roster(roster)
+        self.check_spec(spec)
 
     def check_roster(self, roster: Roster) -> None:
         """PolicyError if the federation's own rules are weaker than this institution wants."""
@@ -81,38 +82,8 @@ class LocalPolicy:
                 raise PolicyError(
                     f"part {part.name!r} wants a ring of {part.values.bits} bits, at least {self.min_bits}"
                 )
-            if self.manifests and self.manifests.get(part.name) != part.manifest:
+            if self.manifests.get(part.name) != part.manifest:
                 raise PolicyError(
                     f"the tensors of part {part.name!r} are not those of your network, in its order; a renamed or "
                     "permuted model is refused because it would pass for a fresh one"
                 )
-
-
-def check_spec(signed: SignedDocument, roster: Roster, policy: LocalPolicy) -> RoundSpec:
-    """The round specification, signed by the roster's aggregator and within the local policy.
-
-    Raises SignatureError, SpecError (another federation, roster or form) or PolicyError.
-    """
-    verify_server(signed, roster, "spec")
-    try:
-        spec = canonical.decode(RoundSpec, signed.body)
-    except MalformedError as error:
-        raise SpecError(f"the round specification is not valid: {error}", "aggregator") from error
-    if spec.federation != roster.federation:
-        raise SpecError(f"the round belongs to federation {spec.federation!r}, not {roster.federation!r}", "aggregator")
-    if (spec.roster_version, spec.roster_hash) != (roster.version, roster.hash):
-        raise SpecError(
-            f"the round was made for roster version {spec.roster_version}, you hold version {roster.version}",
-            "aggregator",
-        )
-    if not spec.terms_hash:
-        raise SpecError("the round specification does not name its terms; the aggregator is of an older release")
-    if spec.largest_cohort > largest_cohort(roster):
-        raise SpecError(
-            f"the round makes room for {spec.largest_cohort} institutions in a sum, where the roster allows for"
-            f" {largest_cohort(roster)}: rounding would be coarser than it has to be",
-            "aggregator",
-        )
-    policy.check_roster(roster)
-    policy.check_spec(spec)
-    return spec

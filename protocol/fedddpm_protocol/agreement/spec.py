@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 from fedddpm_protocol.agreement.methods import Method, part_of
@@ -271,7 +272,7 @@ class RoundSpec:
         """Durations of join, shares, masked, confirm and unmask in seconds."""
         return (self.join_s, self.shares_s, self.masked_s, self.confirm_s, self.unmask_s)
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """32 bytes under every JOIN, key and mask of the attempt."""
         return tagged_hash("spec", canonical.encode(self))

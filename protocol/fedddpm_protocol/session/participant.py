@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.agreement.spec import FIXED_POINT, INTEGERS, RINGS, SegmentSpec
 from fedddpm_protocol.errors import (
@@ -63,8 +62,9 @@ def _is_widest(segment: SegmentSpec) -> bool:
 class Participant:
     """One institution in one session.
 
-    ``recorded_u3`` are the survivors this base model and part were already spent on (empty: unspent); with a
-    ``release`` the root's new survivors take their place. ``answers``: how many sums over them were answered for.
+    ``floor``: smallest set of sharers or survivors that it accepts; never below the roster's n_min. ``recorded_u3``
+    are the survivors this base model and part were already spent on (empty: unspent); with a ``release`` the root's new
+    survivors take their place. ``answers``: how many sums over them were answered for.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Participant:
         member_id: str,
         roster: Roster,
         plan: SessionPlan,
-        policy: LocalPolicy,
+        floor: int,
         recorded_u3: tuple[str, ...] = (),
         release: Release | None = None,
         answers: int = 0,
@@ -82,7 +82,7 @@ class Participant:
     ) -> None:
         self.state = ClientState.TRAINED
         self._identity, self.member_id, self._roster, self.plan = identity, member_id, roster, plan
-        self._floor = policy.floor(roster)
+        self._floor = max(floor, roster.n_min)
         self._release, self._answers = release, answers
         self._allowed_u3 = release.new_u3 if release else recorded_u3
         self._random = random_bytes

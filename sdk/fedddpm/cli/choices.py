@@ -26,10 +26,3 @@ class WeightsName(StrEnum):
 
     EMA = "ema"
     MODEL = "model"
-
-
-class LogFormat(StrEnum):
-    """How a log is written."""
-
-    TEXT = "text"
-    JSON = "json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedddpm.cli.choices import Preset
+from fedddpm.cli.setting_options import place_among, setting_option, settings_given
 from fedddpm.monitoring.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -43,39 +44,39 @@ class Split(StrEnum):
     QUANTITY = "quantity-skew"
 
 
+_SETTINGS = (
+    setting_option("methods", list[Method], "repeat for several", "--method"),
+    setting_option("institutions", list[int], "K; repeatable", "--institutions", "-k"),
+    setting_option("splits", list[Split], "who gets which images; repeatable", "--split"),
+    setting_option("networks", list[Preset], "repeatable", "--network"),
+    setting_option("bits", list[int], "of the ring in which updates travel; repeatable"),
+    setting_option("first_bits", int, "the same while nothing is known of their size"),
+    setting_option("seeds", list[int], "repeatable", "--seed"),
+    setting_option("rounds", int, "R"),
+    setting_option("epochs", int, "E, local epochs a round"),
+    setting_option("batch_size", int, "images a step"),
+    setting_option("learning_rate", float, "of Adam"),
+    setting_option("ema_decay", float, "draw images from averaged weights; 0: no average"),
+    setting_option("error_feedback", bool, "add to an update what rounding took from the last one"),
+    setting_option("weighting", str, "of institutions: equal, or samples as FedAvg; presets take samples"),
+    setting_option("data", str, "fashion-mnist, cifar10, celeba, a folder or an .npz"),
+    setting_option("data_root", Path, "where the named data sets lie"),
+    setting_option("image_size", int, "pixels, for folders and CelebA"),
+    setting_option("channels", int, "1 grey, 3 colour"),
+    setting_option("subset", int, "training images of all institutions together"),
+    setting_option("conditional", bool, "train with class labels"),
+    setting_option("guidance", float, "of classifier-free guidance"),
+    setting_option("final_samples", list[int], "images for the scores at the end; repeatable", "--samples"),
+    setting_option("sampler", str, "ancestral, ddim or dpm"),
+    setting_option("sampler_steps", int, "steps of ddim or dpm"),
+    setting_option("inception", bool, "score the end by FID too", "--fid/--no-fid"),
+)
+
+
 def experiment(
     out: Annotated[Path, typer.Option(help="folder of the study; the same command goes on after a stop")],
     preset: Annotated[str | None, typer.Option(help="paper-fmnist, paper-celeba, cpu-small, rings or smoke")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; options win over it")] = None,
-    method: Annotated[list[Method] | None, typer.Option(help="repeat for several")] = None,
-    institutions: Annotated[list[int] | None, typer.Option("--institutions", "-k", help="K; repeatable")] = None,
-    split: Annotated[list[Split] | None, typer.Option(help="who gets which images; repeatable")] = None,
-    network: Annotated[list[Preset] | None, typer.Option(help="repeatable")] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="of the ring in which updates travel; repeatable")] = None,
-    first_bits: Annotated[int | None, typer.Option(help="the same while nothing is known of their size")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="repeatable")] = None,
-    rounds: Annotated[int | None, typer.Option(help="R")] = None,
-    epochs: Annotated[int | None, typer.Option(help="E, local epochs a round")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="of Adam")] = None,
-    ema_decay: Annotated[float | None, typer.Option(help="draw images from averaged weights; 0: no average")] = None,
-    error_feedback: Annotated[
-        bool | None, typer.Option("--error-feedback", help="add to an update what rounding took from the last one")
-    ] = None,
-    weighting: Annotated[
-        str | None, typer.Option(help="of institutions: equal, or samples as FedAvg; presets take samples")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="fashion-mnist, cifar10, celeba, a folder or an .npz")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="where the named data sets lie")] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels, for folders and CelebA")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 grey, 3 colour")] = None,
-    subset: Annotated[int | None, typer.Option(help="training images of all institutions together")] = None,
-    conditional: Annotated[bool | None, typer.Option("--conditional", help="train with class labels")] = None,
-    guidance: Annotated[float | None, typer.Option(help="of classifier-free guidance")] = None,
-    samples: Annotated[list[int] | None, typer.Option(help="images for the scores at the end; repeatable")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ancestral, ddim or dpm")] = None,
-    sampler_steps: Annotated[int | None, typer.Option(help="steps of ddim or dpm")] = None,
-    fid: Annotated[bool | None, typer.Option("--fid/--no-fid", help="score the end by FID too")] = None,
     weights: Annotated[Path | None, typer.Option(help="weights of FID's Inception, if not found by themselves")] = None,
     insecure_plain_average: Annotated[
         bool, typer.Option("--insecure-plain-average", help="run what secure aggregation refuses without masks")
@@ -90,45 +91,16 @@ def experiment(
     gpus_per_institution: Annotated[float, typer.Option(min=0.0, help="of the Ray cluster; 0.1: ten on one GPU")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="feature nets and statistics of real images")] = None,
+    **given: object,
 ) -> None:
     """Run a study: institutions, rounds with the real secure aggregation, baselines, scores, a report."""
     from fedddpm.evaluation.cache import default_cache
-    from fedddpm.experiment.design.presets import preset as preset_named
-    from fedddpm.experiment.design.settings import build, read_settings
     from fedddpm.experiment.report.tables import print_tables
     from fedddpm.experiment.study import Place, RayPlace, default_workers, run_study
 
-    options = {
-        "methods": _values(method),
-        "institutions": _values(institutions),
-        "splits": _values(split),
-        "networks": _values(network),
-        "bits": _values(bits),
-        "first_bits": first_bits,
-        "seeds": _values(seed),
-        "rounds": rounds,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "ema_decay": ema_decay,
-        "error_feedback": error_feedback,
-        "weighting": weighting,
-        "data": data,
-        "data_root": data_root,
-        "image_size": image_size,
-        "channels": channels,
-        "subset": subset,
-        "conditional": conditional,
-        "guidance": guidance,
-        "final_samples": _values(samples),
-        "sampler": sampler,
-        "sampler_steps": sampler_steps,
-        "inception": fid,
-        "insecure_plain_average": "below-floor" if insecure_plain_average else None,
-    }
-    file = {} if config is None else read_settings(config)
-    named = preset or file.pop("preset", None)
-    settings = build({} if named is None else preset_named(str(named)), file, options)
+    options = settings_given(_SETTINGS, given)
+    options["insecure_plain_average"] = "below-floor" if insecure_plain_average else None
+    settings = _study(preset, config, options)
     command = shlex.join(["fedddpm", *sys.argv[1:]])
     cluster = RayPlace(ray, cpus_per_institution, gpus_per_institution) if ray is not None else None
     count = workers or default_workers(settings, device)
@@ -138,6 +110,19 @@ def experiment(
         results = run_study(settings, place, watching)
     print_tables(console, results)
     typer.echo(f"report: {out / 'report.html'}")
+
+
+place_among(experiment, _SETTINGS, after="config")
+
+
+def _study(preset: str | None, config: Path | None, options: Mapping[str, object]) -> StudySettings:
+    """The study of the options, over those of a file, over those of a preset that either names."""
+    from fedddpm.experiment.design.presets import preset as preset_named
+    from fedddpm.experiment.design.settings import build, read_settings
+
+    file = {} if config is None else read_settings(config)
+    named = preset or file.pop("preset", None)
+    return build({} if named is None else preset_named(str(named)), file, options)
 
 
 def report(folder: Annotated[Path, typer.Argument(help="folder of a study")]) -> None:
@@ -150,11 +135,6 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a study")]) ->
     page = write_report(folder, results)
     print_tables(PlainConsole(soft_wrap=False), results)
     typer.echo(f"report: {page}")
-
-
-def _values(chosen: Sequence[object] | None) -> tuple[object, ...] | None:
-    """Repeated options as a setting; None where nothing was given."""
-    return tuple(item.value if isinstance(item, StrEnum) else item for item in chosen) if chosen else None
 
 
 class _Watching:

@@ -8,16 +8,15 @@ from fedddpm.errors import PolicyError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity
 from fedddpm.rounds.session import Seat, SessionDriver
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.transport.endpoints import Transport
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import members_of, session_of
-from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.wire.api import SessionState
-from fedddpm_protocol.wire.messages import SignedDocument
 
 
 class Attempt:
@@ -25,32 +24,21 @@ class Attempt:
 
     def __init__(
         self,
-        document: SignedDocument,
-        spec: RoundSpec,
+        accepted: AcceptedSpec,
         seat: Seat,
         transport: Transport,
         update: LocalUpdate,
         reporter: Reporter,
     ) -> None:
-        self.document, self.spec, self.update = document, spec, update
+        self.document, self.spec = accepted.document, accepted.spec
         self._reporter = reporter
-        self.pieces = pieces = scaled_pieces(spec, update.sent)
-        ours = (session_of(seat.roster, part, seat.member_id) for part in pieces.by_part)
+        self.pieces = scaled_pieces(self.spec, update.sent)
+        ours = (session_of(accepted.roster, part, seat.member_id) for part in self.pieces.by_part)
         self._drivers = {
-            session: SessionDriver(seat, transport, spec, session, update, pieces)
+            session: SessionDriver(seat, transport, accepted, session, update, self.pieces)
             for session in ours
-            if seat.member_id in session_plan(spec, seat.roster, session).reporters
+            if seat.member_id in session_plan(self.spec, accepted.roster, session).reporters
         }
-
-    @property
-    def done(self) -> bool:
-        """Whether only the result is missing."""
-        return all(driver.done for driver in self._drivers.values())
-
-    @property
-    def left(self) -> str | None:
-        """Why this institution is out of a session of the attempt, if it is."""
-        return next((driver.left for driver in self._drivers.values() if driver.left), None)
 
     def advance(self, sessions: Mapping[str, SessionState]) -> None:
         """Take every step that the phases of the sessions allow; raises as ``SessionDriver.advance``."""
@@ -81,8 +69,9 @@ class Attempt:
             driver.check_newer_roster(roster)
 
 
-def require_enough_reporters(spec: RoundSpec, roster: Roster, member: str, floor: int) -> None:
+def require_enough_reporters(accepted: AcceptedSpec, member: str) -> None:
     """PolicyError where the member's sum of a part has fewer reporters than the smallest that it accepts."""
+    spec, roster, floor = accepted.spec, accepted.roster, accepted.floor
     for part in spec.parts:
         session = session_of(roster, part.name, member)
         reporters = session_plan(spec, roster, session).reporters

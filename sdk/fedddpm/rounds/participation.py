@@ -20,11 +20,11 @@ from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.round_update import OwnUpdate
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.rounds.second_opinion import Doubt, UnknownGroundError, WentBackError
+from fedddpm.rounds.second_opinion import Doubt, WentBackError
 from fedddpm.rounds.session import Seat, send_owed
 from fedddpm.rounds.share_guard import ShareGuard
 from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
-from fedddpm.rounds.trust import accept_roster, accept_spec, require_enrolled
+from fedddpm.rounds.trust import AcceptedSpec, accept_roster, accept_spec, require_enrolled
 from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.state.report import parameters_in
 from fedddpm.state.restore_guard import RestoreGuard
@@ -34,12 +34,10 @@ from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore
-from fedddpm_protocol.agreement.policy import LocalPolicy
+from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.errors import ResultError, SpecError
-from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.errors import ResultError, StaleSpecError
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument
 
@@ -66,14 +64,15 @@ class Participation:
         self._own = OwnUpdate(
             institution,
             state,
+            transport,
             self._ledger,
             self._updates,
             self._feedback,
             self._history,
             reporter,
             self._telling,
-            self._count,
         )
+        self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
@@ -90,6 +89,7 @@ class Participation:
         while rounds is None or len(summaries) < rounds:
             current = self._poll()
             with self._reporter.busy(Work.PROTOCOL):
+                # First what a crash left owed: everybody's sum may be waiting for this answer.
                 self._send_owed()
                 summaries += self._take_last_results(current)
                 taken = self._take_results(current)
@@ -180,6 +180,7 @@ class Participation:
     def _advance(self, position: RunPosition, rounds: int) -> list[RoundSummary]:
         """Take the results after ``position``, of a run of so many rounds."""
         update = self._updates.load(position.base_model_hash)
+        # After a restart the specification of a round that is over is not at hand: its model is then fetched whole.
         known = {} if self._attempt is None else {self._attempt.spec.hash: self._attempt.spec}
         results = self._history.advance(
             position,
@@ -198,7 +199,7 @@ class Participation:
         if self._attempt is not None:
             self._attempt.leave("the round is over")
             self._attempt = None
-        self._updates.clear()
+        self._updates.clear()  # last: what a kill before this leaves is of a base model that is gone, and is not used
         return summaries
 
     def _summarize(self, result: RoundResult, update: LocalUpdate | None) -> RoundSummary:
@@ -230,7 +231,10 @@ class Participation:
             self._telling.attempt_failed(self._attempt.spec)
             self._attempt = None
         if self._attempt is None and current.spec != self._sat_out:
+            self._sat_out = None
             self._attempt = self._begin(current.spec)
+            if self._attempt is None:
+                self._sat_out = current.spec
         if self._attempt is None:
             return self._reporter.waiting("sitting out this attempt, waiting for the next", Activity.SITTING_OUT)
         with self._reporter.busy(Work.PROTOCOL):
@@ -239,44 +243,36 @@ class Participation:
 
     def _begin(self, document: SignedDocument) -> Attempt | None:
         """Check the specification, get the base model, train or take the stored update; None to sit it out."""
-        self._sat_out = None
-        roster = self._our_roster()
-        spec, policy = self._accept(document, roster)
-        if spec is None or not self._guard.admits(spec, self._reporter.notice):
-            self._sat_out = document
+        accepted = self._accept(document)
+        if accepted is None or not self._guard.admits(accepted.spec, self._reporter.notice):
             return None
-        require_enough_reporters(spec, roster, self._us.member_id, policy.floor(roster))
-        self._shares.require_small(spec)
-        self._telling.takes_part(spec)
-        update = self._own.of(spec, roster)
+        # Everything that may refuse comes before the training, which may take hours.
+        require_enough_reporters(accepted, self._us.member_id)
+        self._shares.require_small(accepted.spec)
+        self._telling.takes_part(accepted.spec)
+        update = self._own.of(accepted.spec, accepted.roster)
         if update is None:
-            self._sat_out = document
             return None
-        seat = Seat(
-            self._us.identity,
-            self._us.member_id,
-            roster,
-            policy,
-            self._state,
-            self._ledger,
-            self._reporter.uploading,
-        )
-        attempt = Attempt(document, spec, seat, self._transport, update, self._reporter)
-        self._telling.clipped(spec, attempt.pieces)
+        attempt = Attempt(accepted, self._seat, self._transport, update, self._reporter)
+        self._telling.clipped(accepted.spec, attempt.pieces)
         return attempt
 
-    def _accept(self, document: SignedDocument, roster: Roster) -> tuple[RoundSpec | None, LocalPolicy]:
+    def _accept(self, document: SignedDocument) -> AcceptedSpec | None:
+        """What this institution agrees to; None for an attempt that the roster has left behind."""
+        roster = self._our_roster()
         try:
-            spec, policy = accept_spec(document, roster, self._us.config.policy)
-        except SpecError as error:
-            version = spec_roster_version(document)
-            if version > roster.version:
-                raise UnknownGroundError(str(error)) from error
-            if version == roster.version:
-                raise
-            self._reporter.notice(f"this attempt was made for the older roster {version}; waiting for the next")
-            return None, LocalPolicy(architecture_hash=b"")
-        shape = (spec.architecture.image_size, spec.architecture.channels)
+            accepted = accept_spec(document, roster, self._us.config.policy)
+        except StaleSpecError:
+            self._reporter.notice(
+                f"this attempt was made for a roster older than version {roster.version}; waiting for the next"
+            )
+            return None
+        self._require_fitting_images(accepted.spec.architecture)
+        return accepted
+
+    def _require_fitting_images(self, asked: Architecture) -> None:
+        """DataError unless the network of the round takes this institution's images and labels."""
+        shape = (asked.image_size, asked.channels)
         ours = (self._us.images[0].image_size, self._us.images[0].channels)
         if shape != ours:
             raise DataError(
@@ -284,10 +280,9 @@ class Participation:
                 f" {ours[0]}x{ours[0]} with {ours[1]}",
                 f"Set image_size={shape[0]} and channels={shape[1]} (files in a folder are then resized)",
             )
-        if spec.architecture.classes:
+        if asked.classes:
             for images in self._us.images:
-                require_labels(images, spec.architecture.classes)
-        return spec, policy
+                require_labels(images, asked.classes)
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -296,14 +291,6 @@ class Participation:
             raise ResultError("no roster was accepted yet")
         return self._roster
 
-    def _count(self, spec: RoundSpec) -> None:
-        self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
-
     def _count_traffic(self, current: RunState) -> None:
         if current.run is not None:
             self._state.add_traffic(current.run, current.round, self._transport.connection.meter.take())
-
-
-def spec_roster_version(document: SignedDocument) -> int:
-    """The roster version that a verified specification was made for."""
-    return canonical.decode(RoundSpec, document.body).roster_version

@@ -7,18 +7,15 @@ would show in sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from fedddpm.model.ema import AverageState
-from fedddpm.model.unet import UNet
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Telling
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import RunPosition, StateDir
 from fedddpm.state.secret import training_seed
 from fedddpm.state.spent_ledger import SpentLedger
+from fedddpm.transport.endpoints import Transport
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate, require_finite
@@ -28,23 +25,23 @@ from fedddpm_protocol.agreement.spec import RoundSpec
 
 
 class OwnUpdate:
-    """Makes it and keeps it in ``store``; ``before_training`` is told when all that is needed has arrived."""
+    """Makes it, and keeps it in ``store``."""
 
     def __init__(
         self,
         us: Institution,
         state: StateDir,
+        transport: Transport,
         ledger: SpentLedger,
         store: UpdateStore,
         feedback: ErrorFeedback,
         history: RunHistory,
         reporter: Reporter,
         telling: Telling,
-        before_training: Callable[[RoundSpec], None],
     ) -> None:
-        self._us, self._state, self._ledger = us, state, ledger
+        self._us, self._state, self._transport, self._ledger = us, state, transport, ledger
         self._store, self._feedback, self._history = store, feedback, history
-        self._reporter, self._telling, self._before_training = reporter, telling, before_training
+        self._reporter, self._telling = reporter, telling
 
     def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate | None:
         """The update for ``spec``, durable before it is returned; None where it was given and is lost.
@@ -64,30 +61,33 @@ class OwnUpdate:
         if self._ledger.has_given(spec.base_model_hash):
             self._telling.update_lost(spec)
             return None
+        return self._made(spec, position)
+
+    def _made(self, spec: RoundSpec, position: RunPosition) -> LocalUpdate:
+        """A new update from the base model at ``position``: trained, with what is made up for, and stored."""
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
-        self._before_training(spec)
+        average = self._history.average(position, model)
+        # What arrived counts for this round even if the process is killed in the hours that follow.
+        self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
         self._reporter.waiting(f"round {spec.round + 1}: training started", Activity.TRAINING)
         with self._reporter.busy(Work.TRAINING):
-            update = self._train(spec, model, self._history.average(position, model))
+            update = train_update(
+                model,
+                spec,
+                self._us.images,
+                self._us.device,
+                self._us.config.policy,
+                training_seed(self._state),
+                self._store.checkpoint,
+                lambda progress: self._reporter.training(spec.round, progress),
+                learning=self._us.config.learning,
+                average=average,
+                share=self._us.share,
+                on_sign_of_life=self._reporter.vitals.beat,
+            )
         self._telling.trained(spec, update, stored=False)
         if self._us.config.learning.error_feedback:
             update = self._feedback.added_to(update, spec.parts)
         self._store.save(update)
         return update
-
-    def _train(self, spec: RoundSpec, model: UNet, average: AverageState | None) -> LocalUpdate:
-        return train_update(
-            model,
-            spec,
-            self._us.images,
-            self._us.device,
-            self._us.config.policy,
-            training_seed(self._state),
-            self._store.checkpoint,
-            lambda progress: self._reporter.training(spec.round, progress),
-            learning=self._us.config.learning,
-            average=average,
-            share=self._us.share,
-            on_sign_of_life=self._reporter.vitals.beat,
-        )

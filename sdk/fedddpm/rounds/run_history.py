@@ -95,7 +95,7 @@ class RunHistory:
         known: Mapping[bytes, RoundSpec],
         update: LocalUpdate | None,
         rounds: int,
-        moved: Callable[[RoundResult, Vector, Vector], None] = lambda *_: None,
+        moved: Callable[[RoundResult, Vector, Vector], None],
     ) -> list[RoundResult]:
         """Take the results after ``position``; returns those that were new.
 

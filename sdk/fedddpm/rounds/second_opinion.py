@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fedddpm.errors import FedDDPMError, PolicyError
-from fedddpm_protocol.errors import ProtocolError, SpecError
+from fedddpm_protocol.errors import ProtocolError, SpecError, StaleRosterError
 
 PAUSE_S = 1.0
 
@@ -20,7 +20,7 @@ class WentBackError(PolicyError):
 
 
 class UnknownGroundError(SpecError):
-    """A specification stands on a result or a roster that is not known here."""
+    """A specification stands on a result that is not known here."""
 
 
 class Doubt:
@@ -35,7 +35,7 @@ class Doubt:
         """Go on behind the block after a first doubtful answer, after a pause; raise what a second one raises."""
         try:
             yield
-        except (WentBackError, UnknownGroundError) as error:
+        except (WentBackError, UnknownGroundError, StaleRosterError) as error:
             if self.is_open:
                 raise
             self.is_open = True

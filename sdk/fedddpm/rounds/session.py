@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.evidence import keep_evidence
 from fedddpm.state.folder import StateDir
 from fedddpm.state.secret import rounding_seed
@@ -17,9 +18,8 @@ from fedddpm.transport.problems import ProblemError, SecondClientError
 from fedddpm.updates.contribution import Contribution, Pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
+from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, SpentError
 from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
@@ -32,12 +32,10 @@ _UPLOAD_PASSES = 3
 
 @dataclass(frozen=True)
 class Seat:
-    """Who takes part, under which rules, and with which durable memory."""
+    """Who takes part, and with which durable memory."""
 
     identity: Identity
     member_id: str
-    roster: Roster
-    policy: LocalPolicy
     state: StateDir
     ledger: SpentLedger
     on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
@@ -53,13 +51,15 @@ class SessionDriver:
         self,
         seat: Seat,
         transport: Transport,
-        spec: RoundSpec,
+        accepted: AcceptedSpec,
         session: str,
         update: LocalUpdate,
         pieces: Pieces,
     ) -> None:
         self.left: str | None = None
-        self._seat, self._spec, self._session, self._part = seat, spec, session, spec.part(session)
+        spec = accepted.spec
+        self._seat, self._accepted, self._spec = seat, accepted, spec
+        self._session, self._part = session, spec.part(session)
         self._api: SessionApi = transport.session(spec.hash, session)
         rounding = rounding_seed(seat.state, spec.base_model_hash, self._part.name)
         self._contribution = Contribution(spec, self._part.name, update, pieces, rounding)
@@ -118,6 +118,7 @@ class SessionDriver:
                 raise
             self.leave(problem.happened)
         except (PeerProtocolError, SpentError) as error:
+            # Too small a cohort is nobody's lie; whatever else breaks the protocol is kept, to be shown to people.
             if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
                 keep_evidence(self._seat.state.path, self._spec.hash, self._session, error, self._received)
             self.leave(str(error))
@@ -136,26 +137,23 @@ class SessionDriver:
             except PeerProtocolError as error:
                 self.leave(str(error))
 
-    def send_owed(self, owed: OwedUnmask) -> None:
-        """Send this session's answer."""
-        send_owed(self._api, self._seat.ledger, owed)
-
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def _new_participant(self) -> Participant:
-        seat, base, part = self._seat, self._spec.base_model_hash, self._part.name
+        seat, roster, base, part = self._seat, self._accepted.roster, self._spec.base_model_hash, self._part.name
         return Participant(
             identity=seat.identity.key,
             member_id=seat.member_id,
-            roster=seat.roster,
-            plan=session_plan(self._spec, seat.roster, self._session),
-            policy=seat.policy,
+            roster=roster,
+            plan=session_plan(self._spec, roster, self._session),
+            floor=self._accepted.floor,
             recorded_u3=seat.ledger.recorded(base, part),
-            release=seat.ledger.release(seat.roster, base, part),
+            release=seat.ledger.release(roster, base, part),
             answers=seat.ledger.answers(base, part),
         )
 
     def _send_join(self) -> None:
+        # The number is durable before it is sent: what a restarted process sends is newer than all it sent before.
         self._join = self._participant.join(self._seat.state.next_seq())
         receipt = self._api.join(self._join)
         if receipt.outcome == "stale":
@@ -168,6 +166,7 @@ class SessionDriver:
     def _send_shares(self) -> None:
         self._received = reply = self._api.cohort()
         joins = reply.joins
+        # The participant would refuse these two as well; here they are told apart, with what to do about them.
         own = [join for join in joins if join.parse().id == self._seat.member_id]
         if not own:
             return self.leave("the cohort closed without this institution")
@@ -185,8 +184,11 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
-        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._seat.roster.c_max)
+        # The scale follows from the size of the cohort, which is fixed now, so nothing was encoded before.
+        self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
+        # Before the first masked chunk leaves: no other update of this base model may ever follow it.
         self._seat.ledger.give(self._spec.base_model_hash, self._digest)
+        # What the aggregator says it has is asked for again after each pass: it may have lost chunks in a crash.
         for _ in range(_UPLOAD_PASSES):
             if not self._upload_missing():
                 break
@@ -203,6 +205,8 @@ class SessionDriver:
         total, done, sent = self.upload_bytes, 0, 0  # bytes, bytes, chunks
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
+                # Masked anew in every pass instead of being kept, which would take the memory of a second vector: the
+                # same words under the same mask give the same bytes.
                 data = self._participant.mask_chunk(segment.name, index, self._contribution.words(segment, index))
                 done += len(data)
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
@@ -230,11 +234,13 @@ class SessionDriver:
         self._received = reply = self._api.confirmations()
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
+        # The ledger has the answer on the disk before there is a message: after a crash in between it is owed, and sent
+        # at the next start as it is, for a second one over other survivors would give the update away.
         unmask = self._participant.receive_confirmations(
             confirmations, lambda record: self._seat.ledger.commit(spec_hash, record, self._session)
         )
         owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
-        self.send_owed(owed)
+        send_owed(self._api, self._seat.ledger, owed)
 
 
 def send_owed(api: SessionApi, ledger: SpentLedger, owed: OwedUnmask) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from fedddpm.config import LocalPolicyOptions
@@ -12,18 +14,28 @@ from fedddpm.model.unet import UNet
 from fedddpm.rounds.second_opinion import WentBackError
 from fedddpm.state.folder import StateDir
 from fedddpm.transport.problems import NotEnrolledError
-from fedddpm_protocol.agreement.documents import open_result
+from fedddpm_protocol.agreement.documents import open_result, open_spec
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import OlderRosterError, ResultError, RosterError, SignatureError, UnknownMemberError
-from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives import keys
 from fedddpm_protocol.wire.messages import SignedDocument
 
 _CALL = "Stop, and call the federation's coordinator before you go on"
+
+
+@dataclass(frozen=True)
+class AcceptedSpec:
+    """What this institution agreed to: verified, decoded and held against its policy once, and not again."""
+
+    document: SignedDocument  # as the aggregator offers it, to tell it from the next one
+    spec: RoundSpec
+    roster: Roster  # that it was made for
+    floor: int  # smallest set of institutions whose sum may be opened
 
 
 def accept_roster(document: SignedDocument, root: bytes, state: StateDir) -> Roster:
@@ -79,16 +91,17 @@ def expected_network(asked: Architecture, options: LocalPolicyOptions) -> UNet:
     return own
 
 
-def accept_spec(document: SignedDocument, roster: Roster, options: LocalPolicyOptions) -> tuple[RoundSpec, LocalPolicy]:
+def accept_spec(document: SignedDocument, roster: Roster, options: LocalPolicyOptions) -> AcceptedSpec:
     """The round's specification, signed by the roster's aggregator and within the local policy.
 
     Raises:
-        ProtocolError: see ``fedddpm_protocol.agreement.policy.check_spec``; PolicyError: see :func:`expected_network`.
+        ProtocolError: see ``fedddpm_protocol.agreement.documents.open_spec`` and ``LocalPolicy.check``.
+        PolicyError: see :func:`expected_network`.
     """
-    keys.verify(roster.server_public_key, "spec", document.body, document.signature, "aggregator")
-    asked = canonical.decode(RoundSpec, document.body)
-    policy = local_policy(expected_network(asked.architecture, options), Method(asked.method), options)
-    return check_spec(document, roster, policy), policy
+    spec = open_spec(document, roster)
+    policy = local_policy(expected_network(spec.architecture, options), Method(spec.method), options)
+    policy.check(spec, roster)
+    return AcceptedSpec(document, spec, roster, policy.floor(roster))
 
 
 def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> LocalPolicy:

@@ -35,9 +35,9 @@ class LocalUpdate:
         None  # what earlier rounding took from the shared parts; None where nothing is made up for
     )
 
-    @property
+    @cached_property
     def sent(self) -> Vector:
-        """What goes into the sum: the delta, and what is made up for."""
+        """What goes into the sum: the delta, and what is made up for; one vector, however often it is asked for."""
         return self.delta if self.feedback is None else self.delta + self.feedback
 
     @cached_property

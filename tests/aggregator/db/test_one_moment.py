@@ -34,7 +34,6 @@ from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
 from fedddpm_aggregator.service.rounds.shares import get_inbox, post_shares
 from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.service.verification.verify_history import verify_history
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -84,7 +83,7 @@ class Pair:
             member_id=name,
             roster=roster,
             plan=session_plan(self.spec, roster, PART),
-            policy=LocalPolicy(architecture_hash=self.spec.architecture.hash),
+            floor=roster.n_min,
         )
 
     def share(self) -> None:

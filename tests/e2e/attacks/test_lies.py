@@ -112,7 +112,7 @@ def test_more_epochs_under_the_old_signature(new_federation: NewFederation) -> N
     fed.proxy(fed.members[0]).alter("GET /v1/state", lie)
     error = refused_alone(fed)
     assert isinstance(error, TransportError)
-    assert "signature does not verify" in str(error)
+    assert "not signed by the aggregator that the roster names" in str(error)
 
 
 def test_more_epochs_than_the_institution_allows(new_federation: NewFederation) -> None:

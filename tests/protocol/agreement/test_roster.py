@@ -9,10 +9,10 @@ import pytest
 from tests.protocol.support.sessions import SERVER, identity_of, make_roster
 from tests.protocol.support.specs import ARCHITECTURE, make_part_result, make_result, make_spec, manifest_of
 
-from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.documents import open_result, open_spec, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
+from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Release, Roster, open_roster, sign_roster
 from fedddpm_protocol.agreement.spec import RoundSpec, part_spec
 from fedddpm_protocol.errors import (
@@ -22,6 +22,8 @@ from fedddpm_protocol.errors import (
     RosterError,
     SignatureError,
     SpecError,
+    StaleRosterError,
+    StaleSpecError,
     UnknownMemberError,
 )
 from fedddpm_protocol.primitives import canonical
@@ -35,6 +37,13 @@ ROSTER = make_roster(5, 1)
 def policy(**changes: Any) -> LocalPolicy:
     manifests = {"full": manifest_of(Method.FULL, "full")}
     return LocalPolicy(**{"architecture_hash": ARCHITECTURE.hash, "manifests": manifests, **changes})
+
+
+def accept(signed: SignedDocument, roster: Roster, limits: LocalPolicy) -> RoundSpec:
+    """What an institution does with a specification before anything else."""
+    spec = open_spec(signed, roster)
+    limits.check(spec, roster)
+    return spec
 
 
 def flip(data: bytes, position: int = -1) -> bytes:
@@ -150,41 +159,58 @@ def test_bad_releases(release: Any) -> None:
 
 def test_a_good_spec_passes() -> None:
     spec = make_spec(ROSTER)
-    assert check_spec(sign_spec(spec, SERVER), ROSTER, policy()) == spec
+    assert accept(sign_spec(spec, SERVER), ROSTER, policy()) == spec
 
 
 def test_a_spec_must_be_signed_by_the_rosters_aggregator() -> None:
     signed = sign_spec(make_spec(ROSTER), identity_of(0))
     with pytest.raises(SignatureError) as caught:
-        check_spec(signed, ROSTER, policy())
+        accept(signed, ROSTER, policy())
     assert caught.value.blame == "aggregator"
     good = sign_spec(make_spec(ROSTER), SERVER)
     for position in range(0, len(good.body), 29):
         with pytest.raises(SignatureError):
-            check_spec(SignedDocument(body=flip(good.body, position), signature=good.signature), ROSTER, policy())
+            accept(SignedDocument(body=flip(good.body, position), signature=good.signature), ROSTER, policy())
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"federation": "other"}, {"roster_version": 2}, {"roster_hash": bytes(32)}, {"largest_cohort": 6}],
+    [{"federation": "other"}, {"roster_hash": bytes(32)}, {"largest_cohort": 6}],
     ids=lambda c: next(iter(c)),
 )
 def test_a_spec_of_another_federation_or_roster_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(SpecError):
-        check_spec(sign_spec(make_spec(ROSTER, **changes), SERVER), ROSTER, policy())
+    with pytest.raises(SpecError) as caught:
+        open_spec(sign_spec(make_spec(ROSTER, **changes), SERVER), ROSTER)
+    assert caught.type is SpecError, "another roster would not help"
+
+
+@pytest.mark.parametrize(("made_for", "stale"), [(2, StaleRosterError), (0, StaleSpecError)])
+def test_a_spec_for_another_version_of_the_roster_says_which_of_the_two_is_stale(
+    made_for: int, stale: type[SpecError]
+) -> None:
+    signed = sign_spec(make_spec(ROSTER, roster_version=made_for, roster_hash=bytes(32)), SERVER)
+    with pytest.raises(SpecError, match=f"made for roster version {made_for}, you hold version 1") as caught:
+        open_spec(signed, ROSTER)
+    assert caught.type is stale
+    assert (StaleRosterError.code, StaleSpecError.code) == ("stale-roster", "stale-spec")
+
+
+def test_a_spec_is_opened_without_a_policy() -> None:
+    spec = make_spec(ROSTER, epochs=1000)
+    assert open_spec(sign_spec(spec, SERVER), ROSTER) == spec
 
 
 @pytest.mark.parametrize("damage", [lambda b: b + b"\0", lambda b: b[:-1], lambda b: b + bytes(8)])
 def test_a_signed_spec_of_the_wrong_form_is_refused(damage: Any) -> None:
     body = damage(canonical.encode(make_spec(ROSTER)))
     with pytest.raises(SpecError):
-        check_spec(SignedDocument(body=body, signature=SERVER.sign("spec", body)), ROSTER, policy())
+        accept(SignedDocument(body=body, signature=SERVER.sign("spec", body)), ROSTER, policy())
 
 
 def test_a_spec_without_the_hash_of_its_terms_is_refused() -> None:
     older = replace(make_spec(ROSTER), terms_hash=b"")
     with pytest.raises(SpecError, match="does not name its terms"):
-        check_spec(sign_spec(older, SERVER), ROSTER, policy())
+        accept(sign_spec(older, SERVER), ROSTER, policy())
 
 
 OTHER = replace(ARCHITECTURE, base_dim=16)
@@ -203,7 +229,7 @@ OUTSIDE = {
 @pytest.mark.parametrize(("spec", "limits"), OUTSIDE.values(), ids=OUTSIDE)
 def test_a_spec_outside_the_local_policy_is_refused(spec: dict[str, Any], limits: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):
-        check_spec(sign_spec(make_spec(ROSTER, **spec), SERVER), ROSTER, policy(**limits))
+        accept(sign_spec(make_spec(ROSTER, **spec), SERVER), ROSTER, policy(**limits))
 
 
 def permuted(spec: RoundSpec, manifest: tuple[TensorSpec, ...]) -> RoundSpec:
@@ -215,15 +241,15 @@ def test_a_permuted_or_renamed_model_is_no_fresh_base() -> None:
     tensors = spec.parts[0].manifest
     for manifest in (tensors[::-1], (replace(tensors[0], name="encoder.v"), *tensors[1:])):
         with pytest.raises(PolicyError, match="permuted"):
-            check_spec(sign_spec(permuted(spec, manifest), SERVER), ROSTER, policy())
+            accept(sign_spec(permuted(spec, manifest), SERVER), ROSTER, policy())
 
 
 def test_two_parties_only_by_opt_in() -> None:
     roster = make_roster(2, 0, 2)
     signed = sign_spec(make_spec(roster), SERVER)
     with pytest.raises(PolicyError, match="not from the other"):
-        check_spec(signed, roster, policy())
-    assert check_spec(signed, roster, policy(allow_two_party=True)).roster_version == 1
+        accept(signed, roster, policy())
+    assert accept(signed, roster, policy(allow_two_party=True)).roster_version == 1
 
 
 def test_the_two_party_opt_in_does_not_lower_a_cohort_that_was_asked_for() -> None:
@@ -304,7 +330,7 @@ def test_results() -> None:
 def test_a_result_is_no_spec() -> None:
     signed = sign_result(make_result(make_spec(ROSTER)), SERVER)
     with pytest.raises(SignatureError):
-        check_spec(signed, ROSTER, policy())
+        accept(signed, ROSTER, policy())
 
 
 BAD_RESULTS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,6 @@ from tests.protocol.support.sessions import identity_of, make_plan, make_roster
 from tests.protocol.support.specs import make_spec
 
 from fedddpm_protocol.agreement.methods import Method, assign_parts
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import CohortTooSmallError, DuplicateError, MalformedError, SignatureError, SpecError
 from fedddpm_protocol.session.cohort import session_plan
@@ -30,7 +29,7 @@ def join_of(roster: Roster, index: int, recorded: tuple[str, ...] = (), seq: int
         member_id=f"site-{index}",
         roster=roster,
         plan=make_plan(roster),
-        policy=LocalPolicy(architecture_hash=b""),
+        floor=roster.n_min,
         recorded_u3=recorded,
     ).join(seq)
 

@@ -27,7 +27,7 @@ def test_every_pattern(n: int, c_max: int, n_min: int) -> None:
     opened = failed = 0
     for pattern in itertools.product((STAYS, BEFORE_UPLOAD, BEFORE_UNMASK), repeat=n):
         drops = {member: step for member, step in zip(roster.ids, pattern, strict=True) if step != STAYS}
-        participants = make_participants(roster, plan, min_cohort=2, allow_two_party=n_min == 2)
+        participants = make_participants(roster, plan)
         session = Session(roster, plan, participants, drops=drops)
         survivors = tuple(member for member in roster.ids if drops.get(member) != BEFORE_UPLOAD)
         if not must_open(n, c_max, n_min, pattern):

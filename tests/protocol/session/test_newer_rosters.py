@@ -6,7 +6,6 @@ import pytest
 from tests.protocol.support.faults import is_forgotten
 from tests.protocol.support.sessions import identity_of, make_plan, make_roster
 
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.errors import (
     RosterError,
@@ -23,7 +22,7 @@ def machine_for(index: int, recorded: tuple[str, ...] = (), release: Release | N
         member_id=f"site-{index}",
         roster=roster,
         plan=make_plan(roster),
-        policy=LocalPolicy(architecture_hash=b""),
+        floor=roster.n_min,
         recorded_u3=recorded,
         release=release,
     )

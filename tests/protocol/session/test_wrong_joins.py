@@ -222,7 +222,7 @@ def test_a_cohort_below_the_absolute_c_max() -> None:
 
 def test_a_cohort_below_the_local_policy() -> None:
     roster = make_roster(5)
-    machines = make_participants(roster, make_plan(roster), min_cohort=5)
+    machines = make_participants(roster, make_plan(roster), floor=5)
     joins = [machine.join(1) for machine in machines.values()][:4]
     with pytest.raises(CohortTooSmallError, match="this institution"):
         machines["site-0"].receive_cohort(joins)

@@ -144,7 +144,7 @@ def test_too_few_sharers(replay: Replay) -> None:
 
 def test_too_few_sharers_for_the_local_policy() -> None:
     roster = make_roster(5)
-    machines = make_participants(roster, make_plan(roster), min_cohort=4)
+    machines = make_participants(roster, make_plan(roster), floor=4)
     joins = [machine.join(1) for machine in machines.values()]
     shares = {name: machine.receive_cohort(joins) for name, machine in machines.items()}
     items = [i for name in ("site-1", "site-2") for i in shares[name].items if i.recipient == "site-0"]

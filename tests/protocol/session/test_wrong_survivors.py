@@ -76,7 +76,7 @@ def test_survivors_below_the_local_policy() -> None:
     roster = make_roster(5)
     drops = {"site-4": "shares"}
     machines = make_participants(roster, make_plan(roster))
-    machines |= {"site-0": make_participants(roster, make_plan(roster), min_cohort=5)["site-0"]}
+    machines |= {"site-0": make_participants(roster, make_plan(roster), floor=5)["site-0"]}
     with pytest.raises(CohortTooSmallError, match="survivors are below this institution"):
         Session(roster, make_plan(roster), machines, drops=drops).run()
 

@@ -17,7 +17,6 @@ from itertools import count
 
 from tests.protocol.support.sessions import identity_of, inputs_for, make_plan, make_roster, mask_all
 
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import canonical, keys
@@ -121,7 +120,7 @@ class World:
             member_id=member,
             roster=self.roster,
             plan=plan,
-            policy=LocalPolicy(architecture_hash=b""),
+            floor=self.roster.n_min,
             recorded_u3=log.recorded(plan.base_model_hash, plan.part),
             answers=log.answers(plan.base_model_hash, plan.part),
         )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Roster
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import ring
@@ -50,7 +49,7 @@ def make_plan(roster: Roster, attempt: int = 0, base: bytes = b"\x07" * 32, **ch
 
 
 def make_participants(
-    roster: Roster, plan: SessionPlan, logs: Mapping[str, SpentLog] | None = None, **policy: object
+    roster: Roster, plan: SessionPlan, logs: Mapping[str, SpentLog] | None = None, floor: int = 0
 ) -> dict[str, Participant]:
     participants = {}
     for index, member in enumerate(roster.members):
@@ -60,7 +59,7 @@ def make_participants(
             member_id=member.id,
             roster=roster,
             plan=plan,
-            policy=LocalPolicy(architecture_hash=b"", **policy),  # type: ignore[arg-type]
+            floor=floor,
             recorded_u3=log.recorded(plan.base_model_hash, plan.part),
             release=log.release(roster, plan.base_model_hash, plan.part),
         )

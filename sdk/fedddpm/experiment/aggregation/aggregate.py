@@ -16,14 +16,13 @@ from fedddpm.experiment.aggregation.session import Federation, Session, opened_s
 from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_span
-from fedddpm_protocol.agreement.documents import open_result, sign_result, sign_spec
+from fedddpm_protocol.agreement.documents import open_result, open_spec, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import Vector, model_hash
-from fedddpm_protocol.agreement.policy import LocalPolicy, check_spec
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.rings import largest_references
 from fedddpm_protocol.agreement.shards import sessions_of
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RINGS, RoundSpec, ScaleReference
+from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference
 from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.primitives import ring
@@ -62,11 +61,8 @@ def aggregate(
         ProtocolError: the protocol's own rules refuse something, for instance a cohort that is too small.
     """
     began = time.monotonic()
-    policy = LocalPolicy(spec.architecture.hash, c_max=federation.roster.c_max, min_bits=min(RINGS))
-    if masked:
-        document = sign_spec(spec, federation.server)
-        for _ in updates:
-            check_spec(document, federation.roster, policy)
+    if masked:  # what is summed is what an institution would have read
+        spec = open_spec(sign_spec(spec, federation.server), federation.roster)
     pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
     opened: dict[str, OpenedPart] = {}
     norms, results, wrapped = {}, [], []
@@ -77,12 +73,13 @@ def aggregate(
             member: Contribution(spec, part, updates[member], pieces[member], _rounding(rounding, member, part))
             for member in reporters
         }
-        session = Session(federation, spec, name, policy, contributions)
+        session = Session(federation, spec, name, contributions)
         words, result = session.run() if masked else (session.run_plain(), None)
         one = _opened_part(spec, name, words, reporters)
         try:
             norms[name] = _norm(spec, name, one)
         except WrappedSumError:
+            # As behind the aggregator's routes: the other parts are used, and this one's next ring is the widest.
             wrapped.append(name)
             results.append(PartResult.not_opened(name))
             continue

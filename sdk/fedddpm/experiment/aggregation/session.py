@@ -10,7 +10,6 @@ import numpy as np
 
 from fedddpm.updates.contribution import Contribution
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
-from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Member, Roster, Sharding
 from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
@@ -72,12 +71,11 @@ class Session:
         federation: Federation,
         spec: RoundSpec,
         session: str,
-        policy: LocalPolicy,
         contributions: Mapping[str, Contribution],
     ) -> None:
         self._federation, self._spec, self._part = federation, spec, spec.part(session)
         self._name, self._plan = session, session_plan(spec, federation.roster, session)
-        self._policy, self._contributions = policy, contributions
+        self._contributions = contributions
 
     def run(self) -> tuple[dict[str, ring.Words], PartResult]:
         """Opened words by segment, and the part's result."""
@@ -137,7 +135,7 @@ class Session:
             member_id=member,
             roster=federation.roster,
             plan=self._plan,
-            policy=self._policy,
+            floor=federation.roster.n_min,
             recorded_u3=federation.spent[member].recorded(base, self._part.name),
             release=federation.spent[member].release(federation.roster, base, self._part.name),
         )

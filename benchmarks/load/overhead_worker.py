@@ -16,17 +16,17 @@ from fedddpm.model.partition import flatten
 from fedddpm.monitoring.reporter import make_reporter
 from fedddpm.rounds import participation
 from fedddpm.rounds.institution import Institution
-from fedddpm.rounds.round_update import OwnUpdate
-from fedddpm.state.folder import StateDir
+from fedddpm.rounds.round_update import RoundUpdate
+from fedddpm.state.folder import StateFolder
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 
-class ReadyUpdate(OwnUpdate):
+class ReadyUpdate(RoundUpdate):
     """Says "ready" when it has an update, and goes on when it is told to."""
 
     def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
@@ -48,7 +48,7 @@ class ReadyUpdate(OwnUpdate):
 
 
 # Everything else is the real participation.
-participation.OwnUpdate = ReadyUpdate  # type: ignore[attr-defined]
+participation.RoundUpdate = ReadyUpdate  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -73,11 +73,11 @@ def main() -> None:
     images = ImageSet(torch.zeros((8, 1, 28, 28), dtype=torch.uint8))
     us = Institution(config, identity, identity.member_id, root, (images, images), torch.device("cpu"))
     with (
-        StateDir(config.state_dir, root, identity.member_id) as state,
+        StateFolder(config.state_dir, root, identity.member_id) as state,
         make_reporter(False) as reporter,
         Connection(config.aggregator_url, identity, identity.member_id, config.network) as connection,
     ):
-        taking_part = participation.Participation(us, state, Transport(connection), reporter, lambda summary: None)
+        taking_part = participation.Participation(us, state, FederationApi(connection), reporter, lambda summary: None)
         for _ in range(options.rounds):
             taking_part.run(1)
             print("done", flush=True)

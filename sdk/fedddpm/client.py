@@ -40,10 +40,10 @@ from fedddpm.monitoring.vitals import LiveVitals, sdk_version
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.participation import Participation
 from fedddpm.rounds.summary import RoundSummary
-from fedddpm.state.folder import StateDir
-from fedddpm.training.distributed import Place, follow, open_crew
+from fedddpm.state.folder import StateFolder
+from fedddpm.training.distributed import Place, follow, open_distributed
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_protocol.errors import LocalProtocolError, ProtocolError
 from fedddpm_protocol.errors import PolicyError as RefusedByPolicy
 
@@ -181,7 +181,7 @@ class Client:
         Raises:
             FedDDPMError: what happened and what to do about it; see ``fedddpm.errors``.
         """
-        with _explained(), open_crew(self._place, self._device, self._images[0]) as share:
+        with _explained(), open_distributed(self._place, self._device, self._images[0]) as share:
             if self._institution is not None:
                 return self._take_part(replace(self._institution, share=share), rounds, on_round)
             follow(share, self._images[0], self._device)
@@ -193,7 +193,7 @@ class Client:
         config, vitals = us.config, self._vitals or LiveVitals()
         with (
             _metrics(config, vitals) if self._vitals is None else nullcontext(),
-            StateDir(config.state_dir, us.root_public_key, us.member_id) as state,
+            StateFolder(config.state_dir, us.root_public_key, us.member_id) as state,
             make_reporter(self._progress, vitals) as reporter,
             Connection(
                 config.aggregator_url,
@@ -208,7 +208,7 @@ class Client:
         ):
             _introduce(us, reporter)
             tell = on_round or (lambda summary: reporter.show(str(summary)))
-            return Participation(us, state, Transport(connection), reporter, tell).run(rounds)
+            return Participation(us, state, FederationApi(connection), reporter, tell).run(rounds)
 
 
 def _metrics(config: ClientConfig, vitals: LiveVitals) -> AbstractContextManager[int | None]:

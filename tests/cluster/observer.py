@@ -17,9 +17,9 @@ from fedddpm.errors import FedDDPMError
 from fedddpm.identity import Identity
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.trust import accept_results
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
@@ -41,8 +41,8 @@ class Observer(threading.Thread):
         options = NetworkOptions(ca_bundle=ca, patience_s=60, poll_s=POLL_S)
         self._following = Connection(url, who, who.member_id, options)
         self._asking = Connection(url, who, who.member_id, options)
-        self._state_dir = StateDir(folder, root, who.member_id)
-        self._models = ModelStore(self._state_dir, Transport(self._asking), lambda what, now, all_: None)
+        self._state_dir = StateFolder(folder, root, who.member_id)
+        self._models = ModelStore(self._state_dir, FederationApi(self._asking), lambda what, now, all_: None)
         self.specs: dict[bytes, RoundSpec] = {}
         self.state: RunState | None = None
         self.failure: Exception | None = None
@@ -61,7 +61,7 @@ class Observer(threading.Thread):
 
     def run(self) -> None:
         """Follow."""
-        transport, version = Transport(self._following), 0
+        transport, version = FederationApi(self._following), 0
         while not self._closing.is_set():
             try:
                 state = transport.state(version, POLL_S if version else 0)
@@ -102,11 +102,11 @@ class Observer(threading.Thread):
 
     def roster(self) -> Roster:
         """The newest roster, under the root key."""
-        return open_roster(Transport(self._asking).roster(), self._root)
+        return open_roster(FederationApi(self._asking).roster(), self._root)
 
     def results(self, run: str) -> list[RoundResult]:
         """The chain of signed results of a run."""
-        return accept_results(Transport(self._asking).results(run, 0), self.roster(), run, 0, b"")
+        return accept_results(FederationApi(self._asking).results(run, 0), self.roster(), run, 0, b"")
 
     def recompute(self, result: RoundResult) -> bytes:
         """The hash of the model that follows from a round's base model and its opened sums; both are fetched anew."""

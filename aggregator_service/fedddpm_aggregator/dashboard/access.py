@@ -29,7 +29,7 @@ HOW = (
 )
 
 
-class Door:
+class PageAccess:
     """Decides about each request to the page, by the settings."""
 
     def __init__(self, settings: Settings) -> None:

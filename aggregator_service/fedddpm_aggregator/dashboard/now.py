@@ -19,7 +19,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phase_rules import PhaseView
 from fedddpm_aggregator.service.rounds.phases import view_of
 from fedddpm_aggregator.service.rounds.reading import PAUSED
-from fedddpm_aggregator.service.rounds.sessions import Live, cohort_of, live_of, survivors_of
+from fedddpm_aggregator.service.rounds.sessions import LiveSession, cohort_of, live_of, survivors_of
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives.keys import fingerprint
@@ -166,7 +166,7 @@ def _session_now(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow
     return SessionNow(row.part, phase, 0, 0, 0, None, row.reason, {})
 
 
-def _moving(ctx: Context, db: Session, live: Live) -> SessionNow:
+def _moving(ctx: Context, db: Session, live: LiveSession) -> SessionNow:
     view = view_of(ctx, db, live)
     return SessionNow(
         name=live.session.part,
@@ -180,7 +180,7 @@ def _moving(ctx: Context, db: Session, live: Live) -> SessionNow:
     )
 
 
-def _summed(db: Session, live: Live) -> SessionNow:
+def _summed(db: Session, live: LiveSession) -> SessionNow:
     survivors, cohort = survivors_of(db, live).ids, cohort_of(db, live).ids
     standings = {member: Standing("dropped", "dropped out") for member in cohort}
     standings |= {member: Standing("done", "in the sum") for member in survivors}
@@ -188,7 +188,7 @@ def _summed(db: Session, live: Live) -> SessionNow:
     return SessionNow(live.session.part, live.phase, size, size, size, None, live.session.reason, standings)
 
 
-def _standings(db: Session, live: Live, view: PhaseView) -> dict[str, Standing]:
+def _standings(db: Session, live: LiveSession, view: PhaseView) -> dict[str, Standing]:
     """Who did the step, who is awaited or late (half the time is over), and who dropped out."""
     joining, late = view.phase is Phase.JOIN, view.elapsed_s > view.duration_s / 2
     missing = Standing("late", "late") if late else Standing("wait", "not joined yet" if joining else "awaited")

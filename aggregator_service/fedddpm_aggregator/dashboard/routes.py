@@ -27,7 +27,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from fedddpm_aggregator.dashboard.access import Door
+from fedddpm_aggregator.dashboard.access import PageAccess
 from fedddpm_aggregator.dashboard.live import LivePage
 from fedddpm_aggregator.dashboard.views import Views
 from fedddpm_aggregator.errors import NotFoundError, PageRefusedError
@@ -66,7 +66,7 @@ class Page:
 
 async def admitted(request: Request) -> Page:
     """The page, for whoever may see it."""
-    door: Door = request.app.state.page_door
+    door: PageAccess = request.app.state.page_door
     door.admit(request)
     page: Page = request.app.state.page
     return page
@@ -80,7 +80,7 @@ router = APIRouter(include_in_schema=False)
 
 def install_page(app: FastAPI, settings: Settings) -> None:
     """Add the page to ``app``; OperatorError for a password file that cannot be used."""
-    door = Door(settings)
+    door = PageAccess(settings)
     app.state.page_door = door
     app.include_router(router)
     app.add_exception_handler(PageRefusedError, _refused)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, JoinRow, MessageRow, ResultRow, RunRow
-from fedddpm_aggregator.monitoring.run_totals import RunTally
+from fedddpm_aggregator.monitoring.run_totals import RunTotals
 from fedddpm_aggregator.service.context import Context
 
 MOST_RUNS = 3  # the newest ones are told one by one
@@ -32,7 +32,7 @@ class RunFigures:
     joined: int  # members, in any session
     cohort: int
     survivors: int  # who completed an upload
-    tally: RunTally | None  # None until all finished attempts are counted
+    tally: RunTotals | None  # None until all finished attempts are counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FigureReader:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._tallies: dict[int, RunTally] = {}
+        self._tallies: dict[int, RunTotals] = {}
 
     def read(self) -> Figures:
         """The figures of now; what the database raises. Not for several threads at once."""
@@ -58,7 +58,7 @@ class FigureReader:
         with self._ctx.tracer.quiet(), self._ctx.database.read() as db:
             version = queries.newest_roster_version(db)
             newest = db.scalars(select(RunRow).order_by(RunRow.id.desc()).limit(MOST_RUNS)).all()
-            self._tallies = {run.id: self._tallies.get(run.id) or RunTally() for run in newest}
+            self._tallies = {run.id: self._tallies.get(run.id) or RunTotals() for run in newest}
             return Figures(
                 enrolled=len(self._ctx.roster(db, version).ids) if version else 0,
                 roster_version=version,

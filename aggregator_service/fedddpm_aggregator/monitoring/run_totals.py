@@ -14,7 +14,7 @@ ROUND_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 
 
 
 @dataclass
-class RunTally:
+class RunTotals:
     """Sums over the finished attempts of one run."""
 
     up: int = 0  # bytes, as service/traffic counts them

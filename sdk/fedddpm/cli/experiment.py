@@ -18,7 +18,7 @@ from fedddpm.cli.setting_options import place_among, setting_option, settings_gi
 from fedddpm.monitoring.terminal import PlainConsole
 
 if TYPE_CHECKING:
-    from fedddpm.data.grey_summary import GreyLine
+    from fedddpm.data.grey_summary import GreySummary
     from fedddpm.experiment.design.plan import RunPlan
     from fedddpm.experiment.design.settings import StudySettings
 
@@ -164,7 +164,7 @@ class _Watching:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def images(self, greys: GreyLine) -> None:
+    def images(self, greys: GreySummary) -> None:
         """What the images hold, and what is doubtful of them."""
         text = f"{greys.count} images to train on; {greys.sentence}"
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -23,13 +23,13 @@ class FormatName(StrEnum):
     DIFFUSERS = "diffusers"
 
 
-StateDir = Annotated[Path | None, typer.Option(help="the institution's state folder: its newest network")]
+StateFolder = Annotated[Path | None, typer.Option(help="the institution's state folder: its newest network")]
 ModelFile = Annotated[Path | None, typer.Option("--model", help="a model file, instead of --state-dir")]
 Weights = Annotated[WeightsName | None, typer.Option(help="moving average or model; default: ema where there is one")]
 
 
 def sample(
-    state_dir: StateDir = None,
+    state_dir: StateFolder = None,
     model: ModelFile = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write: all images in a grid")] = None,
     folder: Annotated[Path | None, typer.Option(help="new folder to write: a PNG for each image")] = None,
@@ -79,7 +79,7 @@ def sample(
 
 def export(
     out: Annotated[Path, typer.Option(help="safetensors file to write; never overwritten")],
-    state_dir: StateDir = None,
+    state_dir: StateFolder = None,
     model: ModelFile = None,
     weights: Weights = None,
     format_: Annotated[

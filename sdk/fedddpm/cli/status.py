@@ -9,7 +9,7 @@ from fedddpm.identity import Identity
 from fedddpm.rounds.own_share import OwnShare
 from fedddpm.state.report import RunReport, parameters_in, read_state
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.traffic import beside_fedavg, fedavg_bytes
 from fedddpm_protocol.wire.api import RunState
 
@@ -22,7 +22,7 @@ def ask_aggregator(config: ClientConfig) -> RunState:
     network = config.network.model_copy(update={"patience_s": min(_SHORT_PATIENCE_S, config.network.patience_s)})
     member_id = config.member_id or identity.member_id
     with Connection(config.aggregator_url, identity, member_id, network) as connection:
-        return Transport(connection).state(0, 0)
+        return FederationApi(connection).state(0, 0)
 
 
 def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ _AS_STORED = "8 bits or fewer, as they are"
 
 
 @dataclass(frozen=True)
-class GreyLine:
+class GreySummary:
     """The range of the grey values (0..255) of ``count`` images.
 
     ``constant``: images of one value throughout, ``narrow``: of fewer than 32 values between smallest and largest,
@@ -62,11 +62,11 @@ class GreyLine:
         return ""
 
 
-def grey_line(images: ImageSet) -> GreyLine:
+def grey_line(images: ImageSet) -> GreySummary:
     """Look at all ``images``: about a second for a gigabyte."""
     darkest, brightest = images.images.flatten(2).amin(2), images.images.flatten(2).amax(2)  # [N, C]
     ranges = (brightest.int() - darkest.int()).amax(1)
-    return GreyLine(
+    return GreySummary(
         count=len(images),
         smallest=int(darkest.min()),
         largest=int(brightest.max()),

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from fedddpm.compute.device import pick_device, usable_cores
-from fedddpm.data.grey_summary import GreyLine, grey_line
+from fedddpm.data.grey_summary import GreySummary, grey_line
 from fedddpm.data.splits import Indices
 from fedddpm.errors import ConfigError
 from fedddpm.evaluation.extra import require_extra
@@ -30,7 +30,7 @@ from fedddpm.experiment.report.pages import write_report
 from fedddpm.experiment.results import CENTRALISED, FILE, RunRecord, StudyResults, read_results, write_results
 from fedddpm.experiment.runs.centralised import CentralisedRun, epochs_in_all
 from fedddpm.experiment.runs.federated import FederatedRun
-from fedddpm.experiment.runs.run_context import Surroundings
+from fedddpm.experiment.runs.run_context import RunContext
 from fedddpm.experiment.runs.scoring import Meter
 from fedddpm.experiment.runs.workers import LocalWorkers, Workers
 from fedddpm.model.unet import UNet
@@ -45,7 +45,7 @@ _Shares = Mapping[tuple[str, int, int], list[Indices]]  # by split, institutions
 class Watcher(Protocol):
     """Who is told how far a study is; every number counts rounds, a centralised run's E epochs as one."""
 
-    def images(self, greys: GreyLine) -> None:
+    def images(self, greys: GreySummary) -> None:
         """The images are open; what they hold."""
 
     def step(self, what: str, done: int, total: int) -> None:
@@ -115,7 +115,7 @@ def run_study(settings: StudySettings, place: Place, watcher: Watcher) -> StudyR
             )
         results = results.model_copy(update={"nets": meter.notes})
         write_results(place.folder, results)  # from here on the folder belongs to these settings
-        around = Surroundings(settings, place.folder.resolve(), workers, meter, device, networks)
+        around = RunContext(settings, place.folder.resolve(), workers, meter, device, networks)
         return _Runs(around, plans, shares, results, watcher).all()
 
 
@@ -131,7 +131,7 @@ class _Runs:
     """The loop over runs, with the results as they grow."""
 
     def __init__(
-        self, around: Surroundings, plans: list[RunPlan], shares: _Shares, results: StudyResults, watcher: Watcher
+        self, around: RunContext, plans: list[RunPlan], shares: _Shares, results: StudyResults, watcher: Watcher
     ) -> None:
         self._around, self._plans, self._shares, self._watcher = around, plans, shares, watcher
         self._results = results

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity
 from fedddpm.rounds.summary import RoundSummary
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.updates.contribution import Pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.wire.api import RunState
 
 
-class Telling:
+class Announcements:
     """Words for the reporter, each once."""
 
-    def __init__(self, reporter: Reporter, state: StateDir) -> None:
+    def __init__(self, reporter: Reporter, state: StateFolder) -> None:
         self._reporter, self._state = reporter, state
         self._stalled = ""  # why, as far as it was said
         self._run = self._over = ""  # the runs last said to begin, and to be over

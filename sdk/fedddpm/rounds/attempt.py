@@ -9,7 +9,7 @@ from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity
 from fedddpm.rounds.session import Seat, SessionDriver
 from fedddpm.rounds.trust import AcceptedSpec
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
@@ -26,7 +26,7 @@ class Attempt:
         self,
         accepted: AcceptedSpec,
         seat: Seat,
-        transport: Transport,
+        transport: FederationApi,
         update: LocalUpdate,
         reporter: Reporter,
     ) -> None:

@@ -19,8 +19,8 @@ from fedddpm.model.ema import AverageState, average_file, load_average, save_ave
 from fedddpm.model.model_files import load_model_into, read_architecture, save_model
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
-from fedddpm.state.folder import RunPosition, StateDir
-from fedddpm.transport.endpoints import Transport
+from fedddpm.state.folder import RunPosition, StateFolder
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
@@ -38,7 +38,7 @@ _DOWNLOAD = "download.partial"
 class ModelStore:
     """Reads and writes the institution's whole network: base of the next round plus its local parts."""
 
-    def __init__(self, state: StateDir, transport: Transport, watch: Watch) -> None:
+    def __init__(self, state: StateFolder, transport: FederationApi, watch: Watch) -> None:
         self._state, self._transport, self._watch = state, transport, watch
         self._scratch = state.path / _DOWNLOAD
 

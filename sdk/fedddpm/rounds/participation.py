@@ -14,22 +14,22 @@ from fedddpm.data.image_set import require_labels
 from fedddpm.errors import DataError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
-from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
-from fedddpm.rounds.round_update import OwnUpdate
+from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.rounds.second_opinion import Doubt, WentBackError
+from fedddpm.rounds.second_opinion import SecondOpinion, WentBackError
 from fedddpm.rounds.session import Seat, send_owed
 from fedddpm.rounds.share_guard import ShareGuard
 from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
 from fedddpm.rounds.trust import AcceptedSpec, accept_roster, accept_spec, require_enrolled
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.report import parameters_in
 from fedddpm.state.restore_guard import RestoreGuard
 from fedddpm.state.spent_ledger import SpentLedger
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_update import LocalUpdate
@@ -48,20 +48,20 @@ class Participation:
     def __init__(
         self,
         institution: Institution,
-        state: StateDir,
-        transport: Transport,
+        state: StateFolder,
+        transport: FederationApi,
         reporter: Reporter,
         on_round: Callable[[RoundSummary], None],
     ) -> None:
         self._us, self._state, self._transport, self._reporter = institution, state, transport, reporter
-        self._on_round, self._telling = on_round, Telling(reporter, state)
+        self._on_round, self._telling = on_round, Announcements(reporter, state)
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
         self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
         averaging = bool(institution.config.learning.ema_decay)
         self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
-        self._own = OwnUpdate(
+        self._own = RoundUpdate(
             institution,
             state,
             transport,
@@ -80,7 +80,7 @@ class Participation:
         self._sat_out: SignedDocument | None = None  # a specification that is not for us
         self._left_run = ""  # an earlier run whose last results were asked for
         self._version = 0
-        self._stale_state, self._stale_spec = Doubt(reporter.notice), Doubt(reporter.notice)
+        self._stale_state, self._stale_spec = SecondOpinion(reporter.notice), SecondOpinion(reporter.notice)
         self._round_began = time.monotonic()
 
     def run(self, rounds: int | None) -> list[RoundSummary]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
-from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.secret import training_seed
 from fedddpm.state.spent_ledger import SpentLedger
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate, require_finite
@@ -24,20 +24,20 @@ from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 
-class OwnUpdate:
+class RoundUpdate:
     """Makes it, and keeps it in ``store``."""
 
     def __init__(
         self,
         us: Institution,
-        state: StateDir,
-        transport: Transport,
+        state: StateFolder,
+        transport: FederationApi,
         ledger: SpentLedger,
         store: UpdateStore,
         feedback: ErrorFeedback,
         history: RunHistory,
         reporter: Reporter,
-        telling: Telling,
+        telling: Announcements,
     ) -> None:
         self._us, self._state, self._transport, self._ledger = us, state, transport, ledger
         self._store, self._feedback, self._history = store, feedback, history

@@ -14,8 +14,8 @@ from fedddpm.monitoring.reporter import Reporter
 from fedddpm.rounds.model_store import ModelStore, model_file, require_known_parts
 from fedddpm.rounds.second_opinion import UnknownGroundError, WentBackError
 from fedddpm.rounds.trust import accept_results
-from fedddpm.state.folder import RunPosition, StateDir
-from fedddpm.transport.endpoints import Transport
+from fedddpm.state.folder import RunPosition, StateFolder
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.adoption import adopt_round, replace_parts
 from fedddpm.updates.local_update import LocalUpdate, local_parts
@@ -35,7 +35,7 @@ class RunHistory:
     """Moves the position forward, never back; ``averaging``: an average of the weights comes along."""
 
     def __init__(
-        self, state: StateDir, models: ModelStore, transport: Transport, reporter: Reporter, *, averaging: bool
+        self, state: StateFolder, models: ModelStore, transport: FederationApi, reporter: Reporter, *, averaging: bool
     ) -> None:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
         self._averaging = averaging

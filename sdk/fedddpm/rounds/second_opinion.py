@@ -23,7 +23,7 @@ class UnknownGroundError(SpecError):
     """A specification stands on a result that is not known here."""
 
 
-class Doubt:
+class SecondOpinion:
     """Lets one such answer pass, and believes the next; ``tell`` hears of the first."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:

@@ -10,10 +10,10 @@ from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.evidence import keep_evidence
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.state.secret import rounding_seed
 from fedddpm.state.spent_ledger import OwedUnmask, SpentLedger
-from fedddpm.transport.endpoints import SessionApi, Transport
+from fedddpm.transport.endpoints import FederationApi, SessionApi
 from fedddpm.transport.problems import ProblemError, SecondClientError
 from fedddpm.updates.contribution import Contribution, Pieces
 from fedddpm.updates.local_update import LocalUpdate
@@ -36,7 +36,7 @@ class Seat:
 
     identity: Identity
     member_id: str
-    state: StateDir
+    state: StateFolder
     ledger: SpentLedger
     on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
 
@@ -50,7 +50,7 @@ class SessionDriver:
     def __init__(
         self,
         seat: Seat,
-        transport: Transport,
+        transport: FederationApi,
         accepted: AcceptedSpec,
         session: str,
         update: LocalUpdate,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fedddpm.config import LocalPolicyOptions
 from fedddpm.errors import PolicyError
 from fedddpm.rounds.own_share import OwnShare, own_share
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.state.report import OWN_SHARE
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
@@ -26,7 +26,9 @@ _ASK = "ask the federation's coordinator for a run with equal weights, or with a
 class ShareGuard:
     """The shares of one institution, and what its policy says to them."""
 
-    def __init__(self, state: StateDir, member: str, policy: LocalPolicyOptions, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: StateFolder, member: str, policy: LocalPolicyOptions, warn: Callable[[str], None]
+    ) -> None:
         self._state, self._member, self._policy, self._warn = state, member, policy, warn
 
     def measure(

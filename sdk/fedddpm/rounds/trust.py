@@ -12,7 +12,7 @@ from fedddpm.identity import Identity
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
 from fedddpm.rounds.second_opinion import WentBackError
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.transport.problems import NotEnrolledError
 from fedddpm_protocol.agreement.documents import open_result, open_spec
 from fedddpm_protocol.agreement.methods import Method
@@ -38,7 +38,7 @@ class AcceptedSpec:
     floor: int  # smallest set of institutions whose sum may be opened
 
 
-def accept_roster(document: SignedDocument, root: bytes, state: StateDir) -> Roster:
+def accept_roster(document: SignedDocument, root: bytes, state: StateFolder) -> Roster:
     """The roster under the pinned root key; remembered, so that an older one is refused for ever.
 
     Raises:

@@ -41,7 +41,7 @@ class RunPosition:
     finished: bool = False
 
 
-class StateDir:
+class StateFolder:
     """Open state folder; a context manager that holds the lock.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 _FACT = "sit-out"
@@ -14,7 +14,7 @@ _FACT = "sit-out"
 class RestoreGuard:
     """Decides whether a specification's base model may be contributed to; survives restarts."""
 
-    def __init__(self, state: StateDir, after_restore: bool) -> None:
+    def __init__(self, state: StateFolder, after_restore: bool) -> None:
         self._state = state
         if after_restore and state.fact(_FACT) is None:
             state.remember(_FACT, b"[]")

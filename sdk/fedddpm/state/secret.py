@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import secrets
 
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm_protocol.primitives.canonical import kdf
 
 _FACT, _BYTES = "training-secret", 32
 
 
-def training_seed(state: StateDir) -> int:
+def training_seed(state: StateFolder) -> int:
     """256 bits that decide this institution's trainings, see ``updates.local_training``."""
     return int.from_bytes(kdf(_secret(state), b"", "training"), "big")
 
 
-def rounding_seed(state: StateDir, base_model_hash: bytes, part: str) -> bytes:
+def rounding_seed(state: StateFolder, base_model_hash: bytes, part: str) -> bytes:
     """32 bytes that decide private rounding of a base model and part: the same in all attempts."""
     return kdf(_secret(state), base_model_hash, "rounding", part.encode())
 
 
-def _secret(state: StateDir) -> bytes:
+def _secret(state: StateFolder) -> bytes:
     known = state.fact(_FACT)
     if known is not None and len(known) == _BYTES:
         return known

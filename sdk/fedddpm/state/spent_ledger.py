@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from fedddpm.state.folder import StateDir, ids_from_json, ids_to_json
+from fedddpm.state.folder import StateFolder, ids_from_json, ids_to_json
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.errors import ConflictError, SpentError
@@ -35,7 +35,7 @@ class OwedUnmask:
 class SpentLedger:
     """The rules of ``fedddpm_protocol.session.spent`` over the state folder, for the federation it is pinned to."""
 
-    def __init__(self, state: StateDir) -> None:
+    def __init__(self, state: StateFolder) -> None:
         self._state = state
 
     def agree(self, base_model_hash: bytes, terms_hash: bytes) -> None:

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     labels: Tensor | None  # int64 [B]; None where the network has no classes
 
 
-class Feed:
+class Batches:
     """Batches of ``data`` in random order.
 
     On a card the uint8 images are copied once where they take less than half of its free memory: 47 MB for

@@ -87,8 +87,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class CrewShare(Share):
-    """The share of one rank among several, on ``device``; made by :func:`open_crew`."""
+class DistributedShare(Share):
+    """The share of one rank among several, on ``device``; made by :func:`open_distributed`."""
 
     store: Store = field(kw_only=True)
     device: torch.device = field(kw_only=True)
@@ -155,7 +155,7 @@ def follow(share: Share, images: ImageSet, device: torch.device) -> None:
 
 
 @contextmanager
-def open_crew(place: Place, device: torch.device, images: ImageSet) -> Iterator[Share]:
+def open_distributed(place: Place, device: torch.device, images: ImageSet) -> Iterator[Share]:
     """This rank's share, while all ranks are inside; ``ALONE`` where there is only one.
 
     Raises:
@@ -184,7 +184,7 @@ def open_crew(place: Place, device: torch.device, images: ImageSet) -> Iterator[
         _leave(share, "", broken=False)
 
 
-def _meet(place: Place, device: torch.device) -> CrewShare:
+def _meet(place: Place, device: torch.device) -> DistributedShare:
     """Wait for the other ranks, at the address in the environment."""
     store, rank, world = next(iter(rendezvous("env://", place.rank, place.world, timeout=_STUCK)))
     dist.init_process_group(
@@ -195,10 +195,10 @@ def _meet(place: Place, device: torch.device) -> CrewShare:
         timeout=_STUCK,
         device_id=device if device.type == "cuda" else None,
     )
-    return CrewShare(rank, world, store=PrefixStore("crew", store), device=device)
+    return DistributedShare(rank, world, store=PrefixStore("crew", store), device=device)
 
 
-def _require_same(share: CrewShare, images: ImageSet) -> None:
+def _require_same(share: DistributedShare, images: ImageSet) -> None:
     labels = () if images.labels is None else (images.labels,)
     digest = fingerprint((), (images.images, *labels))
     if share.leads:
@@ -210,7 +210,7 @@ def _require_same(share: CrewShare, images: ImageSet) -> None:
         )
 
 
-def _hear(share: CrewShare) -> str | None:
+def _hear(share: DistributedShare) -> str | None:
     """The last word of a rank that ended, if one comes within seconds."""
     with suppress(RuntimeError):  # the store may be gone as well
         for _ in range(int(_FAREWELL_S / _LOOK_EVERY_S)):
@@ -221,7 +221,7 @@ def _hear(share: CrewShare) -> str | None:
     return None
 
 
-def _leave(share: CrewShare, word: str, *, broken: bool) -> None:
+def _leave(share: DistributedShare, word: str, *, broken: bool) -> None:
     """Leave a last word, break what others wait for, and give them time to read it."""
     with suppress(RuntimeError):
         if share.leads:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Share:
-    """One process alone; :func:`fedddpm.training.distributed.open_crew` makes the shares of several."""
+    """One process alone; :func:`fedddpm.training.distributed.open_distributed` makes the shares of several."""
 
     rank: int = 0
     world: int = 1

@@ -12,7 +12,7 @@ from fedddpm.training.ranks import Share
 from fedddpm.training.settings import TrainSettings
 
 
-class Stepper:
+class TrainStep:
     """Steps of a training of ``model``, which is on ``device``; ``whole`` is the size of every batch but the last.
 
     ``steps`` of the training decide whether compiling is worth it.

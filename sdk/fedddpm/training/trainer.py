@@ -23,13 +23,13 @@ from fedddpm.data.image_set import ImageSet, require_fit
 from fedddpm.errors import TrainingError
 from fedddpm.model.ema import AverageState, WeightAverage
 from fedddpm.model.unet import UNet
-from fedddpm.training.batches import Batch, Feed
+from fedddpm.training.batches import Batch, Batches
 from fedddpm.training.checkpoint import Position, fingerprint, load_training, make_adam, moments, save_training
 from fedddpm.training.held_out_loss import held_out_loss
 from fedddpm.training.ranks import ALONE, Share
 from fedddpm.training.settings import Progress, TrainOutcome, TrainSettings, silent
 from fedddpm.training.stopwatch import Stopwatch
-from fedddpm.training.train_step import Stepper
+from fedddpm.training.train_step import TrainStep
 
 _REPORT_EVERY = 10  # steps on an accelerator: asking for the loss makes the CPU wait for the card
 
@@ -63,7 +63,7 @@ class Trainer:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.model, self.device, self.settings, self.seed = model, device, settings, seed
         self._share, self._data = share, data
-        self._feed = Feed(data, settings.batch_size, device, labelled=bool(model.architecture.classes))
+        self._feed = Batches(data, settings.batch_size, device, labelled=bool(model.architecture.classes))
         self._parameters = dict(model.named_parameters())
         self._start = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay, average)
@@ -71,7 +71,7 @@ class Trainer:
         self._steps_per_epoch = math.ceil(len(data) / settings.batch_size)
         self.steps_total = min(settings.epochs * self._steps_per_epoch, settings.max_steps or 2**63)
         whole = min(settings.batch_size, len(data))
-        self._stepper = Stepper(model, device, settings, whole, self.steps_total, share)
+        self._stepper = TrainStep(model, device, settings, whole, self.steps_total, share)
 
     def train(
         self,

@@ -80,7 +80,7 @@ class SessionApi:
         self._connection.post(f"{self._path}/unmask", unmask)
 
 
-class Transport:
+class FederationApi:
     """The endpoints outside sessions."""
 
     def __init__(self, connection: Connection) -> None:

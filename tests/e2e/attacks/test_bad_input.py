@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, blobs, sitecustomize, wait_until
 
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 
 SHIFTED = """
 import time
@@ -165,7 +165,7 @@ def test_a_second_client_that_was_faster(new_federation: NewFederation) -> None:
     fed.join_in(member)
     wait_until(lambda: any(member in line.joined for line in fed.lines()), "the first one's JOIN")
     copy = fed.site(member) / "copy"
-    with StateDir(copy, bytes.fromhex(fed.root_public), member) as state:
+    with StateFolder(copy, bytes.fromhex(fed.root_public), member) as state:
         while state.next_seq() < 10:
             pass
     proxy = fed.proxy(member)

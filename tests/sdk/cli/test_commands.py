@@ -20,7 +20,7 @@ from fedddpm.cli.app import app
 from fedddpm.files.atomic import load_tensors
 from fedddpm.model.initialization import seed_of
 from fedddpm.model.model_files import read_architecture
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.agreement.model_metadata import INITIAL_SEED_KEY
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -169,7 +169,7 @@ def test_an_unreachable_aggregator_exits_with_4(site):
 
 
 def test_a_state_folder_in_use_exits_with_5(site):
-    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+    with StateFolder(site / "state", b"r" * 32, "hospital-a") as state:
         state.accept_roster(1, b"hash", SignedDocument(body=b"roster", signature=bytes(64)))
         refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, f"number {os.getpid()}")
     refused(fedddpm("participate", "--config", "site.toml", cwd=site), 5, "another federation")
@@ -182,7 +182,7 @@ def test_an_empty_folder_of_images_exits_with_2(site):
 
 def test_status_and_sample_read_a_folder_in_use(site):
     arguments = ("--image-size", 8, "--preset", "tiny", "--out", "state/model-run-1-2.safetensors")
-    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+    with StateFolder(site / "state", b"r" * 32, "hospital-a") as state:
         state.bind_member()
         refused(fedddpm("sample", "--state-dir", "state", "--out", "g.png", cwd=site), 5, "no network yet")
         assert fedddpm("init-model", *arguments, cwd=site).returncode == 0
@@ -202,7 +202,7 @@ def test_status_and_sample_read_a_folder_in_use(site):
 def test_status_shows_a_round_beside_naive_fedavg(site):
     """Rounds without an update of one's own do not count: FedAvg would have moved nothing in them either."""
     arguments = ("--image-size", 8, "--preset", "tiny", "--out", "state/model.safetensors")
-    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+    with StateFolder(site / "state", b"r" * 32, "hospital-a") as state:
         state.move_to(RunPosition("run-1", "UDEC", 3, b"", b"i" * 32, b"b" * 32, "model.safetensors"))
         state.add_traffic("run-1", 0, Traffic(parameters_up=117_873, bytes_up=200_000, bytes_down=300_000))
         state.add_traffic("run-1", 1, Traffic(parameters_up=117_873, bytes_up=400_000))
@@ -219,15 +219,15 @@ def test_status_shows_a_round_beside_naive_fedavg(site):
 
 
 def test_a_mistyped_root_key_can_be_corrected(site):
-    with StateDir(site / "state", b"t" * 32, "hospital-b"):
+    with StateFolder(site / "state", b"t" * 32, "hospital-b"):
         pass  # nothing was accepted under it
-    with StateDir(site / "state", b"r" * 32, "hospital-a"):
+    with StateFolder(site / "state", b"r" * 32, "hospital-a"):
         pass
 
 
 def test_status_breaks_no_line(site):
     long = "command " * 40
-    with StateDir(site / "state", b"r" * 32, "hospital-a") as state:
+    with StateFolder(site / "state", b"r" * 32, "hospital-a") as state:
         state.move_to(RunPosition("run-1", "UDEC", 2, b"", b"i" * 32, b"b" * 32, long))
     with contextlib.chdir(site):
         shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["status", "--state-dir", "state"])

@@ -13,7 +13,7 @@ from PIL import Image
 from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.data.opening import ImageSet, open_images, split_holdout, to_floats, to_uint8
 from fedddpm.errors import DataError
-from fedddpm.training.batches import Feed
+from fedddpm.training.batches import Batches
 
 CPU = torch.device("cpu")
 
@@ -299,7 +299,7 @@ def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
 
 def test_batches_are_floats_in_random_order_and_meet_every_image_once() -> None:
     images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 4, 4) * 25
-    feed = Feed(ImageSet(images, torch.arange(10)), 4, CPU, labelled=True)
+    feed = Batches(ImageSet(images, torch.arange(10)), 4, CPU, labelled=True)
     got = list(feed.epoch(torch.Generator().manual_seed(0)))
     assert [len(batch.x_0) for batch in got] == [4, 4, 2]
     assert all(batch.x_0.is_contiguous(memory_format=torch.channels_last) for batch in got)
@@ -310,7 +310,7 @@ def test_batches_are_floats_in_random_order_and_meet_every_image_once() -> None:
     assert (to_uint8(whole)[:, 0, 0, 0] == 25 * labels).all()
     rest = list(feed.epoch(torch.Generator().manual_seed(0), start=1))
     assert all(torch.equal(a.x_0, b.x_0) for a, b in zip(rest, got[1:], strict=True))
-    plain = Feed(ImageSet(images, torch.arange(10)), 4, CPU, labelled=False)
+    plain = Batches(ImageSet(images, torch.arange(10)), 4, CPU, labelled=False)
     assert all(batch.labels is None for batch in plain.epoch(torch.Generator()))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedddpm.data.grey_summary import GreyLine
+from fedddpm.data.grey_summary import GreySummary
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.experiment.design.plan import RunPlan
 from fedddpm.experiment.design.presets import preset
@@ -36,7 +36,7 @@ class Quiet:
         self.runs: list[str] = []
         self.done: list[float] = []
 
-    def images(self, greys: GreyLine) -> None:
+    def images(self, greys: GreySummary) -> None:
         self.greys.append(greys.sentence)
 
     def step(self, what: str, done: int, total: int) -> None:

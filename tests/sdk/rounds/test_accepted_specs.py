@@ -12,7 +12,7 @@ from fedddpm.experiment.aggregation.session import Federation
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
 from fedddpm.rounds import second_opinion
-from fedddpm.rounds.second_opinion import Doubt
+from fedddpm.rounds.second_opinion import SecondOpinion
 from fedddpm.rounds.trust import accept_spec
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.methods import Method
@@ -102,7 +102,7 @@ def test_only_a_stale_roster_makes_the_aggregator_be_asked_again(
 ) -> None:
     monkeypatch.setattr(second_opinion, "PAUSE_S", 0.0)
     signed, told = sign_spec(replace(make_spec(federation), roster_version=2), federation.server), []
-    doubt = Doubt(told.append)
+    doubt = SecondOpinion(told.append)
     newer, older = replace(federation.roster, version=3), federation.roster
     with pytest.raises(StaleSpecError), doubt.once():
         accept_spec(signed, newer, LocalPolicyOptions())

@@ -6,10 +6,10 @@ from tests.protocol.support.specs import changed, make_spec
 
 from fedddpm.errors import PolicyError
 from fedddpm.monitoring.reporter import Reporter
-from fedddpm.rounds.announcements import Telling
+from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.participation import Participation
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.local_training import _round_seed
 from fedddpm_protocol.agreement.methods import Method
@@ -27,7 +27,7 @@ def record(part, u3, session):
 
 @pytest.fixture
 def state(tmp_path):
-    with StateDir(tmp_path / "state", b"r" * 32, "a") as opened:
+    with StateFolder(tmp_path / "state", b"r" * 32, "a") as opened:
         yield opened
 
 
@@ -116,7 +116,7 @@ def test_one_session_at_a_time(monkeypatch):
     participation = Participation.__new__(Participation)
     participation._attempt = participation._sat_out = None
     participation._reporter = Reporter()
-    participation._telling = Telling(participation._reporter, None)
+    participation._telling = Announcements(participation._reporter, None)
 
     def begin(document):
         events.append(("begin", document))

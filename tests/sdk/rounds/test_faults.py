@@ -15,10 +15,10 @@ from fedddpm import LocalPolicyOptions
 from fedddpm.errors import DataError, ModelError, PolicyError, TrainingError
 from fedddpm.identity import Identity
 from fedddpm.rounds.attempt import require_enough_reporters
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport import request_signing as signing_module
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import SessionApi, Transport
+from fedddpm.transport.endpoints import FederationApi, SessionApi
 from fedddpm.transport.problems import NotEnrolledError, SecondClientError, UnreachableError
 from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
@@ -100,7 +100,7 @@ def test_an_update_with_nan_is_never_sent(fed, monkeypatch):
     for _ in crash_before(monkeypatch, "join"):
         with pytest.raises(Crash):
             fed.client(A).participate()
-    with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
+    with StateFolder(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
         position = state.newest_position()
         store = UpdateStore(state.path)
         update = store.load(position.base_model_hash)
@@ -112,7 +112,7 @@ def test_an_update_with_nan_is_never_sent(fed, monkeypatch):
 
 def test_rounds_never_go_back(fed):
     state_dir = fed.folder / f"state-{A}"
-    with StateDir(state_dir, bytes.fromhex(fed.root), A) as state:
+    with StateFolder(state_dir, bytes.fromhex(fed.root), A) as state:
         state.move_to(RunPosition("run-udec", "UDEC", 1, b"r" * 32, b"i" * 32, b"b" * 32, "m.safetensors"))
     with pytest.raises(PolicyError, match="went back to round 1"):
         fed.client(A).participate()
@@ -157,7 +157,7 @@ def test_a_second_client_with_the_same_identity_is_told(fed):
     fed.wait_for_join(0)
     with pytest.raises(SecondClientError, match="another process uses this identity"):
         fed.client(A, state_dir=fed.folder / "state-2").participate()
-    with StateDir(fed.folder / "state-3", bytes.fromhex(fed.root), A) as state:
+    with StateFolder(fed.folder / "state-3", bytes.fromhex(fed.root), A) as state:
         assert [state.next_seq() for _ in range(10)] == list(range(1, 11))
     third = threading.Thread(target=take_part, args=("state-3",))  # takes the place of the first
     third.start()
@@ -183,7 +183,7 @@ def test_a_wrong_clock_is_corrected_by_the_real_aggregator(fed, monkeypatch):
     monkeypatch.setattr(signing_module, "time", Slow)
     identity, warnings = Identity.load(fed.folder / f"{A}.key"), []
     with Connection(fed.url, identity, A, NETWORK, on_warning=warnings.append) as connection:
-        transport = Transport(connection)
+        transport = FederationApi(connection)
         assert transport.state(0, 0).run == "run-udec"
         assert transport.state(0, 0).run == "run-udec"
     assert len(warnings) == 1

@@ -14,7 +14,7 @@ import fedddpm.monitoring.reporter
 import fedddpm.rounds.round_update
 import fedddpm.rounds.session
 from fedddpm.files.atomic import load_tensors
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.state.secret import rounding_seed, training_seed
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.transport.endpoints import SessionApi
@@ -59,7 +59,7 @@ def folder(tmp_path):
 
 
 def opened(folder):
-    return StateDir(folder, b"r" * 32, "a")
+    return StateFolder(folder, b"r" * 32, "a")
 
 
 def record(session, release=None, base=BASE, part="full", u3=ALL):
@@ -246,7 +246,7 @@ def test_nothing_is_trained_and_nothing_masked_before_the_ledger_says_so(fed, mo
 
 def test_an_update_that_was_given_and_is_gone_is_not_made_again(fed, monkeypatch):
     killed_at(fed, monkeypatch, SessionApi, "join")
-    with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
+    with StateFolder(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
         base = state.newest_position().base_model_hash
         store = UpdateStore(state.path)
         SpentLedger(state).give(base, store.load(base).digest)
@@ -299,12 +299,12 @@ def test_private_rounding_follows_from_the_secret_and_is_the_same_in_every_attem
     monkeypatch.setattr(fedddpm.rounds.session, "Contribution", Noting)
     for _ in range(2):
         killed_at(fed, monkeypatch, SessionApi, "join")
-    with StateDir(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
+    with StateFolder(fed.folder / f"state-{A}", bytes.fromhex(fed.root), A) as state:
         base = state.newest_position().base_model_hash
         assert given == [(base, "decoder", rounding_seed(state, base, "decoder"))] * 2
         seeds = {rounding_seed(state, *what) for what in ((base, "decoder"), (base, "encoder"), (OTHER, "decoder"))}
         assert len(seeds) == 3
-    with StateDir(fed.folder / "another", bytes.fromhex(fed.root), A) as state:
+    with StateFolder(fed.folder / "another", bytes.fromhex(fed.root), A) as state:
         assert rounding_seed(state, base, "decoder") not in seeds
 
 
@@ -317,6 +317,6 @@ def test_no_setting_and_no_public_word_decides_the_training(fed, monkeypatch):
             patch.setattr(SessionApi, "join", lambda *arguments: (_ for _ in ()).throw(Crash()))
             with pytest.raises(Crash):
                 fed.client(A, state_dir=state_dir, seed=0).participate()
-        with StateDir(state_dir, bytes.fromhex(fed.root), A) as state:
+        with StateFolder(state_dir, bytes.fromhex(fed.root), A) as state:
             digests.add(UpdateStore(state_dir).load(state.newest_position().base_model_hash).digest)
     assert len(digests) == 2

@@ -7,7 +7,7 @@ from tests.sdk.rounds.test_returns import A, B, C, D, in_background, same_models
 from tests.sdk.support.federation import aggregator
 
 from fedddpm.identity import Identity
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ProblemError
 from fedddpm_protocol.agreement.methods import Method
 
@@ -40,7 +40,7 @@ def test_who_was_away_and_who_is_new_take_the_newest_model(federation):
 def test_sums_that_go_while_they_are_fetched(federation, monkeypatch):
     fed = federation("abc")
     fed.start_run(Method.UDEC, 2)
-    fetch, gone = Transport.download_opened, []
+    fetch, gone = FederationApi.download_opened, []
 
     def late(self, *arguments):
         if not gone:
@@ -48,7 +48,7 @@ def test_sums_that_go_while_they_are_fetched(federation, monkeypatch):
             raise ProblemError("the sums of round 0 are kept no longer", status=410, code="removed")
         return fetch(self, *arguments)
 
-    monkeypatch.setattr(Transport, "download_opened", late)
+    monkeypatch.setattr(FederationApi, "download_opened", late)
     fed.together()
     assert gone
     assert same_models(fed, fed.members)
@@ -59,7 +59,7 @@ def test_rounds_that_end_while_a_model_is_fetched(federation, monkeypatch):
     fed.start_run(Method.UDEC, 5, join_s=1.5)
     fed.together(1)
     fed.together(1, members=[A, B, C])
-    fetch, slow = Transport.download_model, []
+    fetch, slow = FederationApi.download_model, []
 
     def late(self, *arguments):
         if not slow:
@@ -67,7 +67,7 @@ def test_rounds_that_end_while_a_model_is_fetched(federation, monkeypatch):
             slow[0].join(60)  # so what is fetched here is kept no longer
         return fetch(self, *arguments)
 
-    monkeypatch.setattr(Transport, "download_model", late)
+    monkeypatch.setattr(FederationApi, "download_model", late)
     others = in_background(fed.together, members=[D])
     while not slow or slow[0].is_alive():
         others.join(0.05)

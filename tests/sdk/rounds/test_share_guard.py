@@ -13,7 +13,7 @@ from fedddpm import LocalPolicyOptions
 from fedddpm.cli.status import status_rows
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.errors import PolicyError
-from fedddpm.rounds.round_update import OwnUpdate
+from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.transport.endpoints import SessionApi
 from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.db.tables import AttemptRow
@@ -80,7 +80,7 @@ def test_by_samples_the_sum_is_the_big_ones_update_and_it_stops(fed, caplog, mon
     rows = dict(status_rows(fed.folder / f"state-{BIG}", None))
     assert rows["own share of the mean"].endswith("in round 1 of run run-udec")
     with monkeypatch.context() as patch:
-        patch.setattr(OwnUpdate, "of", trains)
+        patch.setattr(RoundUpdate, "of", trains)
         for _ in range(2):  # a restart meets the same stop
             with pytest.raises(PolicyError, match=r"\d+ % of the mean.*max_share.*equal weights"):
                 fed.client(BIG).participate()

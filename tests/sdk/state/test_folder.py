@@ -11,7 +11,7 @@ import pytest
 
 from fedddpm.errors import StateError
 from fedddpm.identity import Identity
-from fedddpm.state.folder import RunPosition, StateDir
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport.traffic import Traffic
 from fedddpm_protocol.errors import OlderRosterError, RosterError
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def open_state(folder, root=ROOT, member="a"):
-    return StateDir(folder, root, member)
+    return StateFolder(folder, root, member)
 
 
 def position(next_round, run="run-1", finished=False):
@@ -46,8 +46,8 @@ def test_the_lock_of_a_killed_process_is_free(folder):
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from fedddpm.state import StateDir
-        state = StateDir(Path({str(folder)!r}), bytes(range(32)), "a")
+        from fedddpm.state.folder import StateFolder
+        state = StateFolder(Path({str(folder)!r}), bytes(range(32)), "a")
         state.next_seq()
         print("ready", flush=True)
         time.sleep(60)

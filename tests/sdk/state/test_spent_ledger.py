@@ -3,7 +3,7 @@
 import pytest
 
 from fedddpm.errors import StateError
-from fedddpm.state.folder import StateDir
+from fedddpm.state.folder import StateFolder
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import ConflictError, ReleaseError, SpentError
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def open_state(folder, root=b"r" * 32):
-    return StateDir(folder, root, "a")
+    return StateFolder(folder, root, "a")
 
 
 def test_the_answer_is_owed_until_it_is_acknowledged_even_after_a_restart(folder):

@@ -18,7 +18,7 @@ from fedddpm.model.model_files import save_model
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_aggregator.cli.app import app as operator
 
 AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]
@@ -127,7 +127,7 @@ class Federation:
         identity = Identity.load(self.folder / f"{member}.key")
         with Connection(self.url, identity, member, NETWORK) as connection:
             for _ in range(600):
-                current = Transport(connection).state(0, 0)
+                current = FederationApi(connection).state(0, 0)
                 if current.round == round_ and any(session.posted for session in current.sessions.values()):
                     return
                 time.sleep(0.1)

@@ -13,7 +13,7 @@ from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import FedDDPMError, StateError
 from fedddpm.model.partition import PARTS, flatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.distributed import Place, follow, open_crew
+from fedddpm.training.distributed import Place, follow, open_distributed
 from fedddpm.training.settings import TrainOutcome, TrainSettings
 from fedddpm.training.trainer import Trainer
 
@@ -58,7 +58,7 @@ def main():
     torch.set_num_threads(1)
     place = Place.here()
     try:
-        with open_crew(place, CPU, images()) as share:
+        with open_distributed(place, CPU, images()) as share:
             lead(share, folder, what) if place.leads else follow(share, images(), CPU)
     except FedDDPMError as error:
         sys.exit(f"{type(error).__name__}: {error}")

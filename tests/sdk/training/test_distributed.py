@@ -15,7 +15,7 @@ from tests.sdk.support import rank_worker
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.model.partition import PARTS, flatten
-from fedddpm.training.distributed import CrewShare, Place, _require_same
+from fedddpm.training.distributed import DistributedShare, Place, _require_same
 from fedddpm.training.ranks import Share
 from fedddpm_protocol.agreement.methods import Method
 
@@ -95,8 +95,8 @@ def test_ranks_share_all_rows_once(rows):
 
 def test_other_images_are_refused():
     store = dist.HashStore()
-    _require_same(CrewShare(0, 2, store=store, device=torch.device("cpu")), rank_worker.images())
-    follower = CrewShare(1, 2, store=store, device=torch.device("cpu"))
+    _require_same(DistributedShare(0, 2, store=store, device=torch.device("cpu")), rank_worker.images())
+    follower = DistributedShare(1, 2, store=store, device=torch.device("cpu"))
     _require_same(follower, rank_worker.images())
     other = ImageSet(rank_worker.images().images, torch.zeros(9, dtype=torch.int64))
     with pytest.raises(DataError, match="rank 1 has opened other images than rank 0"):

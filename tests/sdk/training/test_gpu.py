@@ -8,7 +8,7 @@ from fedddpm.data.image_set import ImageSet
 from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.batches import Feed
+from fedddpm.training.batches import Batches
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.methods import MODEL_PARTS
@@ -54,9 +54,9 @@ def squares(count: int) -> ImageSet:
 
 def test_images_that_do_not_fit_travel_ahead_and_are_the_same(monkeypatch):
     device, data = torch.device("cuda"), squares(50)
-    resident = Feed(data, 16, device, labelled=True)
+    resident = Batches(data, 16, device, labelled=True)
     monkeypatch.setattr("fedddpm.training.batches._free_bytes", lambda device: 0)
-    travelling = Feed(data, 16, device, labelled=True)
+    travelling = Batches(data, 16, device, labelled=True)
     assert (resident.resident, travelling.resident) == (True, False)
     for epoch in range(3):
         pairs = zip(*(feed.epoch(torch.Generator().manual_seed(epoch)) for feed in (resident, travelling)), strict=True)

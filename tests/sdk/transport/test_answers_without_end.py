@@ -12,7 +12,7 @@ from fedddpm.config import NetworkOptions
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_protocol.foreign.bounds import bound_of
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -24,14 +24,14 @@ from fedddpm.config import NetworkOptions
 from fedddpm.transport.connection import Connection
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 def peak_kib():
     return int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 with Connection(sys.argv[1], Identity.generate("a"), "a", NetworkOptions(patience_s=0)) as connection:
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of the imports
     before = peak_kib()
     try:
-        getattr(Transport(connection), sys.argv[2])(*eval(sys.argv[3]))
+        getattr(FederationApi(connection), sys.argv[2])(*eval(sys.argv[3]))
         print("taken")
     except TransportError as error:
         print(error)
@@ -71,9 +71,9 @@ def test_a_download_that_says_too_much_of_its_size_is_not_begun(tmp_path):
             for size in (b"10000000000", b"9" * 15):
                 answers[0] = response(b"x" * 100, b"200 OK", b"Content-Length: " + size)
                 with pytest.raises(TransportError, match="more than the"):
-                    Transport(connection).download_opened("r", 0, "p", tmp_path / "m", 10)
+                    FederationApi(connection).download_opened("r", 0, "p", tmp_path / "m", 10)
             answers[0] = response(
                 b"%x\r\n%b\r\n0\r\n\r\n" % (1000, bytes(1000)), b"200 OK", b"Transfer-Encoding: chunked"
             )
             with pytest.raises(TransportError, match="more than the 80 bytes"):
-                Transport(connection).download_opened("r", 0, "p", tmp_path / "m", 10)
+                FederationApi(connection).download_opened("r", 0, "p", tmp_path / "m", 10)

@@ -12,7 +12,7 @@ from fedddpm.errors import ConfigError, TransportError
 from fedddpm.identity import Identity
 from fedddpm.transport import connection as connection_module
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ClockError, NotEnrolledError, ProblemError, UnreachableError
 
 
@@ -28,14 +28,14 @@ def test_a_proxy_is_asked_instead():
         options = NetworkOptions(proxy=proxy, patience_s=0)
         identity = Identity.generate("hospital-a")
         with Connection("http://aggregator.invalid", identity, "hospital-a", options) as connection:
-            assert Transport(connection).roster() == ROSTER
+            assert FederationApi(connection).roster() == ROSTER
     assert script.requests[0][1] == "http://aggregator.invalid/v1/roster"
 
 
 def test_every_request_is_signed_and_counted():
     script = Script(roster_reply())
     with serve(script) as url, connect(url) as connection:
-        assert Transport(connection).roster() == ROSTER
+        assert FederationApi(connection).roster() == ROSTER
         traffic = connection.meter.take()
     (_, path, headers, _) = script.requests[0]
     assert path == "/v1/roster"
@@ -50,7 +50,7 @@ def test_an_aggregator_that_is_away_is_waited_for(trouble):
     outages = []
     script = Script(trouble, trouble, trouble, roster_reply())
     with serve(script) as url, connect(url, on_outage=outages.append) as connection:
-        assert Transport(connection).roster() == ROSTER
+        assert FederationApi(connection).roster() == ROSTER
     assert len(script.requests) == 4
     assert [outage is None for outage in outages] == [False, False, False, True]
     nonces = {headers["Signature-Input"] for _, _, headers, _ in script.requests}
@@ -61,7 +61,7 @@ def test_patience_ends_and_says_so():
     with connect("http://127.0.0.1:9", patience_s=0.2) as connection:
         began = time.monotonic()
         with pytest.raises(UnreachableError, match="nothing is lost"):
-            Transport(connection).roster()
+            FederationApi(connection).roster()
         assert 0.2 <= time.monotonic() - began < 3
 
 
@@ -80,7 +80,7 @@ def test_patience_ends_and_says_so():
 def test_what_waiting_cannot_mend_is_said_at_once(reply, kind, message):
     script = Script(reply)
     with serve(script) as url, connect(url) as connection, pytest.raises(kind, match=message):
-        Transport(connection).roster()
+        FederationApi(connection).roster()
     assert len(script.requests) == 1
 
 
@@ -88,20 +88,20 @@ def test_the_clock_is_corrected_once_and_the_user_is_told():
     warnings, ahead = [], time.time() + 5000
     script = Script(problem(401, "clock-skew", server_time=ahead), roster_reply())
     with serve(script) as url, connect(url, on_warning=warnings.append) as connection:
-        assert Transport(connection).roster() == ROSTER
+        assert FederationApi(connection).roster() == ROSTER
     created = int(script.requests[1][2]["Signature-Input"].split("created=")[1].split(";")[0])
     assert created == pytest.approx(ahead, abs=5)
     assert "5000 s behind" in warnings[0] or "4999 s behind" in warnings[0]
     script = Script(problem(401, "clock-skew", server_time=ahead))
     with serve(script) as url, connect(url) as connection, pytest.raises(ClockError, match="clock"):
-        Transport(connection).roster()
+        FederationApi(connection).roster()
     assert len(script.requests) == 2
 
 
 def test_a_broken_download_goes_on_where_it_stopped(tmp_path):
     script, seen = Script("cut", "cut", "whole"), []
     with serve(script) as url, connect(url) as connection:
-        transport = Transport(connection)
+        transport = FederationApi(connection)
         transport.download_model(b"m" * 32, tmp_path / "m", 300_000, lambda have, total: seen.append((have, total)))
         traffic = connection.meter.take()
     assert hashlib.sha256((tmp_path / "m").read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
@@ -118,13 +118,13 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path):
 def test_a_download_that_never_ends_does_not_fill_the_disk(tmp_path):
     too_much = pytest.raises(TransportError, match="more than the 80 bytes")
     with serve(Script("whole")) as url, connect(url) as connection, too_much:
-        Transport(connection).download_opened("run-1", 0, "decoder", tmp_path / "m", 10)
+        FederationApi(connection).download_opened("run-1", 0, "decoder", tmp_path / "m", 10)
     assert not (tmp_path / "m").exists(), "what it says of its size is enough"
 
 
 def test_uploaded_parameters_and_bytes_are_counted():
     with serve(Script((200, {}, b""))) as url, connect(url) as connection:
-        Transport(connection).session(b"s" * 32, "decoder").put_chunk("decoder", 0, bytes(400), 100)
+        FederationApi(connection).session(b"s" * 32, "decoder").put_chunk("decoder", 0, bytes(400), 100)
         traffic = connection.meter.take()
     assert (traffic.parameters_up, traffic.payload_up) == (100, 400)
     assert traffic.bytes_up > 400
@@ -153,26 +153,26 @@ def test_a_reply_that_would_fill_the_memory_is_refused(headers, body):
         connect(url) as connection,
         pytest.raises(TransportError, match=r"more than the \d+ bytes it can have"),
     ):
-        Transport(connection).roster()
+        FederationApi(connection).roster()
     assert script.requests[0][2]["Accept-Encoding"] == "identity"
     with serve(Script((503, headers, body), roster_reply())) as url, connect(url) as connection:
-        assert Transport(connection).roster() == ROSTER  # a proxy's error page is waited out
+        assert FederationApi(connection).roster() == ROSTER  # a proxy's error page is waited out
 
 
 @pytest.mark.parametrize("server_time", [1e300, -1.0, float("nan"), float("inf")])
 def test_a_senseless_time_is_no_correction(server_time):
     script = Script(problem(401, "clock-skew", server_time=server_time))
     with serve(script) as url, connect(url) as connection, pytest.raises(ClockError):
-        Transport(connection).roster()
+        FederationApi(connection).roster()
 
 
 def test_https_where_only_http_is_served_is_said_at_once():
     told = pytest.raises(TransportError, match=r"does not speak TLS.*http://127.0.0.1")
     with serve(Script(roster_reply())) as url, connect(url.replace("http", "https")) as connection, told:
-        Transport(connection).roster()
+        FederationApi(connection).roster()
 
 
 def test_a_redirect_is_not_followed():
     script = Script((307, {"Location": "http://127.0.0.1:9/v1/roster"}, b""))
     with serve(script) as url, connect(url) as connection, pytest.raises(ProblemError, match="answered 307"):
-        Transport(connection).roster()
+        FederationApi(connection).roster()

@@ -18,10 +18,10 @@ from fedddpm.errors import FedDDPMError, TransportError
 from fedddpm.identity import Identity
 from fedddpm.monitoring.reporter import TerminalReporter
 from fedddpm.monitoring.terminal import PlainConsole
-from fedddpm.rounds.announcements import Telling
-from fedddpm.state.folder import StateDir
+from fedddpm.rounds.announcements import Announcements
+from fedddpm.state.folder import StateFolder
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import SessionApi, Transport
+from fedddpm.transport.endpoints import FederationApi, SessionApi
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import Confirmation, Join, Shares, Unmask, UploadManifest
 
@@ -55,7 +55,7 @@ def methods(kind):
     return [name for name, one in vars(kind).items() if inspect.isfunction(one) and not name.startswith("_")]
 
 
-CALLS = [(Transport, name) for name in methods(Transport) if name != "session"]
+CALLS = [(FederationApi, name) for name in methods(FederationApi) if name != "session"]
 CALLS += [(SessionApi, name) for name in methods(SessionApi)]
 
 numbers = st.one_of(
@@ -143,7 +143,7 @@ def answer(name, draw):
 def show(reply, reporter, state):
     """Everything that is said of a state of the run."""
     if isinstance(reply, RunState):
-        Telling(reporter, state).waits(reply)
+        Announcements(reporter, state).waits(reply)
         for name, value in status_rows(state.path, reply):
             reporter.show(f"{name} {value}")
 
@@ -172,13 +172,13 @@ def test_no_answer_ends_in_a_trace(kind, name, tmp_path, told):
     options = NetworkOptions(patience_s=0)
     with (
         answering() as (url, answers),
-        StateDir(tmp_path / "state", bytes(32), "a") as state,
+        StateFolder(tmp_path / "state", bytes(32), "a") as state,
         Connection(
             url, Identity.generate("a"), "a", options, on_outage=reporter.outage, on_warning=reporter.warning
         ) as connection,
     ):
-        transport = Transport(connection)
-        place = transport if kind is Transport else transport.session(bytes(32), "decoder")
+        transport = FederationApi(connection)
+        place = transport if kind is FederationApi else transport.session(bytes(32), "decoder")
         answers[0] = response(json.dumps(GOOD.get(name, {})).encode())
         getattr(place, name)(*call)  # as it should be
 
@@ -210,16 +210,16 @@ def test_words_of_the_aggregator_are_no_instructions(told, tmp_path):
     }
     with contextlib.ExitStack() as stack:
         url, answers = stack.enter_context(answering())
-        state = stack.enter_context(StateDir(tmp_path / "s", bytes(32), "a"))
+        state = stack.enter_context(StateFolder(tmp_path / "s", bytes(32), "a"))
         with Connection(url, Identity.generate("a"), "a", NetworkOptions(patience_s=0)) as connection:
             answers[0] = response(json.dumps(dirty).encode())
-            found = Transport(connection).state(0, 0)
+            found = FederationApi(connection).state(0, 0)
             show(found, reporter, state)
             for detail in (ESCAPES, ESCAPES * 100):
                 body = json.dumps({**PROBLEM, "detail": detail}).encode()
                 answers[0] = response(body, b"409 Conflict")
                 with pytest.raises(TransportError) as refusal:
-                    Transport(connection).roster()
+                    FederationApi(connection).roster()
                 assert str(refusal.value).isprintable()
                 assert "[bold]x[/bold]" in str(refusal.value), "no markup is interpreted"
                 assert len(str(refusal.value)) < 4100

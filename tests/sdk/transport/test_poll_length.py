@@ -10,7 +10,7 @@ from fedddpm.monitoring.vitals import LiveVitals
 from fedddpm.transport import connection as connection_module
 from fedddpm.transport import poll_length
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import UnreachableError
 from fedddpm_protocol.foreign.bounds import NOTHING
 from fedddpm_protocol.wire.api import RunState
@@ -50,7 +50,7 @@ def test_polls_are_shorter_where_signs_of_life_do_not_come_through():
     options = options.model_copy(update={"read_timeout_s": 0.4})
     outages = []
     with serve(script) as url, Connection(url, identity, "hospital-a", options, on_outage=outages.append) as connection:
-        transport = Transport(connection)
+        transport = FederationApi(connection)
         assert transport.state(2, 240.0).version == 3
         assert transport.state(3, 240.0).version == 3
         assert transport.state(3, 0.1).version == 3
@@ -63,7 +63,7 @@ def test_polls_are_shorter_where_signs_of_life_do_not_come_through():
 def test_polls_are_shorter_where_a_gateway_ends_long_answers(gateway):
     outages, script = [], Script(Limited(0.3, gateway, state_reply()))
     with serve(script) as url, connect(url, on_outage=outages.append) as connection:
-        transport = Transport(connection)
+        transport = FederationApi(connection)
         for after in (2, 2, 2):
             assert transport.state(after, 240.0).version == 3
     assert waits(script)[0] == 240.0
@@ -88,12 +88,12 @@ def test_every_piece_of_an_answer_is_a_sign_of_life(tmp_path):
         assert beats == [1], "a space came before the poll ended"
         assert vitals.read().served_at is not None
         assert not vitals.read().away
-        Transport(connection).download_model(b"m" * 32, tmp_path / "m", 300_000)
+        FederationApi(connection).download_model(b"m" * 32, tmp_path / "m", 300_000)
         assert beats.count(2) > 1
     with serve(Script((503, {}, b"<html>away</html>"))) as url, connect(url, 0.0, on_piece=heard) as connection:
         beats.clear()
         with pytest.raises(UnreachableError):
-            Transport(connection).roster()
+            FederationApi(connection).roster()
     assert beats == []
 
 
@@ -127,7 +127,7 @@ def test_an_aggregator_that_goes_away_in_a_poll_is_an_outage(trouble):
     outages = []
     script = Script(Limited(0.3, trouble, ()), "hang up", "hang up", state_reply())
     with serve(script) as url, connect(url, on_outage=outages.append) as connection:
-        assert Transport(connection).state(2, 240.0).version == 3
+        assert FederationApi(connection).state(2, 240.0).version == 3
     assert len(script.requests) == 4
     assert [outage is None for outage in outages] == [False] * (len(outages) - 1) + [True]
     assert len(outages) == (3 if isinstance(trouble, str) else 4)
@@ -137,7 +137,7 @@ def test_an_aggregator_that_goes_away_in_a_poll_is_an_outage(trouble):
 def test_an_aggregator_whose_polls_are_always_cut_is_given_up():
     script = Script(Limited(0.25, "late hang up", (), always=True))
     with serve(script) as url, connect(url, patience_s=0.8) as connection, pytest.raises(UnreachableError):
-        Transport(connection).state(2, 240.0)
+        FederationApi(connection).state(2, 240.0)
     assert len(script.requests) >= 2
     assert min(waits(script)) >= 0.1
 
@@ -145,6 +145,6 @@ def test_an_aggregator_whose_polls_are_always_cut_is_given_up():
 def test_what_fails_at_once_is_an_outage_and_polls_stay_long():
     outages, script = [], Script((504, {}, b"<html>away</html>"), "hang up", state_reply())
     with serve(script) as url, connect(url, on_outage=outages.append) as connection:
-        assert Transport(connection).state(2, 240.0).version == 3
+        assert FederationApi(connection).state(2, 240.0).version == 3
     assert waits(script) == [240.0] * 3
     assert [outage is None for outage in outages] == [False, False, True]

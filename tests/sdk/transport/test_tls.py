@@ -16,7 +16,7 @@ from fedddpm.config import NetworkOptions
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.transport.connection import Connection
-from fedddpm.transport.endpoints import Transport
+from fedddpm.transport.endpoints import FederationApi
 from fedddpm_protocol.wire.messages import SignedDocument
 
 ROSTER = SignedDocument(body=b"roster", signature=bytes(64))
@@ -110,7 +110,7 @@ def folder(tmp_path):
 def ask(url, **options):
     identity = Identity.generate("hospital-a")
     with Connection(url, identity, "hospital-a", NetworkOptions(patience_s=0, **options)) as connection:
-        return Transport(connection).roster()
+        return FederationApi(connection).roster()
 
 
 def test_a_private_authority_is_trusted_only_when_given(folder):

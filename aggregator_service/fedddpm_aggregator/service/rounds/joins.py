@@ -11,7 +11,14 @@ from fedddpm_aggregator.db.tables import JoinRow
 from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phases import advance
-from fedddpm_aggregator.service.rounds.sessions import Live, cohort_of, load, require_open, require_own, require_reached
+from fedddpm_aggregator.service.rounds.sessions import (
+    LiveSession,
+    cohort_of,
+    load,
+    require_open,
+    require_own,
+    require_reached,
+)
 from fedddpm_protocol.errors import DuplicateError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.session.cohort import verify_join
@@ -58,7 +65,7 @@ def get_cohort(ctx: Context, spec_hash: str, part: str) -> CohortReply:
         return CohortReply(joins=cohort_of(db, live).joins)
 
 
-def _mark_dropped(ctx: Context, db: Session, live: Live, row: JoinRow | None) -> None:
+def _mark_dropped(ctx: Context, db: Session, live: LiveSession, row: JoinRow | None) -> None:
     """The cohort is closed: a member that joins again has lost its secrets, so nobody waits for it any more."""
     if row is not None and row.in_cohort and not row.dropped:
         row.dropped = True
@@ -70,7 +77,7 @@ def _mark_dropped(ctx: Context, db: Session, live: Live, row: JoinRow | None) ->
         queries.refuse(db, error)
 
 
-def _require_fresh_keys(db: Session, live: Live, body: JoinBody) -> None:
+def _require_fresh_keys(db: Session, live: LiveSession, body: JoinBody) -> None:
     own = {body.channel_public_key, body.mask_public_key}
     for member, other in queries.join_bodies(db, live.session.id):
         if member != body.id and own & _session_keys(other):

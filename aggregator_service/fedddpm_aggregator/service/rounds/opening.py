@@ -21,7 +21,7 @@ from fedddpm_aggregator.service.rounds.attempts import settle
 from fedddpm_aggregator.service.rounds.phase_rules import no_answer_can_come
 from fedddpm_aggregator.service.rounds.phases import enter, fail, view_of
 from fedddpm_aggregator.service.rounds.publishing import publish
-from fedddpm_aggregator.service.rounds.sessions import Live, live_of, survivors_of
+from fedddpm_aggregator.service.rounds.sessions import LiveSession, live_of, survivors_of
 from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, session_folder
 from fedddpm_protocol.agreement.result import PartResult
@@ -126,7 +126,7 @@ def _give_up_if_over(ctx: Context, attempt_id: int, session_id: int, answers: in
             fail(ctx, db, live, f"the sum cannot be opened: {why}")
 
 
-def _loaded(ctx: Context, db: Session, attempt_id: int, session_id: int, *, lock: bool = False) -> Live:
+def _loaded(ctx: Context, db: Session, attempt_id: int, session_id: int, *, lock: bool = False) -> LiveSession:
     attempt = queries.attempt_by_id(db, attempt_id, lock=lock)
     row = next(row for row in queries.sessions_of(db, attempt_id) if row.id == session_id)
     return live_of(ctx, db, attempt, row)

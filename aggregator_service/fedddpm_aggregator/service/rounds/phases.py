@@ -18,7 +18,7 @@ from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import settle
 from fedddpm_aggregator.service.rounds.phase_rules import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
 from fedddpm_aggregator.service.rounds.sessions import (
-    Live,
+    LiveSession,
     cohort_of,
     dropped_of,
     join_message,
@@ -35,7 +35,7 @@ from fedddpm_protocol.wire.phases import NEXT_PHASE, TERMINAL, Phase, has_reache
 log = logging.getLogger(__name__)
 
 
-def advance(ctx: Context, db: Session, live: Live) -> None:
+def advance(ctx: Context, db: Session, live: LiveSession) -> None:
     """Close or fail the current phase, as often as the stored messages and the elapsed time allow."""
     while not has_reached(live.phase, Phase.OPENING):  # what is opened has no deadline
         before = live.phase
@@ -53,7 +53,7 @@ def advance(ctx: Context, db: Session, live: Live) -> None:
             return
 
 
-def view_of(ctx: Context, db: Session, live: Live) -> PhaseView:
+def view_of(ctx: Context, db: Session, live: LiveSession) -> PhaseView:
     """The current phase (JOIN to UNMASK) as the rules see it."""
     phase, row = live.phase, live.session
     spec = ctx.spec_of(live.attempt)
@@ -79,7 +79,7 @@ def view_of(ctx: Context, db: Session, live: Live) -> PhaseView:
     return PhaseView(phase, row.elapsed_s, duration_s, expected, queries.members_of(db, row.id, step), needed)
 
 
-def enter(db: Session, live: Live, phase: Phase) -> None:
+def enter(db: Session, live: LiveSession, phase: Phase) -> None:
     """Start ``phase``."""
     log.info(
         "phase closed",
@@ -93,7 +93,9 @@ def enter(db: Session, live: Live, phase: Phase) -> None:
     queries.bump_version(db)
 
 
-def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = False, wrapped: bool = False) -> None:
+def fail(
+    ctx: Context, db: Session, live: LiveSession, reason: str, *, held: bool = False, wrapped: bool = False
+) -> None:
     """End a session without a sum, and the attempt with it if nothing else of it is open.
 
     ``held``: a gate refused the opened sum; ``wrapped``: it was too large for its ring.
@@ -109,7 +111,7 @@ def fail(ctx: Context, db: Session, live: Live, reason: str, *, held: bool = Fal
     settle(ctx, db, live.attempt)
 
 
-def _advance_join(ctx: Context, db: Session, live: Live) -> None:
+def _advance_join(ctx: Context, db: Session, live: LiveSession) -> None:
     view = view_of(ctx, db, live)
     if not (view.complete or view.expired) or db.get_one(RunRow, live.attempt.run_id).status == "paused":
         return
@@ -145,7 +147,7 @@ def _form_or_not(plan: SessionPlan, roster: Roster, joins: tuple[Join, ...]) -> 
         return str(error)
 
 
-def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why: str) -> None:
+def _wait_or_give_up(ctx: Context, db: Session, live: LiveSession, view: PhaseView, why: str) -> None:
     """Too few joined: wait on, except where the round is over but for sessions that wait like this one."""
     others = [row for row in queries.sessions_of(db, live.attempt.id) if row.id != live.session.id]
     over = [row for row in others if Phase(row.phase) in TERMINAL]
@@ -170,7 +172,7 @@ def _wait_or_give_up(ctx: Context, db: Session, live: Live, view: PhaseView, why
         queries.bump_version(db)
 
 
-def _spent_on(db: Session, live: Live, spent: Sequence[tuple[str, ...]]) -> str:
+def _spent_on(db: Session, live: LiveSession, spent: Sequence[tuple[str, ...]]) -> str:
     """What a spent base means here, and the way out."""
     sets = "; ".join(", ".join(ids) for ids in spent)
     fact = f"This base model is spent on the sum of {sets}"
@@ -186,7 +188,7 @@ def _spent_on(db: Session, live: Live, spent: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def _advance_unmask(ctx: Context, db: Session, live: Live) -> None:
+def _advance_unmask(ctx: Context, db: Session, live: LiveSession) -> None:
     view, row = view_of(ctx, db, live), live.session
     # Answers beyond the needed ones let wrong shares be found and left out, so they get a moment to come.
     if len(view.done) >= view.needed and row.enough_s is None:

@@ -30,7 +30,7 @@ T = TypeVar("T", Cohort, Sharing, SurvivorSet)
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveSession:
     """A session with what it was agreed on."""
 
     attempt: AttemptRow
@@ -44,7 +44,7 @@ class Live:
         return Phase(self.session.phase)
 
 
-def load(ctx: Context, db: Session, spec_hash: str, part: str, *, lock: bool = False) -> Live:
+def load(ctx: Context, db: Session, spec_hash: str, part: str, *, lock: bool = False) -> LiveSession:
     """The session of a spec hash (hex) and part; NotFoundError. With ``lock`` its attempt is locked until the end."""
     attempt = queries.attempt_by_spec(db, spec_hash, lock=lock)
     row = None
@@ -56,22 +56,22 @@ def load(ctx: Context, db: Session, spec_hash: str, part: str, *, lock: bool = F
     return live_of(ctx, db, attempt, row)
 
 
-def live_of(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> Live:
+def live_of(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> LiveSession:
     """A loaded session with its plan and roster; from here on the log names it."""
     spec = ctx.spec_of(attempt)
     note(run=spec.run, round=spec.round, attempt=spec.attempt, session=row.id, part=row.part)
-    return Live(attempt, row, ctx.plan_of(db, attempt, row.part), ctx.roster(db, attempt.roster_version))
+    return LiveSession(attempt, row, ctx.plan_of(db, attempt, row.part), ctx.roster(db, attempt.roster_version))
 
 
 # --- phases ----------------------------------------------------------------------------------------------------------
 
 
-def reached(live: Live, phase: Phase) -> bool:
+def reached(live: LiveSession, phase: Phase) -> bool:
     """Whether the session is in ``phase`` or past it (a failed session is past everything)."""
     return has_reached(live.phase, phase)
 
 
-def require_open(live: Live, phase: Phase) -> None:
+def require_open(live: LiveSession, phase: Phase) -> None:
     """Raise WrongPhaseError before ``phase`` and PhaseOverError after it."""
     if not reached(live, phase):
         raise WrongPhaseError(f"part {live.session.part!r} is in {live.phase}; this message belongs to {phase}")
@@ -79,7 +79,7 @@ def require_open(live: Live, phase: Phase) -> None:
         raise PhaseOverError(_over(live, phase))
 
 
-def require_reached(live: Live, phase: Phase) -> None:
+def require_reached(live: LiveSession, phase: Phase) -> None:
     """Raise WrongPhaseError before ``phase``, PhaseOverError if the session failed."""
     if live.phase is Phase.FAILED:
         raise PhaseOverError(_over(live, phase))
@@ -87,7 +87,7 @@ def require_reached(live: Live, phase: Phase) -> None:
         raise WrongPhaseError(f"part {live.session.part!r} is in {live.phase}; this is there from {phase} on")
 
 
-def _over(live: Live, phase: Phase) -> str:
+def _over(live: LiveSession, phase: Phase) -> str:
     if live.phase is Phase.FAILED:
         return f"the session of part {live.session.part!r} failed: {live.session.reason}; join the next attempt"
     return f"{phase} of part {live.session.part!r} is over (now {live.phase}); join the next attempt or round"
@@ -106,7 +106,7 @@ class _Fixed:
         self._sets: OrderedDict[tuple[str, str, Phase], Cohort | Sharing | SurvivorSet] = OrderedDict()
         self._most, self._lock = most, threading.Lock()
 
-    def get(self, live: Live, after: Phase, build: Callable[[], T]) -> T:
+    def get(self, live: LiveSession, after: Phase, build: Callable[[], T]) -> T:
         """What ``build`` gives, kept once the session is past ``after``; keys of one ``after`` hold one type."""
         key = (live.attempt.spec_hash, live.session.part, after)
         with self._lock:
@@ -130,7 +130,7 @@ def join_message(row: JoinRow) -> Join:
     return Join(body=row.body, signature=row.signature)
 
 
-def cohort_of(db: Session, live: Live) -> Cohort:
+def cohort_of(db: Session, live: LiveSession) -> Cohort:
     """U1 of a session past JOIN."""
 
     def build() -> Cohort:
@@ -140,7 +140,7 @@ def cohort_of(db: Session, live: Live) -> Cohort:
     return _FIXED.get(live, Phase.JOIN, build)
 
 
-def sharing_of(db: Session, live: Live) -> Sharing:
+def sharing_of(db: Session, live: LiveSession) -> Sharing:
     """U2 of a session past SHARES."""
 
     def build() -> Sharing:
@@ -149,7 +149,7 @@ def sharing_of(db: Session, live: Live) -> Sharing:
     return _FIXED.get(live, Phase.SHARES, build)
 
 
-def survivors_of(db: Session, live: Live) -> SurvivorSet:
+def survivors_of(db: Session, live: LiveSession) -> SurvivorSet:
     """U3 of a session past MASKED."""
 
     def build() -> SurvivorSet:
@@ -158,7 +158,7 @@ def survivors_of(db: Session, live: Live) -> SurvivorSet:
     return _FIXED.get(live, Phase.MASKED, build)
 
 
-def dropped_of(db: Session, live: Live) -> frozenset[str]:
+def dropped_of(db: Session, live: LiveSession) -> frozenset[str]:
     """Cohort members who joined again and so lost their session secrets."""
     return queries.dropped(db, live.session.id)
 
@@ -178,7 +178,7 @@ def sha256_of(message: Message) -> tuple[str, str]:
     return body, hashlib.sha256(body.encode()).hexdigest()
 
 
-def known(db: Session, live: Live, step: str, member: str, message: Message) -> bool:
+def known(db: Session, live: LiveSession, step: str, member: str, message: Message) -> bool:
     """Whether exactly this message was accepted before.
 
     Ask before the phase is checked: who repeats a message because the answer was lost may come after its phase.
@@ -195,7 +195,7 @@ def known(db: Session, live: Live, step: str, member: str, message: Message) -> 
 
 
 def remember(
-    db: Session, live: Live, step: str, member: str, message: Message, *, upload_digest: bytes | None = None
+    db: Session, live: LiveSession, step: str, member: str, message: Message, *, upload_digest: bytes | None = None
 ) -> None:
     """Store an accepted message."""
     body, digest = sha256_of(message)

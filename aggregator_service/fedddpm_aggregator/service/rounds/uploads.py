@@ -12,7 +12,7 @@ from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phases import advance
 from fedddpm_aggregator.service.rounds.sessions import (
-    Live,
+    LiveSession,
     known,
     load,
     remember,
@@ -103,7 +103,7 @@ def post_upload(ctx: Context, caller: str, spec_hash: str, part: str, manifest: 
         advance(ctx, db, live)
 
 
-def _require_uploader(live: Live, caller: str, sharers: frozenset[str]) -> None:
+def _require_uploader(live: LiveSession, caller: str, sharers: frozenset[str]) -> None:
     require_open(live, Phase.MASKED)
     if caller not in sharers:
         raise PhaseOverError(f"the shares of {caller!r} did not arrive in time; join the next attempt or round")

@@ -22,7 +22,7 @@ from fedddpm_aggregator.errors import AuditError, HistoryError
 from fedddpm_aggregator.service.audit import all_entries, verify_chain
 from fedddpm_aggregator.service.context import Context, decode_roster, decode_spec
 from fedddpm_aggregator.service.rounds.clip_norms import ClipNorms
-from fedddpm_aggregator.service.rounds.sessions import Live
+from fedddpm_aggregator.service.rounds.sessions import LiveSession
 from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_derivation, verify_model, verify_result
 from fedddpm_aggregator.service.verification.verify_sessions import verify_session
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
@@ -210,7 +210,7 @@ class _Run:
         parts = []
         for name, row in rows.items():
             with _place(f"session {name!r}"):
-                live = Live(attempt, row, session_plan(spec, roster, name), roster)
+                live = LiveSession(attempt, row, session_plan(spec, roster, name), roster)
                 parts.append(verify_session(self._ctx, db, live, self._counts) or PartResult.not_opened(name))
         self._counts["attempts"] += 1
         self._counts["sessions"] += len(rows)

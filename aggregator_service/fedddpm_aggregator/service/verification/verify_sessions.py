@@ -14,7 +14,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import ChunkRow, JoinRow, MessageRow, ShareRow
 from fedddpm_aggregator.errors import HistoryError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.sessions import Live, join_message
+from fedddpm_aggregator.service.rounds.sessions import LiveSession, join_message
 from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.errors import ProtocolError
@@ -34,7 +34,7 @@ class _Stored:
     messages: dict[str, Sequence[MessageRow]]
 
 
-def verify_session(ctx: Context, db: Session, live: Live, counts: Counter[str]) -> PartResult | None:
+def verify_session(ctx: Context, db: Session, live: LiveSession, counts: Counter[str]) -> PartResult | None:
     """Check every stored message of a session and its result; returns the result, None if there is none.
 
     ``counts`` grows by what was checked. HistoryError names the first thing that does not hold.
@@ -95,7 +95,7 @@ def _read(db: Session, session_id: int) -> _Stored:
     return _Stored(queries.joins_of(db, session_id), shares, messages)
 
 
-def _verify_upload(db: Session, live: Live, sharing: Sharing, row: MessageRow) -> bytes:
+def _verify_upload(db: Session, live: LiveSession, sharing: Sharing, row: MessageRow) -> bytes:
     _verify_body(row)
     manifest = UploadManifest.model_validate_json(row.body)
     digest = sharing.verify_manifest(row.member, manifest)
@@ -128,11 +128,11 @@ def _verify_body(row: MessageRow) -> None:
     _require(hashlib.sha256(row.body.encode()).hexdigest() == row.sha256, "it is not the message that was accepted")
 
 
-def _require_no_result(live: Live) -> None:
+def _require_no_result(live: LiveSession) -> None:
     _require(live.session.result is None, "there is a result, but not the messages that it follows from")
 
 
-def _verify_result(ctx: Context, live: Live, survivors: SurvivorSet, stored: _Stored) -> PartResult | None:
+def _verify_result(ctx: Context, live: LiveSession, survivors: SurvivorSet, stored: _Stored) -> PartResult | None:
     if live.session.result is None:
         _require(live.phase is not Phase.DONE, "the session is over and has no result")
         return None

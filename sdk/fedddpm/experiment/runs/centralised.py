@@ -16,7 +16,7 @@ from fedddpm.experiment.design.images import ImageSource, class_counts, open_sou
 from fedddpm.experiment.design.plan import RunPlan
 from fedddpm.experiment.design.settings import StudySettings
 from fedddpm.experiment.results import CENTRALISED, InstitutionRecord, RoundRecord, RunRecord
-from fedddpm.experiment.runs.run_context import Save, Surroundings, Tell
+from fedddpm.experiment.runs.run_context import RunContext, Save, Tell
 from fedddpm.experiment.runs.scoring import Where
 from fedddpm.experiment.runs.site import measure_loss, model_file
 from fedddpm.model.ema import average_file, save_average
@@ -40,7 +40,7 @@ def looks(settings: StudySettings) -> tuple[int, ...]:
 class CentralisedRun:
     """Runs the baseline, from the start or from where ``record`` and the last checkpoint are."""
 
-    def __init__(self, around: Surroundings, plan: RunPlan, record: RunRecord | None) -> None:
+    def __init__(self, around: RunContext, plan: RunPlan, record: RunRecord | None) -> None:
         self._around, self._plan, self._settings = around, plan, around.settings
         self._folder = around.run_folder(plan.name)
         images, test = open_source(ImageSource.of(self._settings))

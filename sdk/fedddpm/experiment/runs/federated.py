@@ -25,7 +25,7 @@ from fedddpm.experiment.design.images import ImageSource, class_counts, open_sou
 from fedddpm.experiment.design.plan import RunPlan, floor
 from fedddpm.experiment.design.traffic_plan import paper_parameters
 from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord, SumRecord
-from fedddpm.experiment.runs.run_context import Save, Surroundings, Tell
+from fedddpm.experiment.runs.run_context import RunContext, Save, Tell
 from fedddpm.experiment.runs.scoring import Where
 from fedddpm.experiment.runs.site import (
     AdoptJob,
@@ -54,7 +54,7 @@ from fedddpm_protocol.encoding.losses import federation_losses
 class FederatedRun:
     """Runs one plan, from the start or from where ``record`` ended."""
 
-    def __init__(self, around: Surroundings, plan: RunPlan, shares: list[Indices], record: RunRecord | None) -> None:
+    def __init__(self, around: RunContext, plan: RunPlan, shares: list[Indices], record: RunRecord | None) -> None:
         self._around, self._plan, self._settings = around, plan, around.settings
         self._method = Method(plan.method)
         self._folder = around.run_folder(plan.name)

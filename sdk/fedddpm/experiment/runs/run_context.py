@@ -19,7 +19,7 @@ Save = Callable[[RunRecord], None]  # makes a step of a run durable
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What all runs of a study share."""
 
     settings: StudySettings

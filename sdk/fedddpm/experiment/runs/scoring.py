@@ -35,7 +35,7 @@ _FINAL_SEED = 1_000_000  # of the images at the end: other ones than those of th
 
 
 @dataclass(frozen=True)
-class Ruler:
+class Scorer:
     """A feature net and the real images as it sees them."""
 
     net: FeatureNet
@@ -60,7 +60,7 @@ class Meter:
     settings: StudySettings
     workers: Workers
     device: str
-    rulers: list[Ruler] = field(default_factory=list)
+    rulers: list[Scorer] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
@@ -96,13 +96,13 @@ class Meter:
                 "Add --fid, or set round_samples = 0 and final_samples = []",
             )
 
-    def _ruler(self, net: FeatureNet, train: ImageSet, test: ImageSet, cache: Path, step: Step) -> Ruler:
+    def _ruler(self, net: FeatureNet, train: ImageSet, test: ImageSet, cache: Path, step: Step) -> Scorer:
         reference = open_reference(
             net, train, test, cache, on_progress=lambda done, total: step(f"real images in {net.name}", done, total)
         )
         for count in self._counts(net):
             reference.floor(count, lambda done, total: step(f"floor of {net.name}", done, total))
-        return Ruler(net, reference)
+        return Scorer(net, reference)
 
     def _counts(self, net: FeatureNet) -> list[int]:
         s = self.settings
@@ -146,7 +146,7 @@ class Meter:
         ]
 
     def _measure(
-        self, ruler: Ruler, where: Where, pictures: Pictures, count: int, how: Saving, drawn: float
+        self, ruler: Scorer, where: Where, pictures: Pictures, count: int, how: Saving, drawn: float
     ) -> Measured:
         began, s = time.monotonic(), self.settings
         pooled = self._score(ruler, _pool(pictures, how, count), how, companions=True)
@@ -157,7 +157,7 @@ class Meter:
         }
         return Measured(epochs=where.epochs, pooled=pooled, clients=clients, seconds=drawn + time.monotonic() - began)
 
-    def _score(self, ruler: Ruler, images: Bytes, how: Saving, *, companions: bool) -> Scores:
+    def _score(self, ruler: Scorer, images: Bytes, how: Saving, *, companions: bool) -> Scores:
         return score(
             ruler.net,
             ruler.reference,

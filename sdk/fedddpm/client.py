@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import Self, TypedDict, Unpack
 
 from fedddpm import errors
@@ -28,6 +29,7 @@ from fedddpm.config import (
     LocalPolicyOptions,
     MetricsOptions,
     NetworkOptions,
+    described_settings,
     load_config,
 )
 from fedddpm.data.grey_summary import grey_line
@@ -83,9 +85,7 @@ class Client:
         data: ``fashion-mnist``, ``cifar10``, ``celeba``, a folder of images or an .npz file.
         state_dir: a folder of its own for everything that must survive a restart.
         progress: draw bars; None: only on a terminal.
-        settings: everything else, by the names in :class:`ClientSettings`. What each does stands in ``fedddpm.config``
-            and in ``fedddpm participate --help``; ``policy``, ``learning``, ``network`` and ``metrics`` are objects of
-            their own.
+        settings: everything else by name, listed below with its default.
 
     Raises:
         ConfigError: a setting is wrong or unknown. DataError: the images cannot be used.
@@ -209,6 +209,11 @@ class Client:
             _introduce(us, reporter)
             tell = on_round or (lambda summary: reporter.show(str(summary)))
             return Participation(us, state, FederationApi(connection), reporter, tell).run(rounds)
+
+
+Client.__doc__ = f"{Client.__doc__}\n    Settings by name:\n" + indent(
+    described_settings(ClientSettings.__annotations__), " " * 8
+)
 
 
 def _metrics(config: ClientConfig, vitals: LiveVitals) -> AbstractContextManager[int | None]:

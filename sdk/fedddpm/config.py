@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
@@ -198,6 +198,18 @@ class ClientConfig(_Options):
         """Whether who takes part, and when, can be read on the way: http to another machine."""
         url = _url(self.aggregator_url)
         return url.scheme == "http" and url.host not in _LOOPBACK
+
+
+def described_settings(names: Collection[str]) -> str:
+    """One line for each of these settings of an institution, for documentation: name, default, help."""
+    lines = []
+    for name, field in ((name, field) for name, field in ClientConfig.model_fields.items() if name in names):
+        option = next((entry for entry in field.metadata if isinstance(entry, Option)), None)
+        if option is None:
+            lines.append(f"{name}: {type(field.default).__name__}, settings of their own")
+        else:
+            lines.append(f"{name} ({field.default!r}): {option.help}")
+    return "\n".join(lines)
 
 
 def _url(text: str) -> httpx.URL:

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 import pytest
 
 import fedddpm
+from fedddpm.client import ClientSettings
 from fedddpm.errors import FedDDPMError
 
 FACE = {
@@ -58,6 +59,13 @@ def test_a_package_says_what_is_public(module):
 def test_every_error_of_the_sdk_is_one_of_its_errors():
     for name in FACE["fedddpm.errors"]:
         assert issubclass(getattr(fedddpm.errors, name), FedDDPMError)
+
+
+def test_the_help_of_the_client_says_what_each_setting_does():
+    shown = fedddpm.Client.__doc__
+    for name in ClientSettings.__annotations__:
+        assert f"        {name}" in shown
+    assert "holdout (0.1): share of images that only measures the loss" in shown
 
 
 def test_an_unknown_name_is_an_attribute_error():

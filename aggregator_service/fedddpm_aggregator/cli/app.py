@@ -27,7 +27,7 @@ from fedddpm_aggregator.cli.prepare import prepare_command
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
 from fedddpm_aggregator.cli.selftest import selftest_command
 from fedddpm_aggregator.cli.service_links import service_links
-from fedddpm_aggregator.cli.usage import Commands
+from fedddpm_aggregator.cli.exit_codes import Commands
 from fedddpm_aggregator.cli.verify import verify_command
 from fedddpm_aggregator.errors import AggregatorError, OperatorError
 from fedddpm_aggregator.security.key_files import KeyFileError, read_public_key, write_key

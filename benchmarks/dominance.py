@@ -34,8 +34,8 @@ from fedddpm.config import LocalPolicyOptions
 from fedddpm.data.image_set import ImageSet
 from fedddpm.data.opening import open_images, split_holdout
 from fedddpm.errors import FedDDPMError
-from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
-from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
+from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.partition import flatten, manifest, unflatten
 from fedddpm.model.unet import UNet

@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedddpm_aggregator.api import federation, operators, sessions
+from fedddpm_aggregator.api import institutions, operators, sessions
+from fedddpm_aggregator.background.opening_threads import OpeningThreads
 from fedddpm_aggregator.background.sweeper import Sweeper
-from fedddpm_aggregator.background.workers import Workers
 from fedddpm_aggregator.blobs.interface import BlobsUnavailableError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.dashboard.routes import Page, install_page
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
@@ -29,13 +29,13 @@ from fedddpm_aggregator.http.admission import Admission, rules_of
 from fedddpm_aggregator.http.guard import Guard, sizes_of
 from fedddpm_aggregator.http.observer import Observer
 from fedddpm_aggregator.http.version_watch import Newest, VersionWatch
-from fedddpm_aggregator.monitoring import health
+from fedddpm_aggregator.monitoring import endpoints
 from fedddpm_aggregator.monitoring.database_metrics import DatabaseCollector
 from fedddpm_aggregator.monitoring.health import Health
 from fedddpm_aggregator.reduction.ray_cluster import RayReducer
 from fedddpm_aggregator.reduction.threads import ThreadReducer
 from fedddpm_aggregator.security.key_files import SERVER_PURPOSE, KeyFileError, read_key, read_public_key
-from fedddpm_aggregator.service.administration.federation import next_step, require_its_blobs, require_root
+from fedddpm_aggregator.service.administration.rosters import next_step, require_its_blobs, require_root
 from fedddpm_aggregator.service.context import Context, Limits
 from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_aggregator.telemetry.otel import open_tracer, trace_requests
@@ -115,12 +115,12 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.nullcontext(opened) if opened is not None else data_directory(settings) as ctx:
-            workers = Workers(ctx)
+            workers = OpeningThreads(ctx)
             app.state.context, app.state.health = ctx, Health(ctx)
             collector = DatabaseCollector(ctx)
             ctx.metrics.registry.register(collector)
             app.state.watch = VersionWatch(lambda: _version(ctx, app.state.watch.version))
-            app.state.newest = Newest(lambda: federation.state_json(ctx))
+            app.state.newest = Newest(lambda: institutions.state_json(ctx))
             app.state.page = Page(ctx, app.state.watch)
             ctx.on_change, ctx.on_work = app.state.watch.poke, workers.submit
             sweeper = Sweeper(ctx, workers, settings.tick_s)
@@ -150,11 +150,11 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    app.include_router(health.public)
+    app.include_router(endpoints.public)
     if settings.shows_metrics:
-        app.include_router(health.measured)
+        app.include_router(endpoints.measured)
         app.state.metrics_names = settings.names_of_metrics
-    app.include_router(federation.router)
+    app.include_router(institutions.router)
     app.include_router(sessions.router)
     app.include_router(operators.router)
     install_page(app, settings)

@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.untrusted.plain_text import plain
 
 
 class AggregatorError(Exception):

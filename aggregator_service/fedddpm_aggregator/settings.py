@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from fedddpm_protocol.foreign.given_values import shown
-from fedddpm_protocol.foreign.host_names import name_of
+from fedddpm_protocol.untrusted.host_names import name_of
+from fedddpm_protocol.untrusted.redaction import shown
 from fedddpm_protocol.wire.api import SIGNATURE_MAX_AGE_S
 
 KEY_FILE = "server.key"

@@ -18,9 +18,9 @@ from benchmarks.load.clients import PART, identity_of
 
 from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import write_key
-from fedddpm_aggregator.service.administration.federation import initialise, install_roster
+from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import start_run
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec

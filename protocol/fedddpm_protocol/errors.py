@@ -38,13 +38,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.untrusted.plain_text import plain
 
 
 class ProtocolError(Exception):
     """Base of all protocol refusals; the message says what happened and what it means.
 
-    It often repeats what the other side sent, so it is made plain here (see ``showing``).
+    It often repeats what the other side sent, so it is made plain here (see ``untrusted.plain_text``).
     """
 
     code: ClassVar[str] = "protocol-error"

@@ -16,11 +16,11 @@
     └── StateError        the institution's state folder is unusable
         └── SecondClientError  somebody else takes part with this institution's identity
 
-The finer ones live beside what raises them: in ``transport.problems`` and ``rounds.second_opinion``.
+The finer ones live beside what raises them: in ``transport.problems`` and ``rounds.rollback_check``.
 Everything a user can cause or can mend is one of these; any other exception is a defect of this package.
 """
 
-from fedddpm_protocol.foreign.showing import message
+from fedddpm_protocol.untrusted.plain_text import message
 
 
 class FedDDPMError(Exception):

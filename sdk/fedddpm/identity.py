@@ -25,9 +25,9 @@ from fedddpm.errors import ConfigError
 from fedddpm.files.private import read_private
 from fedddpm_protocol.agreement.model_layout import require_name
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign.given_values import holds_private_key, named, quoted
-from fedddpm_protocol.foreign.json_reading import read_json
 from fedddpm_protocol.primitives.keys import KEY_BYTES, SigningKey, fingerprint
+from fedddpm_protocol.untrusted.json_reading import read_json
+from fedddpm_protocol.untrusted.redaction import holds_private_key, named, quoted
 
 FORMAT = "fedddpm-identity-1"
 _NEW_KEY = "Make one with: fedddpm keygen --id NAME --out NAME.key"

@@ -18,7 +18,7 @@ PACKAGES = {
     "fedddpm_aggregator": ROOT / "aggregator_service" / "fedddpm_aggregator",
 }
 FLOORS = {
-    "fedddpm_protocol": "session | encoding > agreement > wire > primitives > errors > foreign",
+    "fedddpm_protocol": "session | encoding > agreement > wire > primitives > errors > untrusted",
     "fedddpm": (
         "__main__ > cli > client | experiment > rounds | generation > updates | monitoring | state >"
         " training | transport | evaluation > model | data | config | identity > files | compute > errors"
@@ -140,6 +140,13 @@ def test_the_map_shows_every_room_with_its_line_and_no_other() -> None:
     assert len(list(mapped())) == len(shown), "a room stands there twice"
 
 
+def test_the_picture_shows_every_room_of_the_first_level() -> None:
+    picture = (ROOT / "docs" / "images" / "rooms.svg").read_text()
+    for package, room in ROOMS:
+        if room.parent == package:
+            assert f">{room.name}</text>" in picture, f"docs/images/rooms.svg lacks {room.name}"
+
+
 def test_what_the_documents_name_is_there() -> None:
     documents = [path for path in subprocess_files("*.md") if "CHANGELOG" not in path.name]
     missing = set()
@@ -150,6 +157,14 @@ def test_what_the_documents_name_is_there() -> None:
             if not (ROOT / name).exists() and "VERSION" not in name:
                 missing.add(f"{document.relative_to(ROOT)}: {name}")
     assert missing == set()
+
+
+def test_every_module_that_the_map_names_is_in_a_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text))
+    assert len(named) > 40
+    places = [*PACKAGES.values(), ROOT]
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
 def subprocess_files(pattern: str) -> list[Path]:

@@ -47,7 +47,7 @@ def test_no_weak_randomness_no_pickle_no_io_no_assert(path: Path) -> None:
 
 
 def test_all_of_the_package_is_read() -> None:
-    assert {"participant.py", "prg.py", "shamir.py", "coordinator.py"} <= {path.name for path in SOURCES}
+    assert {"participant.py", "keystream.py", "shamir.py", "coordinator.py"} <= {path.name for path in SOURCES}
 
 
 @pytest.mark.parametrize(

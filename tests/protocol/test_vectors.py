@@ -17,7 +17,7 @@ from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import keys, ring
 from fedddpm_protocol.primitives.canonical import tagged_hash
 from fedddpm_protocol.primitives.keys import SigningKey
-from fedddpm_protocol.session import masks
+from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import SessionPlan
 from fedddpm_protocol.session.coordinator import form_cohort, recover
 from fedddpm_protocol.session.participant import Participant
@@ -161,11 +161,11 @@ def test_mask_seeds(replay: Replay) -> None:
         low, high = pair.split("|")
         public = keys.x25519_public(bytes.fromhex(clients[high]["mask_sk"]))
         private = bytes.fromhex(clients[low]["mask_sk"])
-        assert masks.pair_seed(private, public, sid, low, high, sharing.hu2).hex() == seed
-        assert masks.pair_seed(private, public, sid, high, low, sharing.hu2).hex() == seed
+        assert mask_seeds.pair_seed(private, public, sid, low, high, sharing.hu2).hex() == seed
+        assert mask_seeds.pair_seed(private, public, sid, high, low, sharing.hu2).hex() == seed
     for name, seed in replay.case["self_mask_seeds"].items():
         secret = bytes.fromhex(clients[name]["self_mask_seed"])
-        assert masks.self_seed(secret, sid, name, sharing.hu2).hex() == seed
+        assert mask_seeds.self_seed(secret, sid, name, sharing.hu2).hex() == seed
 
 
 def test_masked_words_and_digests(replay: Replay) -> None:

@@ -154,7 +154,7 @@ def objects_of(url: str) -> list[str]:
 def _wait_until_writable(server: S3Server) -> None:
     """The first object has to wait until the storage knows where to put it."""
     from fedddpm_aggregator.blobs.interface import BlobsUnavailableError
-    from fedddpm_aggregator.blobs.opening import open_blobs
+    from fedddpm_aggregator.blobs.store_choice import open_blobs
 
     deadline = time.monotonic() + START_S
     with pytest.MonkeyPatch.context() as patch:

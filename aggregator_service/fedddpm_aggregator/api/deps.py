@@ -27,7 +27,6 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
         (409, "too early for this step, or another message was accepted before"),
         (410, "too late for this step"),
         (413, "larger than the server reads"),
-        (421, "signed for another server"),
         (414, "the path is too long"),
         (421, "signed for another server"),
         (422, "not a valid message"),

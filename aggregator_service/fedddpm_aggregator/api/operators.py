@@ -18,8 +18,8 @@ from fedddpm_aggregator.http.authentication import SIGNER, Signer
 from fedddpm_aggregator.http.problems import problem_of
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads, remote_operations
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.history.session_lines import SessionLine
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.wire.api import MAX_INT32, Count, HexHash, UnixSeconds
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -15,11 +15,11 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.background.workers import Workers
+from fedddpm_aggregator.background.opening_threads import OpeningThreads
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.service.administration import model_uploads
-from fedddpm_aggregator.service.administration.federation import react_to_roster
+from fedddpm_aggregator.service.administration.rosters import react_to_roster
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import settle, start_attempt
 from fedddpm_aggregator.service.rounds.phases import advance
@@ -38,7 +38,7 @@ _MOST_TICKS = 4  # a process that was stopped for longer does not count that tim
 class Sweeper:
     """One tick after the other until stopped."""
 
-    def __init__(self, ctx: Context, workers: Workers, tick_s: float) -> None:
+    def __init__(self, ctx: Context, workers: OpeningThreads, tick_s: float) -> None:
         self._ctx, self._workers, self._tick_s = ctx, workers, tick_s
         self._tidied_at = 0.0
         self._renewed_at = -math.inf  # monotonic clock, when the lease was asked for

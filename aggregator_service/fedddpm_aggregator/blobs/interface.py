@@ -43,7 +43,7 @@ class Blobs(Protocol):
 
     @property
     def url(self) -> str:
-        """What :func:`fedddpm_aggregator.blobs.opening.open_blobs` needs to open the same store in another process."""
+        """What ``store_choice.open_blobs`` takes to open the same store in another process."""
 
     @property
     def reads_at_once(self) -> int:

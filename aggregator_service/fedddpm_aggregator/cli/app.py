@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from fedddpm_aggregator.app import KEY_PURPOSE, data_directory, prepare_directory
-from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError, StorageFullError
 from fedddpm_aggregator.cli import healthcheck
 from fedddpm_aggregator.cli.audit import show_audit
+from fedddpm_aggregator.cli.exit_codes import Commands, one_line_errors
 from fedddpm_aggregator.cli.federation import federation_app
 from fedddpm_aggregator.cli.operator import operator_app
 from fedddpm_aggregator.cli.options import Blobs, Data, DatabaseUrl, opened, settings_of
@@ -27,19 +24,13 @@ from fedddpm_aggregator.cli.prepare import prepare_command
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
 from fedddpm_aggregator.cli.selftest import selftest_command
 from fedddpm_aggregator.cli.service_links import service_links
-from fedddpm_aggregator.cli.exit_codes import Commands
 from fedddpm_aggregator.cli.verify import verify_command
-from fedddpm_aggregator.errors import AggregatorError, OperatorError
-from fedddpm_aggregator.security.key_files import KeyFileError, read_public_key, write_key
-from fedddpm_aggregator.security.setting_errors import first_error
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.security.key_files import read_public_key, write_key
 from fedddpm_aggregator.server.process import serve_forever
-from fedddpm_aggregator.service.administration.federation import initialise
+from fedddpm_aggregator.service.administration.rosters import initialise
 from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
-from fedddpm_aggregator.settings import PREFIX, Settings
 from fedddpm_aggregator.telemetry.logs import configure_logging
-from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.foreign.given_values import shown
-from fedddpm_protocol.foreign.showing import message
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 HELP = """The aggregator of a federation: its keys, its rosters, its runs, and the server that institutions talk to.
@@ -47,7 +38,6 @@ HELP = """The aggregator of a federation: its keys, its rosters, its runs, and t
 First: init, federation roster create, federation install, federation start-run, serve. Later commands work while the
 server runs; it notices within a second.
 """
-_STORAGE = (StorageFullError, BlobsUnavailableError, BlobSettingsError)
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
 app.add_typer(operator_app, name="operator")
@@ -161,21 +151,8 @@ def main() -> None:
     """Entry point: a user's mistake ends with one line and status 1."""
     for name in service_links(os.environ):
         del os.environ[name]
-    try:
+    with one_line_errors():
         app()
-    except (AggregatorError, KeyFileError, ProtocolError, *_STORAGE) as error:
-        _die(str(error))
-    except ValidationError as error:
-        _die(first_error(error, Settings.__name__, PREFIX))
-    except SQLAlchemyError as error:
-        _die(f"the database cannot be used: {str(getattr(error, 'orig', error)).splitlines()[0]}")
-    except OSError as error:
-        _die(f"{shown(str(error.filename)) if error.filename else 'the system'}: {error.strerror or error}")
-
-
-def _die(what: str) -> None:
-    print(f"error: {message(what)}", file=sys.stderr)
-    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from fedddpm_aggregator.cli.options import Blobs, Data, DatabaseUrl, opened, set
 from fedddpm_aggregator.cli.roster import roster_app
 from fedddpm_aggregator.cli.run_options import InitialModel, with_run_options
 from fedddpm_aggregator.security.key_files import ROOT_PURPOSE, write_key
-from fedddpm_aggregator.service.administration.federation import install_roster
 from fedddpm_aggregator.service.administration.roster_files import read_document
+from fedddpm_aggregator.service.administration.rosters import install_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run, start_run
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 federation_app = typer.Typer(no_args_is_help=True, help="Keys, rosters and runs of the federation.")

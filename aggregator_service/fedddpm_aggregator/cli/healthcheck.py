@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from fedddpm_aggregator.cli.service_links import service_links
-from fedddpm_protocol.foreign.given_values import shown_url
-from fedddpm_protocol.foreign.showing import message
+from fedddpm_protocol.untrusted.plain_text import message
+from fedddpm_protocol.untrusted.redaction import shown_url
 
 NAME = "healthcheck"
 HELP = "Ask this machine's server whether it lives: status 0, or 1 with a line that says why not."

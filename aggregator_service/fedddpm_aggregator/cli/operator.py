@@ -16,8 +16,8 @@ from fedddpm_aggregator.cli.run_options import InitialModel, with_run_options
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, read_key, read_owner, write_key
 from fedddpm_aggregator.service.administration.roster_files import read_document
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.history.session_lines import SessionLine
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 operator_app = typer.Typer(no_args_is_help=True, help="Runs and rosters from afar, signed by an operator's key.")

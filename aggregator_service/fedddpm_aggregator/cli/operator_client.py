@@ -14,10 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedddpm_aggregator.api.operators import AuditEntry, Done, IncomingModel, RoundsPage
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.security.request_signing import message_signer, sign_request
-from fedddpm_aggregator.service.run_settings import RunSettings
-from fedddpm_protocol.foreign.given_values import shown_url
+from fedddpm_aggregator.security.client_signing import message_signer, sign_request
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.untrusted.redaction import shown_url
 from fedddpm_protocol.wire.api import Problem
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -15,8 +15,8 @@ from fedddpm_aggregator.db.wait import wait_for_database
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import read_public_key
 from fedddpm_aggregator.service.administration.deployment import bring_in_force, require_own_key
-from fedddpm_aggregator.service.administration.federation import initialise
 from fedddpm_aggregator.service.administration.roster_files import read_signed
+from fedddpm_aggregator.service.administration.rosters import initialise
 from fedddpm_aggregator.service.context import Context
 from fedddpm_protocol.primitives.keys import fingerprint
 from fedddpm_protocol.wire.messages import SignedDocument

@@ -22,9 +22,9 @@ from fedddpm_aggregator.service.administration.roster_files import (
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Member, Release, Roster
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign.given_values import quoted
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import fingerprint
+from fedddpm_protocol.untrusted.redaction import quoted
 
 roster_app = typer.Typer(no_args_is_help=True, help="Sign rosters with the federation's root key, offline.")
 RosterFile = Annotated[Path, typer.Argument(help="file of the signed roster")]

@@ -16,7 +16,7 @@ from fedddpm_aggregator.service.history.traffic import RoundTraffic
 from fedddpm_protocol.agreement.methods import reports_losses
 from fedddpm_protocol.agreement.spec import SUM_FIELDS, WEIGHT_UNITS
 from fedddpm_protocol.encoding.losses import mean_losses
-from fedddpm_protocol.foreign.showing import plain, plain_text
+from fedddpm_protocol.untrusted.plain_text import plain, plain_text
 
 WIDTH_WITHOUT_TERMINAL = 160  # of a pipe or a file, where nobody tells one
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fedddpm_aggregator.service.run_settings import Asked
+from fedddpm_aggregator.service.administration.run_settings import Asked
 
 InitialModel = Annotated[Path, typer.Option(help="theta_0, a safetensors file by the SDK's save_model")]
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, NonceRow, RunRow, SessionRow
-from fedddpm_aggregator.service.administration.federation import next_step_in
+from fedddpm_aggregator.service.administration.rosters import next_step_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phase_rules import PhaseView
 from fedddpm_aggregator.service.rounds.phases import view_of

@@ -20,7 +20,7 @@ from fedddpm_aggregator.dashboard.rounds import NEVER
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.errors import NotFoundError, OperatorError
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.untrusted.plain_text import plain
 from fedddpm_protocol.wire.phases import PHASES
 
 LINES = 50  # rounds, attempts and models on one page, the newest first

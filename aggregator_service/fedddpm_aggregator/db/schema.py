@@ -25,7 +25,7 @@ _FLOOR = Base.metadata.tables[SchemaFloorRow.__tablename__]
 
 
 @dataclass(frozen=True)
-class Release:
+class SchemaRelease:
     """The migrations of a release."""
 
     known: tuple[str, ...]  # revisions, the oldest first; the last one is its schema
@@ -44,12 +44,12 @@ class Release:
         return floor_of(connection, revision) in self.known
 
 
-def this_release() -> Release:
+def this_release() -> SchemaRelease:
     """The packaged migrations. One that names no ``usable_from`` can be used by its own release and later ones."""
     scripts = list(ScriptDirectory.from_config(_config()).walk_revisions("base", "heads"))[::-1]
     known = tuple(script.revision for script in scripts)
     floors = [known.index(getattr(script.module, "usable_from", script.revision)) for script in scripts]
-    return Release(known, known[max(floors)])
+    return SchemaRelease(known, known[max(floors)])
 
 
 def revision_of(connection: Connection) -> str | None:

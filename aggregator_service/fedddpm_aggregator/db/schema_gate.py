@@ -15,7 +15,7 @@ from functools import cached_property
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from fedddpm_aggregator.db.schema import Release, revision_of, this_release
+from fedddpm_aggregator.db.schema import SchemaRelease, revision_of, this_release
 from fedddpm_aggregator.errors import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SchemaGate:
             )
 
     @cached_property
-    def _release(self) -> Release:
+    def _release(self) -> SchemaRelease:
         return this_release()
 
     def _find(self) -> tuple[bool, str | None]:

@@ -13,8 +13,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.telemetry.counters import Metrics
 from fedddpm_aggregator.telemetry.logs import noting
-from fedddpm_aggregator.telemetry.metrics import Metrics
 from fedddpm_aggregator.telemetry.tracer import Tracer
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""What the process says when it is asked how it is."""
+"""Answers to /healthz, /readyz and /metrics, and the figures of the database in them."""

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can work, and what it measures: for orchestrators, not for institutions.
+"""Whether the process lives and can work, and what it measures.
 
 None of this waits on the threads that serve requests, so a database that hangs cannot make a live process look dead.
 """
@@ -11,22 +11,18 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from fedddpm_aggregator.db.schema import this_release
-from fedddpm_aggregator.errors import MisdirectedError
 from fedddpm_aggregator.monitoring.probe import Probe
 from fedddpm_aggregator.service.context import Context
-from fedddpm_protocol.foreign.host_names import may_be_asked_as
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 PATIENCE_S = 2.0  # for one check; they are made side by side
 OK, FAILED, HANGS = "ok", "failed", "does not answer"
-UNKNOWN_NAME = "ask by address, or name this host in FEDDDPM_AGGREGATOR_METRICS_NAMES"
 
 
 class Health:
@@ -87,33 +83,3 @@ async def _checked(name: str, ask: Callable[[float], Awaitable[T]]) -> tuple[str
     except Exception as error:  # noqa: BLE001 - whatever it is, the check failed
         log.warning("check", extra={"fields": {"check": name, "error": type(error).__name__}})
         return FAILED, None
-
-
-public = APIRouter(tags=["health"])
-measured = APIRouter(tags=["health"])
-_UNHEALTHY: dict[int | str, dict[str, object]] = {503: {"description": "which check failed"}}
-
-
-def _health(request: Request) -> Health:
-    health: Health = request.app.state.health
-    return health
-
-
-@public.get("/healthz", responses=_UNHEALTHY)
-async def healthz(request: Request) -> Response:
-    """Whether the process and its threads live."""
-    return await _health(request).alive()
-
-
-@public.get("/readyz", responses=_UNHEALTHY)
-async def readyz(request: Request) -> Response:
-    """Whether the database answers with a usable schema, vectors can be stored, and no shutdown has begun."""
-    return await _health(request).ready()
-
-
-@measured.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus' text format, for who asks under a name of this server's or by address."""
-    if not may_be_asked_as(request.headers.get("host"), request.app.state.metrics_names):
-        raise MisdirectedError(UNKNOWN_NAME)
-    return await _health(request).exposition()

@@ -6,7 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import canonical, ring

@@ -1,1 +1,1 @@
-"""Keys and secrets in files, signed requests, and what messages may repeat."""
+"""Key files and secrets of the server and its operators, and signatures under their own requests."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_and_judge
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign.given_values import may_be_shown
-from fedddpm_protocol.foreign.json_reading import read_json
-from fedddpm_protocol.foreign.showing import message
 from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.untrusted.json_reading import read_json
+from fedddpm_protocol.untrusted.plain_text import message
+from fedddpm_protocol.untrusted.redaction import may_be_shown
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
 OPERATOR_PURPOSE = "fedddpm-operator"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedddpm_protocol.foreign.given_values import shown
-from fedddpm_protocol.foreign.private_files import complaint_of
+from fedddpm_protocol.untrusted.file_rights import complaint_of
+from fedddpm_protocol.untrusted.redaction import shown
 
 
 class PrivateFileError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from fedddpm_aggregator.errors import MisdirectedError, SelftestError
-from fedddpm_protocol.foreign.given_values import shown_url
+from fedddpm_protocol.untrusted.redaction import shown_url
 
 TIMEOUT_S = 15.0
 _WANTED = (("/healthz", 200, "it lives"), ("/readyz", 200, "it can work"), ("/v1/state", 401, "it asks for signatures"))

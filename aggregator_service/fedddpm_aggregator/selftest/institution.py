@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.security.request_signing import message_signer, sign_request
+from fedddpm_aggregator.security.client_signing import message_signer, sign_request
 from fedddpm_protocol.agreement.chunks import chunk_count
 from fedddpm_protocol.agreement.documents import open_spec
 from fedddpm_protocol.agreement.roster import Roster

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.errors import SelftestError
 
 PREFIX = "fedddpm_selftest_"

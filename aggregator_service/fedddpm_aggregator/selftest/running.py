@@ -20,10 +20,10 @@ from fedddpm_aggregator.selftest.institution import Institution, ProblemError, S
 from fedddpm_aggregator.selftest.scratch import Storage, own_storage
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.selftest.steps import Steps
-from fedddpm_aggregator.service.administration.federation import initialise, install_roster
+from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import start_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.selftest.leftovers import PREFIX, Warn, remove_old_folders, removed_in_the_end
 from fedddpm_aggregator.selftest.scratch_schema import own_schema

@@ -1,7 +1,7 @@
 """Metrics on a port of their own, so that the port of the institutions need not show them.
 
 Nobody is asked who he is there, but no name is answered to that the server does not know (see
-``fedddpm_protocol.foreign.host_names``).
+``fedddpm_protocol.untrusted.host_names``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.monitoring.health import UNKNOWN_NAME
-from fedddpm_protocol.foreign.host_names import may_be_asked_as
+from fedddpm_aggregator.monitoring.endpoints import UNKNOWN_NAME
+from fedddpm_protocol.untrusted.host_names import may_be_asked_as
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_private
-from fedddpm_protocol.foreign.given_values import named
+from fedddpm_protocol.untrusted.redaction import named
 
 log = logging.getLogger(__name__)
 LOOK_S = 10.0

@@ -1,1 +1,1 @@
-"""Use cases: load, decide, persist, each in one transaction."""
+"""Use cases: what a request, the sweeper or a command does to the federation."""

@@ -1,4 +1,4 @@
-"""What every use case works with."""
+"""The process's handles, which every use case works with: database, blobs, signing key, reducer, metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedddpm_aggregator.db.schema_gate import SchemaGate
 from fedddpm_aggregator.db.tables import AttemptRow, RosterRow
 from fedddpm_aggregator.errors import UnavailableError
 from fedddpm_aggregator.reduction.threads import Reducer, ThreadReducer
-from fedddpm_aggregator.telemetry.metrics import Metrics
+from fedddpm_aggregator.telemetry.counters import Metrics
 from fedddpm_aggregator.telemetry.pulse import Pulse
 from fedddpm_aggregator.telemetry.tracer import NoTracer, Tracer
 from fedddpm_protocol.agreement.roster import Roster

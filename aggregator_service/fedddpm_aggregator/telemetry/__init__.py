@@ -1,1 +1,1 @@
-"""What the process emits: logs, counters, traces, signs of life."""
+"""Logs, counters, traces and signs of life that the code writes to."""

@@ -1,6 +1,6 @@
 """Logs as one JSON object a line. Fields are named by the caller; bodies, keys and headers are never logged.
 
-Every text in a line is plain (see ``fedddpm_protocol.foreign.showing``), also when a program unpacks the JSON.
+Every text in a line is plain (see ``fedddpm_protocol.untrusted.plain_text``), also when a program unpacks the JSON.
 What a request or a job is about (request, run, round, session) is noted once and stands on every line until it ends.
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from fedddpm_protocol.foreign.showing import plain, plain_lines, plain_values
+from fedddpm_protocol.untrusted.plain_text import plain, plain_lines, plain_values
 
 _DETAIL = re.compile(r"^DETAIL:.*$", re.MULTILINE)  # PostgreSQL shows the row that it refused
 OWN_LOGGERS = ("fedddpm_aggregator", "fedddpm_protocol")

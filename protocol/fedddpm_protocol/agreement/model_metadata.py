@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pydantic import TypeAdapter, ValidationError
 
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec
-from fedddpm_protocol.foreign.json_reading import read_json, record_of
 from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.untrusted.json_reading import read_json, record_of
 
 ARCHITECTURE_KEY, MANIFEST_KEY = "fedddpm.architecture", "fedddpm.manifest"
 INITIAL_SEED_KEY = "fedddpm.initial_seed"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.primitives.canonical import tagged_hash
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 UNITS = 2**12  # of dither in one step: fine enough for any ring, and decoding stays below 2^53
 _STREAM_BITS, _SHIFT = 16, 4  # of a word of the stream, and what is left out of it

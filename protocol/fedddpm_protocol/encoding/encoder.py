@@ -1,4 +1,4 @@
-"""Fixed-point encoding of one institution's update.
+"""One institution's update to ring words: scaled, rotated, dithered and rounded, or in fixed point.
 
 Values are the weighted delta ``w_i * delta`` with ``w_i = weight units / 65535``, in units of the common scale that
 ``scale`` gives. ROTATED: the vector is rotated, and rounded with public dither that the decoder takes out again.
@@ -25,7 +25,7 @@ from fedddpm_protocol.encoding.rotation import Rotation
 from fedddpm_protocol.encoding.scale import step_of
 from fedddpm_protocol.errors import EncodingError, NonFiniteError, RingOverflowError
 from fedddpm_protocol.primitives import ring
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 _ROUNDING_BITS = 32
 _PIECE = 2**18  # coordinates that are looked at together

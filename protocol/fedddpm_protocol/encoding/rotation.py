@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.primitives.canonical import tagged_hash
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 Slab = npt.NDArray[Any]
 Kind = Literal["f4", "f8"]

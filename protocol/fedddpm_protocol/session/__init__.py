@@ -1,1 +1,1 @@
-"""One secure sum: the institution's machine, the aggregator's rules, and the sets they share."""
+"""One secure sum: the institution's state machine, the aggregator's rules, and the sets they share."""

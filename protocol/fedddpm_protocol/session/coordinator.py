@@ -16,9 +16,9 @@ from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError, MalformedError, ProtocolError
 from fedddpm_protocol.primitives import keys, ring
-from fedddpm_protocol.primitives.prg import MaskStream, Scratch
+from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
 from fedddpm_protocol.primitives.shamir import reconstruct
-from fedddpm_protocol.session import masks
+from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, open_cohort, verify_join
 from fedddpm_protocol.wire.messages import Join, Unmask
 
@@ -121,8 +121,10 @@ def recover(survivors: SurvivorSet, unmasks: Sequence[Unmask]) -> MaskPlan:
 def _self_seed(survivors: SurvivorSet, member: str, shares: dict[int, bytes], liars: set[int]) -> bytes:
     cohort = survivors.sharing.cohort
     commitment = cohort.body(member).self_mask_commitment
-    secret = reconstruct(shares, cohort.threshold, lambda b: masks.self_mask_commitment(member, b) == commitment, liars)
-    return masks.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2)
+    secret = reconstruct(
+        shares, cohort.threshold, lambda b: mask_seeds.self_mask_commitment(member, b) == commitment, liars
+    )
+    return mask_seeds.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2)
 
 
 def _pair_seeds(
@@ -134,6 +136,6 @@ def _pair_seeds(
     seeds = []
     for survivor in survivors.ids:
         peer = cohort.body(survivor).mask_public_key
-        seed = masks.pair_seed(private, peer, cohort.session_id, dropped, survivor, survivors.sharing.hu2)
+        seed = mask_seeds.pair_seed(private, peer, cohort.session_id, dropped, survivor, survivors.sharing.hu2)
         seeds.append((seed, 1 if survivor.encode() < dropped.encode() else -1))
     return seeds

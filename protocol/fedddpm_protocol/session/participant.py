@@ -30,9 +30,9 @@ from fedddpm_protocol.errors import (
     SurvivorsError,
 )
 from fedddpm_protocol.primitives import canonical, keys, ring
-from fedddpm_protocol.primitives.prg import MaskStream, Scratch
+from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
 from fedddpm_protocol.primitives.shamir import RandomBytes, split
-from fedddpm_protocol.session import masks
+from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
 from fedddpm_protocol.session.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
 from fedddpm_protocol.session.session_secrets import SessionSecrets
@@ -123,7 +123,7 @@ class Participant:
                     seq=seq,
                     channel_public_key=keys.x25519_public(bytes(channel)),
                     mask_public_key=keys.x25519_public(bytes(mask)),
-                    self_mask_commitment=masks.self_mask_commitment(self.member_id, bytes(self_mask)),
+                    self_mask_commitment=mask_seeds.self_mask_commitment(self.member_id, bytes(self_mask)),
                     nonce=bytes(nonce),
                     recorded_u3=self._allowed_u3,
                 )
@@ -357,12 +357,14 @@ class Participant:
     def _mask_streams(self, segment: str, bits: int) -> list[tuple[MaskStream, int]]:
         sharing, held = self._require(self._sharing), self._require(self._secrets)
         session_id = sharing.cohort.session_id
-        own = masks.self_seed(bytes(held.self_mask), session_id, self.member_id, sharing.hu2)
+        own = mask_seeds.self_seed(bytes(held.self_mask), session_id, self.member_id, sharing.hu2)
         streams = [(MaskStream(own, segment, bits), 1)]
         for member in sharing.ids:
             if member != self.member_id:
                 peer = sharing.cohort.body(member).mask_public_key
-                seed = masks.pair_seed(bytes(held.mask_private), peer, session_id, self.member_id, member, sharing.hu2)
+                seed = mask_seeds.pair_seed(
+                    bytes(held.mask_private), peer, session_id, self.member_id, member, sharing.hu2
+                )
                 sign = 1 if self.member_id.encode() < member.encode() else -1
                 streams.append((MaskStream(seed, segment, bits), sign))
         return streams

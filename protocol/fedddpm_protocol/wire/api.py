@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.untrusted.plain_text import plain
 from fedddpm_protocol.wire.messages import (
     MAX_CHUNKS,
     MAX_COHORT,
@@ -22,7 +22,7 @@ from fedddpm_protocol.wire.phases import Phase
 
 
 def _shown(most: int) -> tuple[AfterValidator, WithJsonSchema]:
-    """Words for people: cleaned and cut where they are parsed, and where they are written (see ``showing``)."""
+    """Words for people: cleaned and cut where they are parsed, and where they are written."""
     return AfterValidator(partial(plain, most=most)), WithJsonSchema({"type": "string", "maxLength": most})
 
 

@@ -11,7 +11,7 @@ from fedddpm import errors
 from fedddpm.cli import evaluate, experiment, participate, sample
 from fedddpm.cli.choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli.exit_codes import Commands
-from fedddpm_protocol.foreign.showing import plain
+from fedddpm_protocol.untrusted.plain_text import plain
 
 if TYPE_CHECKING:
     from fedddpm_protocol.wire.api import RunState

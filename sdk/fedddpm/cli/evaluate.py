@@ -70,8 +70,8 @@ def evaluate(
     """Score images against real ones: FID or FD with its N and floor, KID, precision and recall."""
     from fedddpm.data.grey_summary import grey_line
     from fedddpm.evaluation.cache import default_cache
-    from fedddpm.evaluation.extra import require_extra
     from fedddpm.evaluation.inputs import open_real_images, read_scored
+    from fedddpm.evaluation.optional_packages import require_extra
     from fedddpm.evaluation.scorecard import print_scores, write_scores
 
     require_extra()
@@ -192,7 +192,7 @@ class _Judges:
     def score(self, net: FeatureNet, floats: Tensor, n: int, how: SavingName, companions: bool) -> Scores:
         """The scores of ``n`` of the images, evenly spread over all."""
         from fedddpm.data.image_set import spread
-        from fedddpm.evaluation.saving import as_saved
+        from fedddpm.evaluation.pixel_rescaling import as_saved
         from fedddpm.evaluation.scores import score
 
         saved = as_saved(floats[spread(len(floats), n)], how.value)

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from fedddpm import errors
 from fedddpm.errors import FedDDPMError
 from fedddpm.monitoring.terminal import PlainConsole
-from fedddpm_protocol.foreign.showing import message
+from fedddpm_protocol.untrusted.plain_text import message
 
 # Typer may bring a Click of its own; this is the base of all that its commands raise.
 _WRONG_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

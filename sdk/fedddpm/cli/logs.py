@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from fedddpm_protocol.foreign.showing import plain, plain_lines, plain_values
+from fedddpm_protocol.untrusted.plain_text import plain, plain_lines, plain_values
 
 LOG = logging.getLogger("fedddpm")
 Format = Literal["text", "json", "none"]

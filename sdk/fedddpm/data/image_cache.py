@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import CheckpointError, DataError
 from fedddpm.files.atomic import load_tensors
-from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.untrusted.json_reading import read_json
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = "fedddpm/images/2"  # changes when files are decoded in another way, or more is kept of them

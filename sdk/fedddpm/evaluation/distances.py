@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from fedddpm.errors import DataError
-from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.features import Features
+from fedddpm.evaluation.optional_packages import load_extra
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # Binkowski 2018, section 4.1; fewer where there are fewer images

@@ -20,8 +20,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fedddpm.compute.device import pick_device
 from fedddpm.errors import ConfigError, DataError
-from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.features import Features, OnProgress, extract_batches, full_precision
+from fedddpm.evaluation.optional_packages import load_extra
 from fedddpm.evaluation.weights import INSTALL, WeightsFile, find_weights, read_script, read_state, rename_script
 
 WIDTH = 2048

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedddpm.evaluation.distances import Statistics, frechet, kid, precision_recall
 from fedddpm.evaluation.features import FeatureNet, Features, OnProgress
+from fedddpm.evaluation.pixel_rescaling import Saving
 from fedddpm.evaluation.reference import Reference
-from fedddpm.evaluation.saving import Saving
 
 
 @dataclass(frozen=True)

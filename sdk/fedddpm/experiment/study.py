@@ -21,8 +21,8 @@ from fedddpm.compute.device import pick_device, usable_cores
 from fedddpm.data.grey_summary import GreySummary, grey_line
 from fedddpm.data.splits import Indices
 from fedddpm.errors import ConfigError
-from fedddpm.evaluation.extra import require_extra
 from fedddpm.evaluation.features import digest_tensors
+from fedddpm.evaluation.optional_packages import require_extra
 from fedddpm.experiment.design.images import ImageSource, count_classes, open_source, share_out
 from fedddpm.experiment.design.plan import RunPlan, plan_runs
 from fedddpm.experiment.design.settings import StudySettings

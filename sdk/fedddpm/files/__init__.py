@@ -1,1 +1,1 @@
-"""Files that are whole, files that are private, and what messages may repeat of them."""
+"""Writing files whole or not at all, and reading private and TOML files."""

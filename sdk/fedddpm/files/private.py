@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedddpm.errors import ConfigError
-from fedddpm_protocol.foreign.given_values import named
-from fedddpm_protocol.foreign.private_files import MOUNTED, complaint_of
+from fedddpm_protocol.untrusted.file_rights import MOUNTED, complaint_of
+from fedddpm_protocol.untrusted.redaction import named
 
 
 def read_private(path: Path, what: str, make: str) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedddpm.errors import ConfigError
-from fedddpm_protocol.foreign.given_values import named
+from fedddpm_protocol.untrusted.redaction import named
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """theta_0 from a public seed: 32 bytes instead of a download, and the same bits on every machine.
 
 PyTorch's own initialisation promises the same numbers only for one release on one kind of machine. Here every tensor
-reads 32-bit words w from a stream of its own (:class:`~fedddpm_protocol.primitives.prg.MaskStream` of its name), and
+reads 32-bit words w from a stream of its own (:class:`~fedddpm_protocol.primitives.keystream.MaskStream`), and
 
     weight = float32( ((2 w + 1) - 2^32) * (bound / 2^32) )
 
@@ -31,7 +31,7 @@ from fedddpm.model.partition import PARTS, parameters_of, unflatten
 from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.model_layout import Architecture, Vector
 from fedddpm_protocol.primitives.canonical import tagged_hash
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 SEED_BYTES = 32
 _WORD_BITS = 32

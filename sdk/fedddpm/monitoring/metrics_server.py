@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from fedddpm.config import MetricsOptions
 from fedddpm.errors import ConfigError
 from fedddpm.monitoring.vitals import Activity, LiveVitals
-from fedddpm_protocol.foreign.host_names import may_be_asked_as
+from fedddpm_protocol.untrusted.host_names import may_be_asked_as
 
 _LOG = logging.getLogger("fedddpm")
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")

@@ -22,7 +22,7 @@ from fedddpm.monitoring.vitals import Activity, LiveVitals, Work
 from fedddpm.training.settings import Progress as Training
 from fedddpm.transport.connection import Outage
 from fedddpm.transport.traffic import Traffic
-from fedddpm_protocol.foreign.showing import plain, plain_values
+from fedddpm_protocol.untrusted.plain_text import plain, plain_values
 
 _LOG = logging.getLogger("fedddpm")
 _TELL_EVERY_S = 30.0  # of training, and of others arriving one by one

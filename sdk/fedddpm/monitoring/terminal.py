@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fedddpm_protocol.foreign.showing import plain_text
+from fedddpm_protocol.untrusted.plain_text import plain_text
 
 
 class PlainConsole(Console):

@@ -1,4 +1,4 @@
-"""What an institution brings."""
+"""One record of an institution: settings, identity, images, device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from fedddpm.config import ClientConfig
 from fedddpm.data.image_set import ImageSet
 from fedddpm.identity import Identity
-from fedddpm.training.ranks import ALONE, Share
+from fedddpm.training.ranks import ALONE, RankShare
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,4 @@ class Institution:
     root_public_key: bytes
     images: tuple[ImageSet, ImageSet]  # for training, held out
     device: torch.device
-    share: Share = ALONE  # of the training, where several processes train together
+    share: RankShare = ALONE  # of the training, where several processes train together

@@ -27,7 +27,7 @@ from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinate
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart
-from fedddpm_protocol.encoding.following import follow_result
+from fedddpm_protocol.encoding.rederivation import follow_result
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
 
@@ -115,7 +115,7 @@ class ModelStore:
         """The next base model, from the opened ring vectors of ``result`` and the base it was measured against.
 
         Raises:
-            ResultError: as :func:`fedddpm_protocol.encoding.following.follow_result`, or a part that the round had not.
+            ResultError: as the protocol's ``rederivation.follow_result``, or a part unknown to the round.
         """
         require_known_parts(spec, result)
         opened: dict[str, OpenedPart] = {}

@@ -18,9 +18,9 @@ from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
+from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
 from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.run_history import RunHistory
-from fedddpm.rounds.second_opinion import SecondOpinion, WentBackError
 from fedddpm.rounds.session import Seat, send_owed
 from fedddpm.rounds.share_guard import ShareGuard
 from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
@@ -80,7 +80,7 @@ class Participation:
         self._sat_out: SignedDocument | None = None  # a specification that is not for us
         self._left_run = ""  # an earlier run whose last results were asked for
         self._version = 0
-        self._stale_state, self._stale_spec = SecondOpinion(reporter.notice), SecondOpinion(reporter.notice)
+        self._stale_state, self._stale_spec = RollbackCheck(reporter.notice), RollbackCheck(reporter.notice)
         self._round_began = time.monotonic()
 
     def run(self, rounds: int | None) -> list[RoundSummary]:

@@ -12,7 +12,7 @@ from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.rounds.model_store import ModelStore, model_file, require_known_parts
-from fedddpm.rounds.second_opinion import UnknownGroundError, WentBackError
+from fedddpm.rounds.rollback_check import UnknownGroundError, WentBackError
 from fedddpm.rounds.trust import accept_results
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport.endpoints import FederationApi

@@ -1,4 +1,4 @@
-"""What is believed and why: everything follows from the pinned root key and the institution's own policy."""
+"""Accepting rosters, specifications and results: signatures, their chain, and the institution's own policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedddpm.errors import PolicyError
 from fedddpm.identity import Identity
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm.rounds.second_opinion import WentBackError
+from fedddpm.rounds.rollback_check import WentBackError
 from fedddpm.state.folder import StateFolder
 from fedddpm.transport.problems import NotEnrolledError
 from fedddpm_protocol.agreement.documents import open_result, open_spec

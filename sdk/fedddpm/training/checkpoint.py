@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedddpm.errors import CheckpointError
 from fedddpm.files.atomic import load_tensors, save_tensors
-from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.untrusted.json_reading import read_json
 
 CHECKPOINT_KEY = "fedddpm.training"
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")

@@ -31,7 +31,7 @@ from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError, TrainingError
 from fedddpm.model.unet import UNet
 from fedddpm.training.checkpoint import fingerprint
-from fedddpm.training.ranks import ALONE, Share
+from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm_protocol.agreement.model_layout import Architecture
@@ -87,7 +87,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class DistributedShare(Share):
+class DistributedShare(RankShare):
     """The share of one rank among several, on ``device``; made by :func:`open_distributed`."""
 
     store: Store = field(kw_only=True)
@@ -145,7 +145,7 @@ class DistributedShare(Share):
         return total
 
 
-def follow(share: Share, images: ImageSet, device: torch.device) -> None:
+def follow(share: RankShare, images: ImageSet, device: torch.device) -> None:
     """Train what rank 0 announces, until it has ended; for all other ranks."""
     for text in share.jobs():
         job = json.loads(text)
@@ -155,7 +155,7 @@ def follow(share: Share, images: ImageSet, device: torch.device) -> None:
 
 
 @contextmanager
-def open_distributed(place: Place, device: torch.device, images: ImageSet) -> Iterator[Share]:
+def open_distributed(place: Place, device: torch.device, images: ImageSet) -> Iterator[RankShare]:
     """This rank's share, while all ranks are inside; ``ALONE`` where there is only one.
 
     Raises:

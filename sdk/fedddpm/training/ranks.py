@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """One process alone; :func:`fedddpm.training.distributed.open_distributed` makes the shares of several."""
 
     rank: int = 0
@@ -68,4 +68,4 @@ class Share:
         return value.detach()
 
 
-ALONE = Share()
+ALONE = RankShare()

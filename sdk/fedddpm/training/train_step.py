@@ -8,7 +8,7 @@ from fedddpm.compute.acceleration import Forward, arithmetic, compiled, resolve_
 from fedddpm.model.diffusion import Diffusion, hide_labels
 from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Batch
-from fedddpm.training.ranks import Share
+from fedddpm.training.ranks import RankShare
 from fedddpm.training.settings import TrainSettings
 
 
@@ -19,7 +19,7 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: UNet, device: torch.device, settings: TrainSettings, whole: int, steps: int, share: Share
+        self, model: UNet, device: torch.device, settings: TrainSettings, whole: int, steps: int, share: RankShare
     ) -> None:
         self._model, self._device, self._settings, self._whole, self._share = model, device, settings, whole, share
         self._diffusion = Diffusion()

@@ -26,7 +26,7 @@ from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Batch, Batches
 from fedddpm.training.checkpoint import Position, fingerprint, load_training, make_adam, moments, save_training
 from fedddpm.training.held_out_loss import held_out_loss
-from fedddpm.training.ranks import ALONE, Share
+from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainOutcome, TrainSettings, silent
 from fedddpm.training.stopwatch import Stopwatch
 from fedddpm.training.train_step import TrainStep
@@ -56,7 +56,7 @@ class Trainer:
         settings: TrainSettings,
         seed: int,
         average: AverageState | None = None,
-        share: Share = ALONE,
+        share: RankShare = ALONE,
     ) -> None:
         require_fit(data, model.architecture)
         model.to(device)

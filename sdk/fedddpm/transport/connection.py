@@ -27,8 +27,8 @@ from fedddpm.transport.replies import REPLY, WORTH_WAITING, BytesSoFar, parse, r
 from fedddpm.transport.request_signing import RequestSigner
 from fedddpm.transport.tls import tls_context
 from fedddpm.transport.traffic import Meter, Traffic
-from fedddpm_protocol.foreign.bounds import NOTHING, Bound, bound_of
-from fedddpm_protocol.foreign.given_values import shown_url
+from fedddpm_protocol.untrusted.bounds import NOTHING, Bound, bound_of
+from fedddpm_protocol.untrusted.redaction import shown_url
 from fedddpm_protocol.wire.messages import Message
 
 FIRST_DELAY_S = 0.5

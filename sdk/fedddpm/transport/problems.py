@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from fedddpm.errors import StateError, TransportError
-from fedddpm_protocol.foreign.bounds import bound_of
+from fedddpm_protocol.untrusted.bounds import bound_of
 from fedddpm_protocol.wire.api import Problem
 
 CLOCK_ADVICE = "Set this machine's clock (for instance: timedatectl set-ntp true)"

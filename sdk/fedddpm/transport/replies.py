@@ -1,6 +1,6 @@
 """Answers of the aggregator: bounded in memory and on disk, never unpacked, and of the kind that was asked for.
 
-How much each kind can have follows from its model (``fedddpm_protocol.foreign.bounds``), and no more of it is read.
+How much each kind can have follows from its model (``fedddpm_protocol.untrusted.bounds``), and no more of it is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fedddpm.errors import CheckpointError, TransportError
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.foreign.bounds import Bound, bound_of
+from fedddpm_protocol.untrusted.bounds import Bound, bound_of
 from fedddpm_protocol.wire.api import Problem
 from fedddpm_protocol.wire.messages import Message
 

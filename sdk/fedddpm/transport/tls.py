@@ -7,7 +7,7 @@ import ssl
 from fedddpm.config import NetworkOptions
 from fedddpm.errors import ConfigError
 from fedddpm.files.private import private_name
-from fedddpm_protocol.foreign.given_values import named
+from fedddpm_protocol.untrusted.redaction import named
 
 _BOTH = "Give the paths of a PEM certificate and its key"
 

@@ -1,1 +1,1 @@
-"""What an institution learned in a round: trained, stored, made up for, and turned into ring words."""
+"""An institution's update of a round: trained, stored, made up for, turned into ring words; and the result adopted."""

@@ -27,7 +27,7 @@ from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.encoding.encoder import l2_norm
 from fedddpm_protocol.errors import NonFiniteError
-from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.untrusted.json_reading import read_json
 
 Sizes = Mapping[str, int]  # part -> parameters, in the order of the round
 _FILE, _KEY, _PRIVATE = "residual.safetensors", "fedddpm.residual", 0o600

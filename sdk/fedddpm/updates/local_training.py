@@ -13,7 +13,7 @@ from fedddpm.data.image_set import ImageSet
 from fedddpm.model.ema import AverageState
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
-from fedddpm.training.ranks import ALONE, Share
+from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm.updates.local_update import LocalUpdate, local_parts, require_finite
@@ -34,7 +34,7 @@ def train_update(
     *,
     learning: LearningOptions = LearningOptions(),  # noqa: B008  # frozen
     average: AverageState | None = None,
-    share: Share = ALONE,
+    share: RankShare = ALONE,
     on_sign_of_life: Callable[[], None] = lambda: None,
 ) -> LocalUpdate:
     """Train ``model``, which holds the round's base, in place on the first of ``images``; the second measures loss.

@@ -14,7 +14,7 @@ from fedddpm.errors import CheckpointError
 from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.model.ema import AverageState
 from fedddpm.updates.local_update import LocalUpdate
-from fedddpm_protocol.foreign.json_reading import read_json
+from fedddpm_protocol.untrusted.json_reading import read_json
 
 _KEY, _AVERAGE, _HASHES = "fedddpm.update", "average_updates", ("base_model_hash", "terms_hash")
 _PRIVATE = 0o600  # an update without its mask is what nobody else may see

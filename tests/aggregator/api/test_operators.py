@@ -22,8 +22,8 @@ from tests.aggregator.support.sites import NewFederation, Serve, Site
 from tests.aggregator.support.watching import check_part, first_state, until
 from typer.testing import CliRunner
 
+from fedddpm_aggregator.background.opening_threads import OpeningThreads
 from fedddpm_aggregator.background.sweeper import Sweeper
-from fedddpm_aggregator.background.workers import Workers
 from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.cli.operator_client import OperatorClient
 from fedddpm_aggregator.db import queries
@@ -32,11 +32,11 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
-from fedddpm_aggregator.service.administration.federation import install_roster
+from fedddpm_aggregator.service.administration.rosters import install_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 
 OLGA = identity_of("olga")
@@ -349,7 +349,7 @@ def test_a_run_is_ended_while_its_first_attempt_begins(new_federation: NewFedera
             start_attempt(ctx, db, run)
 
         def sweep() -> None:
-            Sweeper(other, Workers(other), 0.1).tick(0.1)
+            Sweeper(other, OpeningThreads(other), 0.1).tick(0.1)
 
         meanwhile = threading.Thread(target=sweep if first == "end" else functools.partial(end_run, other))
         with ctx.transaction() as db:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedddpm_aggregator.blobs.interface import BlobConflictError, Blobs, BlobSettingsError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 
 LARGE = 9 * 2**20  # more than one request to an object store takes
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.s3_server import S3Server, objects_of
 
 from fedddpm_aggregator.blobs.interface import BlobSettingsError, BlobsUnavailableError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 
 obstore = pytest.importorskip("obstore")
 objects = pytest.importorskip("fedddpm_aggregator.blobs.objects")

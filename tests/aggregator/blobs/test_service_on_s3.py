@@ -18,7 +18,7 @@ from tests.support.s3_server import S3Server, objects_of
 
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.blobs.interface import BlobSettingsError
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.wire.phases import Phase

@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 from fedddpm_aggregator.cli import app
 from fedddpm_aggregator.cli.options import opened, settings_of
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
-from fedddpm_aggregator.service.administration.federation import next_step
+from fedddpm_aggregator.service.administration.rosters import next_step
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
 from fedddpm_protocol.agreement.spec import LOSS_UNITS, WEIGHT_UNITS

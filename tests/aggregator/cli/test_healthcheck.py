@@ -94,6 +94,7 @@ def test_it_loads_nothing_that_a_server_needs() -> None:
     loaded = {name.split(".")[0] for name in modules}
     assert "fedddpm_aggregator" in loaded
     assert not loaded & {"fastapi", "pydantic", "sqlalchemy", "numpy", "torch", "typer", "httpx"}
-    ours = {name.removeprefix("fedddpm_protocol.foreign.") for name in modules if "fedddpm_protocol.foreign." in name}
-    assert ours == {"given_values", "showing"}, "which need nothing else"
-    assert not any(name.startswith("fedddpm_protocol.") and ".foreign" not in name for name in modules)
+    room = "fedddpm_protocol.untrusted."
+    ours = {name.removeprefix(room) for name in modules if name.startswith(room)}
+    assert ours == {"plain_text", "redaction"}, "which need nothing else"
+    assert not any(name.startswith("fedddpm_protocol.") and ".untrusted" not in name for name in modules)

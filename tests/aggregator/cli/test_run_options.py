@@ -19,7 +19,7 @@ from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.cli.run_options import with_run_options
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
-from fedddpm_aggregator.service.run_settings import Asked, Number, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import Asked, Number, RunSettings
 from fedddpm_protocol.agreement.roster import Member
 
 OLGA = identity_of("olga")

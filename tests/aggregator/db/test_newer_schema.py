@@ -16,7 +16,7 @@ from tests.aggregator.support.processes import WatchedProcess
 from tests.aggregator.support.sites import NewFederation, Site
 from tests.aggregator.support.watching import check_part, first_state, result_of
 
-from fedddpm_aggregator.background import workers
+from fedddpm_aggregator.background import opening_threads
 from fedddpm_aggregator.background.sweeper import Sweeper
 from fedddpm_aggregator.db.schema import floor_of, revision_of, this_release
 from fedddpm_aggregator.db.tables import AttemptRow, LeaseRow
@@ -112,11 +112,11 @@ def test_nothing_is_done_on_it(
     new_federation: NewFederation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     concluded: list[int] = []
-    monkeypatch.setattr(workers, "conclude", lambda _ctx, attempt: concluded.append(attempt))
+    monkeypatch.setattr(opening_threads, "conclude", lambda _ctx, attempt: concluded.append(attempt))
     federation = new_federation()
     federation.start_run()
     with federation.context() as ctx:
-        at_work = workers.Workers(ctx)
+        at_work = opening_threads.OpeningThreads(ctx)
         sweeper = Sweeper(ctx, at_work, 0.1)
         set_revision(ctx, "9999")
         for _ in range(3):
@@ -132,7 +132,7 @@ def test_nothing_is_done_on_it(
         set_revision(ctx, this_release().head)
         assert ctx.schema.look(kept_s=0)
         ctx.schema.require_open()
-        at_work = workers.Workers(ctx)
+        at_work = opening_threads.OpeningThreads(ctx)
         Sweeper(ctx, at_work, 0.1).tick(0.1)
         at_work.submit(1)
         at_work.close(10)

@@ -16,7 +16,7 @@ from tests.aggregator.support.interleaved import boundaries, torn
 from tests.aggregator.support.sites import NewFederation
 from tests.support.slow_pipe import SlowPipe, far_away
 
-from fedddpm_aggregator.api.federation import state_json
+from fedddpm_aggregator.api.institutions import state_json
 from fedddpm_aggregator.dashboard.views import Views
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
@@ -24,7 +24,8 @@ from fedddpm_aggregator.errors import PhaseOverError
 from fedddpm_aggregator.monitoring.figures import FigureReader
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import remote_operations
-from fedddpm_aggregator.service.administration.federation import react_to_roster
+from fedddpm_aggregator.service.administration.rosters import react_to_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
@@ -32,7 +33,6 @@ from fedddpm_aggregator.service.rounds import publishing
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
 from fedddpm_aggregator.service.rounds.shares import get_inbox, post_shares
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec

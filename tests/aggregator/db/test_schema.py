@@ -15,7 +15,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.db.schema import alembic_config
 from fedddpm_aggregator.db.tables import Base
-from fedddpm_aggregator.service.administration.federation import react_to_roster
+from fedddpm_aggregator.service.administration.rosters import react_to_roster
 from fedddpm_aggregator.service.history.session_lines import overview
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.settings import Settings

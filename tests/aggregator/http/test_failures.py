@@ -18,7 +18,7 @@ from tests.aggregator.support.driver import STEPS, ProblemError, drive, take_sea
 from tests.aggregator.support.sites import NewFederation, Serve
 from tests.aggregator.support.watching import check_part, first_state, until
 
-from fedddpm_aggregator.background import workers
+from fedddpm_aggregator.background import opening_threads
 from fedddpm_aggregator.db.engine import Database
 from fedddpm_aggregator.http import problems
 from fedddpm_aggregator.http.guard import Guard, Sizes
@@ -71,7 +71,7 @@ def test_a_full_disk_during_an_upload(new_federation: NewFederation, serve: Serv
 def test_a_full_disk_while_opening_delays_the_round(
     new_federation: NewFederation, serve: Serve, disk: FullDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "RETRY_S", 0.3)
+    monkeypatch.setattr(opening_threads, "RETRY_S", 0.3)
     federation = new_federation()
     federation.start_run(rounds=1)
     site = serve(federation)

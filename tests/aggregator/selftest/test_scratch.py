@@ -13,7 +13,7 @@ from tests.aggregator.selftest.selftests import fails, passes, schemas, variable
 from tests.aggregator.support.poolers import dropping_options
 from tests.support.postgresql import NewDatabase
 
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.selftest import leftovers, scratch_schema
 from fedddpm_aggregator.selftest.leftovers import PREFIX

@@ -13,7 +13,7 @@ from tests.aggregator.support.watching import check_part, first_state
 
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.service.administration.federation import require_its_blobs
+from fedddpm_aggregator.service.administration.rosters import require_its_blobs
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.aggregator.support.uploaded import Uploaded
 
 from fedddpm_aggregator.blobs.directory import DirectoryBlobs
 from fedddpm_aggregator.blobs.interface import Blobs
-from fedddpm_aggregator.blobs.opening import open_blobs
+from fedddpm_aggregator.blobs.store_choice import open_blobs
 from fedddpm_aggregator.reduction.threads import DamagedUploadError, ThreadReducer
 from fedddpm_aggregator.vectors.stored_chunks import StoredChunks, chunk_blob, with_checksum
 from fedddpm_protocol.primitives import ring

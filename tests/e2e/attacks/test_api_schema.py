@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
 from tests.aggregator.support.federations import Federation, identity_of
 
-from fedddpm_aggregator.api.federation import LONGEST_WAIT_S
+from fedddpm_aggregator.api.institutions import LONGEST_WAIT_S
 from fedddpm_aggregator.app import create_app
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings

@@ -12,7 +12,7 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation
 
 from fedddpm.errors import PolicyError, TransportError
-from fedddpm.rounds import second_opinion
+from fedddpm.rounds import rollback_check
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -26,7 +26,7 @@ ONCE, ALWAYS = 1, 10**9
 
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_opinion, "PAUSE_S", 0.1)
+    monkeypatch.setattr(rollback_check, "PAUSE_S", 0.1)
 
 
 class Answers:

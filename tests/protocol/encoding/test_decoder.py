@@ -25,7 +25,7 @@ from fedddpm_protocol.encoding.scale import Energy, predicted_norm, step_of
 from fedddpm_protocol.errors import ResultError, WrappedSumError
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.canonical import tagged_hash
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 SIZE = 5000
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import ring
-from fedddpm_protocol.primitives.prg import MaskStream
+from fedddpm_protocol.primitives.keystream import MaskStream
 
 ODD_RINGS = (9, 11, 12, 17, 33)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fedddpm.cli.app import app
 from fedddpm.errors import FedDDPMError
-from fedddpm_protocol.foreign.given_values import may_be_shown, named, quoted, shown
+from fedddpm_protocol.untrusted.redaction import may_be_shown, named, quoted, shown
 
 KEYS = st.integers(0, 2**64).map(lambda seed: hashlib.sha256(b"%d" % seed).digest())  # as a real one: random
 PREFIXES = st.sampled_from(

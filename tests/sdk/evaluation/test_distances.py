@@ -8,7 +8,7 @@ import pytest
 
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.evaluation.distances import Statistics, frechet, kid, precision_recall
-from fedddpm.evaluation.extra import PACKAGES, load_extra, require_extra
+from fedddpm.evaluation.optional_packages import PACKAGES, load_extra, require_extra
 
 
 def features(count, width, seed, shift=0.0, scale=1.0):

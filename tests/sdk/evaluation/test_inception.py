@@ -8,8 +8,8 @@ import torch
 
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.evaluation import inception, weights
-from fedddpm.evaluation.extra import load_extra
 from fedddpm.evaluation.inception import MAPPING_TOLERANCE, open_inception
+from fedddpm.evaluation.optional_packages import load_extra
 from fedddpm.evaluation.weights import HUB_FILE, PACKAGE_FILE, find_weights, read_script, rename_script
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from fedddpm.data.image_set import ImageSet, to_floats
 from fedddpm.errors import CheckpointError, ConfigError, DataError
 from fedddpm.evaluation import reference as reference_module
 from fedddpm.evaluation.classifier import open_classifier
+from fedddpm.evaluation.pixel_rescaling import as_saved
 from fedddpm.evaluation.reference import open_reference
-from fedddpm.evaluation.saving import as_saved
 from fedddpm.evaluation.scores import score
 
 TRAIN, TEST = shapes(1600, 1), shapes(800, 2)

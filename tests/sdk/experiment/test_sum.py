@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedddpm.experiment.aggregation.aggregate import aggregate
-from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.experiment.aggregation.memory_round import aggregate
+from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.updates.contribution import Pieces, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
@@ -200,7 +200,7 @@ def test_an_update_that_nobody_clipped_is_never_summed(monkeypatch: pytest.Monke
     federation = found(MEMBERS)
     spec, updates = make_spec(federation, Method.UDEC), make_updates(MEMBERS, Method.UDEC)
     monkeypatch.setattr(
-        "fedddpm.experiment.aggregation.aggregate.scaled_pieces",
+        "fedddpm.experiment.aggregation.memory_round.scaled_pieces",
         lambda spec, delta: Pieces({"decoder": 100 * delta}, 1.0, 0.0),
     )
     with pytest.raises(RingOverflowError, match="exceeds the agreed"):

@@ -8,11 +8,11 @@ import pytest
 
 from fedddpm.config import LocalPolicyOptions
 from fedddpm.errors import PolicyError
-from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm.rounds import second_opinion
-from fedddpm.rounds.second_opinion import SecondOpinion
+from fedddpm.rounds import rollback_check
+from fedddpm.rounds.rollback_check import RollbackCheck
 from fedddpm.rounds.trust import accept_spec
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.methods import Method
@@ -100,9 +100,9 @@ def test_the_policy_is_held_against_it(federation: Federation) -> None:
 def test_only_a_stale_roster_makes_the_aggregator_be_asked_again(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_opinion, "PAUSE_S", 0.0)
+    monkeypatch.setattr(rollback_check, "PAUSE_S", 0.0)
     signed, told = sign_spec(replace(make_spec(federation), roster_version=2), federation.server), []
-    doubt = SecondOpinion(told.append)
+    doubt = RollbackCheck(told.append)
     newer, older = replace(federation.roster, version=3), federation.roster
     with pytest.raises(StaleSpecError), doubt.once():
         accept_spec(signed, newer, LocalPolicyOptions())

@@ -14,7 +14,7 @@ from tests.sdk.experiment.test_sum import MANY, MEMBERS, found, make_spec, make_
 from fedddpm import LocalPolicyOptions
 from fedddpm.config import load_config
 from fedddpm.errors import ConfigError
-from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
+from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
 from fedddpm.rounds.own_share import OwnShare, Products, own_share
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate

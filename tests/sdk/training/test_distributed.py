@@ -16,7 +16,7 @@ from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError
 from fedddpm.model.partition import PARTS, flatten
 from fedddpm.training.distributed import DistributedShare, Place, _require_same
-from fedddpm.training.ranks import Share
+from fedddpm.training.ranks import RankShare
 from fedddpm_protocol.agreement.methods import Method
 
 SCRIPT = Path(rank_worker.__file__)
@@ -88,7 +88,7 @@ def test_a_whole_federation_with_an_institution_of_two_processes(federation):
 @pytest.mark.parametrize("rows", [0, 1, 5, 8])
 def test_ranks_share_all_rows_once(rows):
     whole = torch.arange(rows)
-    pieces = [Share(rank, 3).slice(whole) for rank in range(3)]
+    pieces = [RankShare(rank, 3).slice(whole) for rank in range(3)]
     assert torch.cat(pieces).equal(whole)
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
 

@@ -13,7 +13,7 @@ from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi
-from fedddpm_protocol.foreign.bounds import bound_of
+from fedddpm_protocol.untrusted.bounds import bound_of
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument
 

@@ -12,7 +12,7 @@ from fedddpm.transport import poll_length
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import UnreachableError
-from fedddpm_protocol.foreign.bounds import NOTHING
+from fedddpm_protocol.untrusted.bounds import NOTHING
 from fedddpm_protocol.wire.api import RunState
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tests.sdk.experiment.test_sum import MEMBERS, SAMPLES, SIZES, found, make_spec, weighted_mean
 
 from fedddpm.config import LearningOptions
-from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
+from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
 from fedddpm.updates.error_feedback import ErrorFeedback, Summed
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.errors import OlderInForceError, OperatorError
-from fedddpm_aggregator.service.administration.federation import put_in_force
+from fedddpm_aggregator.service.administration.rosters import put_in_force
 from fedddpm_aggregator.service.context import Context, decode_roster
 from fedddpm_protocol.primitives.keys import fingerprint
 from fedddpm_protocol.wire.messages import SignedDocument

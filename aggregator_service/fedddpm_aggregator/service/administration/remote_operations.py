@@ -14,11 +14,11 @@ from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import NotFoundError, OperatorConflictError, OperatorError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
-from fedddpm_aggregator.service.administration.federation import put_in_force
+from fedddpm_aggregator.service.administration.rosters import put_in_force
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, lines_of, run_called
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_protocol.wire.messages import SignedDocument
 
 Outcome = Literal["done", "unchanged"]

@@ -13,8 +13,8 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES
 from fedddpm_protocol.agreement.roster import Roster, Sharding, open_roster, sign_roster
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.foreign.given_values import shown
 from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.untrusted.redaction import shown
 from fedddpm_protocol.wire.messages import SignedDocument
 
 

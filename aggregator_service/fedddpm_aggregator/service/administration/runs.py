@@ -16,10 +16,10 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import cannot_run, close_attempt, round_spec, start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remember_model, store_model
-from fedddpm_aggregator.service.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
 from fedddpm_aggregator.vectors.model_files import ModelFileError, Network, read_network
 from fedddpm_protocol.agreement.clipping import CLIPPINGS
 from fedddpm_protocol.agreement.methods import Method

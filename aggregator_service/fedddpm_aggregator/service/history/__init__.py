@@ -1,1 +1,1 @@
-"""Finished attempts as records, for people and for sums."""
+"""Finished attempts as records, for tables and totals."""

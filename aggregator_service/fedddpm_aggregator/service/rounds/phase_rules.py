@@ -53,18 +53,23 @@ class PhaseView:
         return self.expected <= self.done
 
 
-def decide(view: PhaseView) -> Decision:
-    """Whether a phase closes now.
+def may_form(view: PhaseView) -> bool:
+    """Whether JOIN is over if a cohort can be formed: everybody joined, or the duration is used.
 
-    JOIN never fails: waiting for members costs nobody the round. SHARES, MASKED and CONFIRM close when everybody did
-    their part, or at the duration with at least ``needed``; they fail at the duration with fewer, and at once when so
-    many members are gone that ``needed`` cannot be reached.
+    Too few joins fail nothing by themselves: waiting for members costs nobody the round.
+    """
+    return view.complete or view.expired
+
+
+def decide(view: PhaseView) -> Decision:
+    """Whether a phase between JOIN and UNMASK closes now.
+
+    SHARES, MASKED and CONFIRM close when everybody did their part, or at the duration with at least ``needed``; they
+    fail at the duration with fewer, and at once when so many members are gone that ``needed`` cannot be reached.
     """
     enough = len(view.done) >= view.needed
     if enough and (view.complete or view.expired):
         return CLOSE
-    if view.phase is Phase.JOIN:
-        return WAIT
     possible = len(view.expected | view.done)
     if possible < view.needed:
         return Decision(Verdict.FAIL, f"only {possible} members are left in {view.phase}, {view.needed} are needed")

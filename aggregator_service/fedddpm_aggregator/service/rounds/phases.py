@@ -16,7 +16,14 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import settle
-from fedddpm_aggregator.service.rounds.phase_rules import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
+from fedddpm_aggregator.service.rounds.phase_rules import (
+    PhaseView,
+    Verdict,
+    decide,
+    may_form,
+    no_answer_can_come,
+    worth_opening,
+)
 from fedddpm_aggregator.service.rounds.sessions import (
     LiveSession,
     cohort_of,
@@ -113,7 +120,7 @@ def fail(
 
 def _advance_join(ctx: Context, db: Session, live: LiveSession) -> None:
     view = view_of(ctx, db, live)
-    if not (view.complete or view.expired) or db.get_one(RunRow, live.attempt.run_id).status == "paused":
+    if not may_form(view) or db.get_one(RunRow, live.attempt.run_id).status == "paused":
         return
     rows = queries.joins_of(db, live.session.id)
     try:

@@ -18,7 +18,7 @@ from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart
-from fedddpm_protocol.encoding.following import follow_result
+from fedddpm_protocol.encoding.rederivation import follow_result
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.wire.messages import SignedDocument
 

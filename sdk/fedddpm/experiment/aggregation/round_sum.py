@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedddpm.experiment.aggregation.aggregate import Opened, aggregate
-from fedddpm.experiment.aggregation.session import Federation
+from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
+from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.experiment.aggregation.specification import SpecMaker
 from fedddpm.experiment.design.traffic_plan import plan_bytes
 from fedddpm.experiment.results import RoundRecord

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from fedddpm.errors import CheckpointError
-from fedddpm.evaluation.extra import require_extra
+from fedddpm.evaluation.optional_packages import require_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from fedddpm.evaluation.extra import require_extra
+from fedddpm.evaluation.optional_packages import require_extra
 from fedddpm.experiment.report import pictures
 from fedddpm.experiment.report.groups import Group, grouped
 from fedddpm.experiment.report.paper_comparison import comparison_table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fedddpm.evaluation.extra import require_extra
+from fedddpm.evaluation.optional_packages import require_extra
 from fedddpm.experiment.report.drawing import empty_figure, paleness, save_figure, save_image, style
 from fedddpm.experiment.report.groups import Group, grouped, rounds_by_epochs, short
 from fedddpm.experiment.report.table import INSECURE

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fedddpm_protocol.foreign.showing import plain_text
+from fedddpm_protocol.untrusted.plain_text import plain_text
 
 INSECURE = "INSECURE plain average"
 NONE = "-"  # in a cell: there is no such number, or not yet

@@ -17,9 +17,9 @@ from fedddpm.compute.seeds import derived_seed
 from fedddpm.config import LearningOptions
 from fedddpm.data.splits import Indices
 from fedddpm.errors import CheckpointError, TrainingError
-from fedddpm.experiment.aggregation.aggregate import Opened
+from fedddpm.experiment.aggregation.memory_round import Opened
+from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.experiment.aggregation.round_sum import sum_round
-from fedddpm.experiment.aggregation.session import Federation
 from fedddpm.experiment.aggregation.specification import SpecMaker
 from fedddpm.experiment.design.images import ImageSource, class_counts, open_source
 from fedddpm.experiment.design.plan import RunPlan, floor

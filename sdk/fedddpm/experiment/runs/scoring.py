@@ -17,8 +17,8 @@ from fedddpm.errors import ConfigError
 from fedddpm.evaluation.classifier import open_classifier
 from fedddpm.evaluation.features import FeatureNet
 from fedddpm.evaluation.inception import open_inception
+from fedddpm.evaluation.pixel_rescaling import Saving
 from fedddpm.evaluation.reference import Reference, open_reference
-from fedddpm.evaluation.saving import Saving
 from fedddpm.evaluation.scores import Scores, score
 from fedddpm.experiment.design.images import ImageSource, open_source
 from fedddpm.experiment.design.settings import StudySettings

@@ -23,7 +23,7 @@ from fedddpm.compute.device import pick_device
 from fedddpm.config import LearningOptions, LocalPolicyOptions
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import CheckpointError
-from fedddpm.evaluation.saving import Saving, as_saved
+from fedddpm.evaluation.pixel_rescaling import Saving, as_saved
 from fedddpm.experiment.design.images import ImageSource, open_source
 from fedddpm.experiment.runs.workers import Tell
 from fedddpm.generation.networks import load_network

@@ -23,10 +23,10 @@ from tests.aggregator.support.watching import check_part, first_state, until
 
 from fedddpm_aggregator.cli.round_tables import rounds_table
 from fedddpm_aggregator.errors import OperatorError
-from fedddpm_aggregator.service.administration.federation import initialise, install_roster
+from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
+from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, start_run
 from fedddpm_aggregator.service.history.session_lines import overview
-from fedddpm_aggregator.service.run_settings import RunSettings
 from fedddpm_aggregator.vectors.model_files import read_model
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 from fedddpm_protocol.primitives.keys import SigningKey

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from fedddpm_aggregator.service.rounds.phase_rules import PhaseView, Verdict, decide, no_answer_can_come, worth_opening
+from fedddpm_aggregator.service.rounds.phase_rules import (
+    PhaseView,
+    Verdict,
+    decide,
+    may_form,
+    no_answer_can_come,
+    worth_opening,
+)
 from fedddpm_protocol.wire.phases import Phase
 
 
@@ -24,14 +31,24 @@ def view(
         (view("ab", elapsed=10), Verdict.FAIL),
         (view("ab", expected="ab"), Verdict.FAIL),  # the others joined again: nobody is left to wait for
         (view("abc", expected="ab"), Verdict.CLOSE),  # c did its part, then lost its secrets
-        (view("ab", elapsed=99, phase=Phase.JOIN), Verdict.WAIT),  # waiting for members costs nobody the round
-        (view("abc", elapsed=10, phase=Phase.JOIN), Verdict.CLOSE),
-        (view("abcd", phase=Phase.JOIN), Verdict.CLOSE),
-        (view("ab", expected="ab", phase=Phase.JOIN), Verdict.WAIT),
     ],
 )
 def test_when_a_phase_closes(seen: PhaseView, verdict: Verdict) -> None:
     assert decide(seen).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("seen", "over"),
+    [
+        (view("abc", phase=Phase.JOIN), False),  # enough, but the fourth may still come
+        (view("abcd", phase=Phase.JOIN), True),
+        (view("abc", elapsed=10, phase=Phase.JOIN), True),
+        (view("a", elapsed=99, phase=Phase.JOIN), True),  # whether these are enough, the cohort says
+        (view("ab", expected="ab", phase=Phase.JOIN), True),
+    ],
+)
+def test_when_a_cohort_is_tried(seen: PhaseView, over: bool) -> None:
+    assert may_form(seen) is over
 
 
 def test_a_failure_names_who_is_missing() -> None:

@@ -11,13 +11,13 @@ from tests.aggregator.support.federations import WIDER, Federation, with_metadat
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import MessageRow, ResultRow
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RunSettings
 from fedddpm_aggregator.service.administration.runs import start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import Models, RoundTraffic, traffic_by_round
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remove_strays, scrub
-from fedddpm_aggregator.service.run_settings import DEFAULT_FIRST_BITS, RunSettings
 from fedddpm_aggregator.vectors.opened_values import opened_blob
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec

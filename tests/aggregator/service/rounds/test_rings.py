@@ -11,11 +11,11 @@ from tests.aggregator.support.federations import WIDER, Federation
 from tests.aggregator.support.sites import NewFederation, Serve, Site
 from tests.aggregator.support.watching import base_of, check_part, first_state, opened_of, opened_part, result_of, until
 
-from fedddpm_aggregator.background import workers
+from fedddpm_aggregator.background import opening_threads
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import overview
 from fedddpm_aggregator.service.history.traffic import RoundTraffic, round_traffic
-from fedddpm_aggregator.service.rounds import opening
+from fedddpm_aggregator.service.rounds import sum_opening
 from fedddpm_aggregator.vectors.opened_values import OpenedValues, opened_blob
 from fedddpm_protocol.agreement.model_layout import coordinates, model_hash
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, ROTATED, RoundSpec
@@ -175,8 +175,8 @@ def test_a_process_killed_after_the_values_were_opened_measures_them_anew(
             raise OSError("killed")
         return check_opened(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(workers, "RETRY_S", 0.2)
-    monkeypatch.setattr(opening, "check_opened", dies_once)
+    monkeypatch.setattr(opening_threads, "RETRY_S", 0.2)
+    monkeypatch.setattr(sum_opening, "check_opened", dies_once)
     site = begin(federation, serve, rounds=1)
     seats = seats_of(site)
     drive(seats)

@@ -1,4 +1,4 @@
-"""The HTTP interface: thin endpoints that name the caller, hand over, and answer."""
+"""Endpoints for institutions outside a sum: roster, state (long poll), models, results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from fedddpm_aggregator.api.deps import PROBLEMS, Caller, Ctx, Name, Round, RunName
 from fedddpm_aggregator.http.blob_responses import VectorResponse, blob_response
 from fedddpm_aggregator.http.long_poll import long_poll
-from fedddpm_aggregator.service.administration import federation
+from fedddpm_aggregator.service.administration import rosters
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds import reading
 from fedddpm_aggregator.telemetry.logs import note
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["federation"], responses=PROBLEMS)
 @router.get("/roster")
 def get_roster(ctx: Ctx, _caller: Caller) -> SignedDocument:
     """The newest roster, as the federation's root signed it."""
-    return federation.newest_roster_document(ctx)
+    return rosters.newest_roster_document(ctx)
 
 
 @router.get("/state", response_model=RunState)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from fedddpm_protocol.foreign.showing import holds_key
+from fedddpm_protocol.untrusted.plain_text import holds_key
 
 _LONGEST_NAME = 200
 _PRIVATE = re.compile(r'"(seed|private_?key|secret_?key)"|PRIVATE KEY', re.IGNORECASE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedddpm_aggregator.blobs.directory import DirectoryBlobs
 from fedddpm_aggregator.blobs.interface import Blobs, BlobSettingsError
-from fedddpm_protocol.foreign.given_values import shown_url
+from fedddpm_protocol.untrusted.redaction import shown_url
 
 _S3 = "s3://"
 

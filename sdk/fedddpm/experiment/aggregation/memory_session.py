@@ -1,4 +1,4 @@
-"""One secure sum in memory: the institutions' machines and the aggregator's rules, message by message."""
+"""One part's secure sum in memory: the institutions' machines and the aggregator's rules, message by message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second thoughts: that the aggregator went back is believed only when a second, fresh answer says so as well.
+"""That the aggregator went back is believed only when a second, fresh answer says so as well.
 
 One answer may have been kept by a cache on the way, or put together while a round was published.
 """
@@ -23,7 +23,7 @@ class UnknownGroundError(SpecError):
     """A specification stands on a result that is not known here."""
 
 
-class SecondOpinion:
+class RollbackCheck:
     """Lets one such answer pass, and believes the next; ``tell`` hears of the first."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.opening import conclude
+from fedddpm_aggregator.service.rounds.sum_opening import conclude
 from fedddpm_aggregator.telemetry.logs import noting
 from fedddpm_aggregator.telemetry.pulse import OPENING, ShuttingDownError
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 5.0
 
 
-class Workers:
+class OpeningThreads:
     """Runs :func:`conclude` for attempts; asking again while it runs makes it run once more."""
 
     def __init__(self, ctx: Context, threads: int = 2) -> None:

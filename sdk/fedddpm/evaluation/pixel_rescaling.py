@@ -1,4 +1,4 @@
-"""How a network's floats become the bytes that are scored."""
+"""How a network's floats become the bytes that are scored: rescaled, or clipped as in the paper's code."""
 
 from __future__ import annotations
 

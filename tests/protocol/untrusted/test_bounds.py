@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from fedddpm_protocol.foreign.bounds import NOTHING, Bound, bound_of
 from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.untrusted.bounds import NOTHING, Bound, bound_of
 from fedddpm_protocol.wire import api, messages
 from fedddpm_protocol.wire.api import Reply, RunState, SessionState
 from fedddpm_protocol.wire.messages import Message, SignedDocument

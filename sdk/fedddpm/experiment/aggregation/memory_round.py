@@ -1,4 +1,4 @@
-"""One round's aggregation in memory: the institutions' machines and the aggregator's rules, message by message.
+"""One round in memory, from signed specification to signed result, with the protocol's own machines.
 
 These are the classes that run in hospitals and behind the aggregator's routes; only the network between them is left
 out. ``masked=False`` adds the same ring words without masks, for cohorts that secure aggregation refuses: it is the
@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedddpm.experiment.aggregation.session import Federation, Session, opened_sums
+from fedddpm.experiment.aggregation.memory_session import Federation, Session, opened_sums
 from fedddpm.updates.contribution import Contribution, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.chunks import chunk_span

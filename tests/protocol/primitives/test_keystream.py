@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.canonical import label
-from fedddpm_protocol.primitives.prg import MaskStream, Scratch
+from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
 
 SEED = bytes(range(32))
 
@@ -97,7 +97,7 @@ def test_long_streams_are_those_of_counter_mode(bits: int) -> None:
 
 
 def test_the_stream_goes_on_where_the_counter_of_gcm_would_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedddpm_protocol.primitives.prg._GCM_LIMIT", 4096 + 48)
+    monkeypatch.setattr("fedddpm_protocol.primitives.keystream._GCM_LIMIT", 4096 + 48)
     stream = MaskStream(SEED, "part", 8)
     pieces = [stream.words(start, 1000) for start in range(0, 8000, 1000)]
     assert np.concatenate(pieces).tobytes() == keystream(SEED, "part", 8, 8000)

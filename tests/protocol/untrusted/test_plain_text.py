@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedddpm_protocol.agreement.model_layout import Architecture
-from fedddpm_protocol.foreign.host_names import may_be_asked_as
-from fedddpm_protocol.foreign.json_reading import read_json, record_of
-from fedddpm_protocol.foreign.showing import (
+from fedddpm_protocol.untrusted.host_names import may_be_asked_as
+from fedddpm_protocol.untrusted.json_reading import read_json, record_of
+from fedddpm_protocol.untrusted.plain_text import (
     MOST_SHOWN,
     holds_key,
     message,

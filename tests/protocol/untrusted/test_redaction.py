@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedddpm_protocol.foreign.given_values import may_be_shown, named, quoted, shown, shown_url
+from fedddpm_protocol.untrusted.redaction import may_be_shown, named, quoted, shown, shown_url
 
 KEY = hashlib.sha256(b"a key").hexdigest()
 PEM = f"-----BEGIN CERTIFICATE-----\n{KEY}\n-----END CERTIFICATE-----"

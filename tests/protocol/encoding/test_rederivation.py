@@ -13,7 +13,7 @@ from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, derive_model
-from fedddpm_protocol.encoding.following import follow_result
+from fedddpm_protocol.encoding.rederivation import follow_result
 from fedddpm_protocol.errors import ResultError
 
 WEIGHTS = [40000, 50000, 60000]

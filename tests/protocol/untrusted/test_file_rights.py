@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedddpm_protocol.foreign.private_files import complaint_of
+from fedddpm_protocol.untrusted.file_rights import complaint_of
 
 ROOT, ME, ANOTHER = 0, 1000, 1001
 FILE = 0o100000

@@ -1,1 +1,0 @@
-"""What comes from elsewhere: bounded before it is parsed, plain before it is shown."""

@@ -1,0 +1,1 @@
+"""What comes from elsewhere: bounded before it is parsed, plain and without keys before it is shown."""

@@ -15,6 +15,7 @@ from fedddpm import LocalPolicyOptions
 from fedddpm.errors import DataError, ModelError, PolicyError, TrainingError
 from fedddpm.identity import Identity
 from fedddpm.rounds.attempt import require_enough_reporters
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport import request_signing as signing_module
 from fedddpm.transport.connection import Connection
@@ -22,6 +23,7 @@ from fedddpm.transport.endpoints import FederationApi, SessionApi
 from fedddpm.transport.problems import NotEnrolledError, SecondClientError, UnreachableError
 from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.wire.messages import SignedDocument
 
 A = "hospital-a"
 
@@ -192,6 +194,7 @@ def test_a_wrong_clock_is_corrected_by_the_real_aggregator(fed, monkeypatch):
 
 def test_too_few_reporters_of_a_part_are_refused():
     roster = make_roster(4)
-    spec = make_spec(roster, Method.USPLIT)
+    document = SignedDocument(body=b"not opened again", signature=bytes(64))
+    accepted = AcceptedSpec(document, make_spec(roster, Method.USPLIT), roster, floor=3)
     with pytest.raises(PolicyError, match="too few to hide one update"):
-        require_enough_reporters(spec, roster, roster.ids[0], 3)
+        require_enough_reporters(accepted, roster.ids[0])

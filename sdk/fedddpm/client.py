@@ -29,12 +29,14 @@ from fedddpm.config import (
     LocalPolicyOptions,
     MetricsOptions,
     NetworkOptions,
+    Setting,
     described_settings,
     load_config,
 )
 from fedddpm.data.grey_summary import grey_line
 from fedddpm.data.image_set import split_holdout
 from fedddpm.data.opening import open_images
+from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.monitoring.metrics_server import serving_metrics
 from fedddpm.monitoring.reporter import Reporter, make_reporter
@@ -102,6 +104,8 @@ class Client:
         progress: bool | None = None,
         **settings: Unpack[ClientSettings],
     ) -> None:
+        if "log_format" in settings:
+            raise ConfigError("log_format is a setting of the command", "A program sets up its own logging")
         needed = {
             "aggregator_url": aggregator_url,
             "identity": identity,
@@ -113,7 +117,7 @@ class Client:
 
     @classmethod
     def from_config(
-        cls, path: str | Path | None, overrides: Mapping[str, object] | None = None, progress: bool | None = None
+        cls, path: str | Path | None, overrides: Mapping[str, Setting] | None = None, progress: bool | None = None
     ) -> Self:
         """A client from a TOML file; ``overrides`` win over the file."""
         client = cls.__new__(cls)

@@ -31,7 +31,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -41,6 +41,7 @@ from fedddpm.files.toml_file import read_toml
 if TYPE_CHECKING:
     import httpx
 
+Setting: TypeAlias = "str | int | float | bool | Path | Mapping[str, Setting] | BaseModel | None"
 Seconds = Annotated[float, Field(gt=0)]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

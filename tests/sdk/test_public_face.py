@@ -28,6 +28,7 @@ FACE = {
         "LocalPolicyOptions",
         "MetricsOptions",
         "NetworkOptions",
+        "Setting",
         "load_config",
     ),
     "fedddpm.data": ("ImageSet", "Split", "open_images", "split_holdout", "to_floats", "to_uint8"),
@@ -66,6 +67,12 @@ def test_the_help_of_the_client_says_what_each_setting_does():
     for name in ClientSettings.__annotations__:
         assert f"        {name}" in shown
     assert "holdout (0.1): share of images that only measures the loss" in shown
+
+
+def test_a_setting_of_the_command_is_none_of_the_client():
+    needed = dict.fromkeys(("aggregator_url", "identity", "federation_root", "data", "state_dir"), "x")
+    with pytest.raises(fedddpm.errors.ConfigError, match="log_format is a setting of the command"):
+        fedddpm.Client(**needed, log_format="json")
 
 
 def test_an_unknown_name_is_an_attribute_error():

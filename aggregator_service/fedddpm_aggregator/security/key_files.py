@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,10 +13,11 @@ from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.untrusted.json_reading import read_json
 from fedddpm_protocol.untrusted.plain_text import message
-from fedddpm_protocol.untrusted.redaction import may_be_shown
+from fedddpm_protocol.untrusted.redaction import may_be_shown, named
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
 OPERATOR_PURPOSE = "fedddpm-operator"
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _NAMES = {
     SERVER_PURPOSE: "the aggregator's own private key (server.key, made by init)",
     ROOT_PURPOSE: "the federation's private root key (made by federation root-keygen)",
@@ -64,9 +66,13 @@ def read_key(path: Path, purpose: str) -> SigningKey:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
         key = SigningKey(bytes.fromhex(read_json(text)["ed25519_seed"]))
     except PrivateFileError as error:
+        cause = error.__cause__
         if not may_be_shown(str(path)):
+            if isinstance(cause, OSError) and cause.errno not in _NO_SUCH_FILE:
+                what = named(f"the file of {wanted}", path)
+                raise KeyFileError(f"{what}, cannot be read: {cause.strerror}") from None
             raise KeyFileError(_not_a_file(str(path), f"the file of {wanted}")) from None
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(cause, FileNotFoundError):
             raise KeyFileError(f"{path} does not exist; expected is {wanted}") from None
         raise KeyFileError(str(error)) from error
     except (ValueError, KeyError, TypeError, MalformedError) as error:

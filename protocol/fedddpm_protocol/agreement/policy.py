@@ -13,6 +13,15 @@ from fedddpm_protocol.errors import PolicyError
 _SMALLEST_COHORT = 3  # below it, the sum shows one member the other's update
 
 
+def require_more_than_two(roster: Roster) -> None:
+    """PolicyError where the federation lets two parties sum: nobody is part of that without having said so."""
+    if roster.n_min < _SMALLEST_COHORT:
+        raise PolicyError(
+            "this federation sums two parties only, which hides your update from the server, not from the other "
+            "party; set allow_two_party to take part all the same"
+        )
+
+
 @dataclass(frozen=True)
 class LocalPolicy:
     """Limits of one institution; a round outside them is refused before training."""
@@ -41,11 +50,8 @@ class LocalPolicy:
 
     def check_roster(self, roster: Roster) -> None:
         """PolicyError if the federation's own rules are weaker than this institution wants."""
-        if roster.n_min < 3 and not self.allow_two_party:
-            raise PolicyError(
-                "this federation sums two parties only, which hides your update from the server, not from the other "
-                "party; set allow_two_party to take part all the same"
-            )
+        if not self.allow_two_party:
+            require_more_than_two(roster)
         if roster.c_max < self.c_max:
             raise PolicyError(
                 f"the roster allows for {roster.c_max} conspirators, your policy wants at least {self.c_max}; "

@@ -67,7 +67,6 @@ class RoundUpdate:
         """A new update from the base model at ``position``: trained, with what is made up for, and stored."""
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
-        average = self._history.average(position, model)
         # What arrived counts for this round even if the process is killed in the hours that follow.
         self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
         self._reporter.waiting(f"round {spec.round + 1}: training started", Activity.TRAINING)
@@ -82,7 +81,7 @@ class RoundUpdate:
                 self._store.checkpoint,
                 lambda progress: self._reporter.training(spec.round, progress),
                 learning=self._us.config.learning,
-                average=average,
+                average=self._history.average(position, model),
                 share=self._us.share,
                 on_sign_of_life=self._reporter.vitals.beat,
             )

@@ -130,3 +130,12 @@ def test_a_public_key_is_given_as_digits_or_as_a_file(tmp_path: Path) -> None:
     for text in ("zz", key.public_key.hex()[:-1], str(tmp_path / "missing"), str(tmp_path), "", "a\0b", "a" * 5000):
         with pytest.raises(KeyFileError, match="64 hex digits"):
             read_public_key(text)
+
+
+def test_a_file_whose_name_may_be_a_key_keeps_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / ("0f" * 32)
+    path.mkdir()
+    with pytest.raises(
+        KeyFileError, match=r"given as what may be the digits of a key \(not shown\), cannot be read: Is a dir"
+    ):
+        read_key(path, ROOT_PURPOSE)

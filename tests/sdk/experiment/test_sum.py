@@ -17,7 +17,7 @@ from fedddpm_protocol.agreement.shards import draw, largest_cohort
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, RoundSpec, ScaleReference, part_spec
 from fedddpm_protocol.encoding.encoder import capped_weight
 from fedddpm_protocol.encoding.scale import step_of
-from fedddpm_protocol.errors import CohortTooSmallError, RingOverflowError, WrappedSumError
+from fedddpm_protocol.errors import CohortTooSmallError, PolicyError, RingOverflowError, WrappedSumError
 from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 SIZES = {"encoder": 700, "bottleneck": 250, "decoder": 330}
@@ -183,6 +183,8 @@ def test_two_institutions_are_refused_with_masks_and_summed_without() -> None:
         aggregate(strict, make_spec(strict, Method.UDEC), updates, base, "s")
     open_ = found(members, n_min=2)
     spec = make_spec(open_, Method.UDEC)
+    with pytest.raises(PolicyError, match="two parties only"):
+        aggregate(open_, spec, updates, base, "s")
     plain = aggregate(open_, spec, updates, base, "s", masked=False)
     np.testing.assert_allclose(plain.model, weighted_mean(spec, updates, members), atol=2e-4)
 

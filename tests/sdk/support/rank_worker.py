@@ -1,4 +1,4 @@
-"""One rank of test_ranks, where torchrun's variables say so: ``python rank_worker.py FOLDER kill|resume``."""
+"""One rank of test_distributed, where torchrun says so: ``python rank_worker.py FOLDER kill|resume``."""
 
 import json
 import os

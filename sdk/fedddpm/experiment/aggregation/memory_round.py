@@ -19,6 +19,7 @@ from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.documents import open_result, open_spec, sign_result, sign_spec
 from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import Vector, model_hash
+from fedddpm_protocol.agreement.policy import require_more_than_two
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.rings import largest_references
 from fedddpm_protocol.agreement.shards import sessions_of
@@ -58,10 +59,12 @@ def aggregate(
 
     Raises:
         WrappedSumError: every sum was too large for its ring; the round needs another attempt with wider ones.
+        PolicyError: the roster lets two parties sum.
         ProtocolError: the protocol's own rules refuse something, for instance a cohort that is too small.
     """
     began = time.monotonic()
-    if masked:  # what is summed is what an institution would have read
+    if masked:  # what is summed is what an institution would have read, where it would have taken part
+        require_more_than_two(federation.roster)
         spec = open_spec(sign_spec(spec, federation.server), federation.roster)
     pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
     opened: dict[str, OpenedPart] = {}

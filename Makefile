@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## four institutions train one model on this machine, 
 
 test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere
 	$(BIN)/python -m pytest -q -s tests/packaging/test_server_environment.py
-	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/protocol --ignore tests/aggregator \
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder --ignore tests/protocol --ignore tests/aggregator \
 		--ignore tests/packaging/test_server_environment.py $(TEST_ARGS)
 
 check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
@@ -38,7 +38,7 @@ hooks: $(VENV)/.installed  ## git makes no commit that does not pass `make check
 
 coverage: $(VENV)/.installed  ## which lines the tests reach, in the processes that they start too; fails below pyproject's floor
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 4 --dist loadfile --cov --cov-report= --ignore tests/packaging --ignore tests/charts --ignore tests/benchmarks $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --cov --cov-report= tests/protocol tests/sdk tests/aggregator $(TEST_ARGS)
 	$(BIN)/python -m coverage report --skip-covered
 
 dist: $(VENV)/.installed  ## wheels and source archives of the three distributions, into dist/

@@ -101,6 +101,7 @@ def test_a_stored_update_is_used_again_and_on_other_terms_only_where_they_are_no
     assert cosine(first, -first) == pytest.approx(-1)
 
 
+@pytest.mark.soak
 def test_a_quick_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "noise.npz", images=pictures(60).images[:, 0].numpy())
     command = [sys.executable, str(ROOT / "benchmarks" / "attacks.py"), "--quick", "--out", str(tmp_path)]

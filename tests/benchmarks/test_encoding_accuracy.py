@@ -36,6 +36,7 @@ def run(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.soak
 def test_a_quick_run(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (80, 28, 28), dtype=np.uint8)

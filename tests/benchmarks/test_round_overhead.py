@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.support.repository import ROOT
 
 
+@pytest.mark.soak
 def test_small_run(tmp_path: Path) -> None:
     out = tmp_path / "overhead.json"
     script = ROOT / "benchmarks" / "round_overhead.py"

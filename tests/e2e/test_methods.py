@@ -50,7 +50,12 @@ def check_parts(fed: Federation, method: Method) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "bits"), [(Method.FULL, 32), pytest.param(Method.ULATDEC, 12, marks=pytest.mark.soak), (Method.UDEC, 8)]
+    ("method", "bits"),
+    [
+        pytest.param(Method.FULL, 32, marks=pytest.mark.soak),
+        pytest.param(Method.ULATDEC, 12, marks=pytest.mark.soak),
+        (Method.UDEC, 8),
+    ],
 )
 def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits: int) -> None:
     fed = new_federation("abc")

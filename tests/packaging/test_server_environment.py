@@ -31,7 +31,7 @@ def test_protocol_and_aggregator_suites_pass_without_torch(server_environment: E
     server_environment.install(*SUITE_TOOLS)
     suites = (ROOT / "tests" / "protocol", ROOT / "tests" / "aggregator")
     output = run(
-        server_environment.python, "-m", "pytest", "-q", "-n", "3", *suites, "-p", "no:cacheprovider", timeout_s=1100
+        server_environment.python, "-m", "pytest", "-q", "-n", "4", *suites, "-p", "no:cacheprovider", timeout_s=1100
     )
     closing = output.strip().splitlines()[-1]
     print(f"without torch: {closing}")

@@ -85,7 +85,8 @@ RAW = {
     "NaN": b"NaN",
     "half a character": b'"\\ud800"',
 }
-FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+FEW = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+EXAMPLES = [5, pytest.param(60, marks=pytest.mark.soak)]  # of each operation, drawn at random
 
 
 class Lines(logging.Handler):
@@ -183,10 +184,11 @@ def texts(value: Any) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("new_federation", ["sqlite", "postgresql"], indirect=True)
-def test_no_parameter_ends_in_a_defect(asked: dict[str, Institution], log: Lines) -> None:
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_no_parameter_ends_in_a_defect(asked: dict[str, Institution], log: Lines, examples: int) -> None:
     for parameter in (*OPERATIONS, *PAGE_OPERATIONS):
         method, path, operation = parameter.values
-        hit(asked, log, method, path, operation)  # type: ignore[arg-type]
+        hit(asked, log, method, path, operation, examples)  # type: ignore[arg-type]
 
 
 GOOD = {
@@ -229,11 +231,13 @@ def sweep(who: Institution, log: Lines, method: str, path: str, operation: dict[
             check(response, log, (method, place[:300]))
 
 
-def hit(asked: dict[str, Institution], log: Lines, method: str, path: str, operation: dict[str, Any]) -> None:
+def hit(
+    asked: dict[str, Institution], log: Lines, method: str, path: str, operation: dict[str, Any], examples: int
+) -> None:
     who = asked[OPERATOR if "/operator/" in path else "a"]
     sweep(who, log, method, path, operation)
 
-    @FEW
+    @settings(FEW, max_examples=examples)
     @given(st.data())
     def one(data: st.DataObject) -> None:
         place, query = filled(path, operation.get("parameters", []), data.draw)

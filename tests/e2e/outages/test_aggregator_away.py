@@ -45,7 +45,9 @@ def test_while_institutions_train(new_federation: NewFederation, database_url: s
     fed.check_models()
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", ["upload", "unmask", *(pytest.param(one, marks=pytest.mark.soak) for one in ("shares", "confirm"))]
+)
 def test_in_the_middle_of_a_session(new_federation: NewFederation, moment: str) -> None:
     """One member's message is on its way when the aggregator dies; the same attempt ends with everybody."""
     fed = new_federation("abc", c_max=1)

@@ -69,7 +69,7 @@ def test_standing_by_for_the_next_run(new_federation: NewFederation) -> None:
 
 def test_the_last_results_of_a_run_that_ended_while_it_was_away(new_federation: NewFederation) -> None:
     fed = new_federation("abcd", c_max=1)
-    fed.start(join_s=60)
+    fed.start(join_s=25)
     away, others = fed.members[0], fed.members[1:]
     hold = fed.proxy(away).hold("GET .*/cohort")
     fed.join_in(away)
@@ -91,7 +91,7 @@ def test_the_last_results_of_a_run_that_ended_while_it_was_away(new_federation: 
     fed.check_models()
 
 
-@pytest.mark.parametrize("moment", ["training", "unmask"])
+@pytest.mark.parametrize("moment", ["training", pytest.param("unmask", marks=pytest.mark.soak)])
 def test_a_pod_that_is_stopped_goes_on_where_it_was(new_federation: NewFederation, tmp_path: Path, moment: str) -> None:
     fed = new_federation("abc", c_max=1)
     fed.start(epochs=12 if moment == "training" else 1, unmask_s=60)

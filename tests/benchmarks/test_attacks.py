@@ -52,7 +52,7 @@ def test_guessed_randomness_shows_nothing() -> None:
     assert attack.score.best_match < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # half a minute of solving, for an attack that is not defended
 def test_who_solves_for_the_noise_needs_no_draws() -> None:
     """Secret randomness alone is no defence of a first model that anybody made."""
     attack = attacked(Case(PUBLIC, SOLVES), TINY, images=1, evaluations=250)

@@ -12,6 +12,7 @@ import pytest
 from tests.support.repository import ROOT
 
 
+@pytest.mark.soak
 def test_a_quick_run(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "dominance.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)

@@ -76,6 +76,7 @@ def test_one_section_of_the_documents_is_measured_anew(tmp_path: Path) -> None:
     assert (tmp_path / "service_load.md").read_text().count("## ") == 2
 
 
+@pytest.mark.soak
 def test_shards(tmp_path: Path) -> None:
     options = ["--institutions", "12", "--shards", "3", "--coordinates", "4096", "--idle", "0", "--no-peer"]
     result, printed = run(tmp_path, *options)

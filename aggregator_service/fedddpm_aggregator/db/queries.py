@@ -333,7 +333,9 @@ def take_lease(db: Session, name: str, holder: str, now: float, lease_s: float) 
     """Take or renew a lease; False while another holder's has not run out."""
     if insert_once(db, LeaseRow, name=name, holder=holder, expires_at=now + lease_s):
         return True
-    row = db.scalars(select(LeaseRow).where(LeaseRow.name == name).with_for_update()).one()
+    row = db.scalars(select(LeaseRow).where(LeaseRow.name == name).with_for_update()).one_or_none()
+    if row is None:  # given back between the two statements
+        return insert_once(db, LeaseRow, name=name, holder=holder, expires_at=now + lease_s)
     if row.holder != holder and row.expires_at > now:
         return False
     row.holder, row.expires_at = holder, now + lease_s

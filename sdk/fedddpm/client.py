@@ -36,7 +36,6 @@ from fedddpm.config import (
 from fedddpm.data.grey_summary import grey_line
 from fedddpm.data.image_set import split_holdout
 from fedddpm.data.opening import open_images
-from fedddpm.errors import ConfigError
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.monitoring.metrics_server import serving_metrics
 from fedddpm.monitoring.reporter import Reporter, make_reporter
@@ -105,7 +104,7 @@ class Client:
         **settings: Unpack[ClientSettings],
     ) -> None:
         if "log_format" in settings:
-            raise ConfigError("log_format is a setting of the command", "A program sets up its own logging")
+            raise errors.ConfigError("log_format is a setting of the command", "A program sets up its own logging")
         needed = {
             "aggregator_url": aggregator_url,
             "identity": identity,

@@ -148,7 +148,7 @@ def test_the_picture_shows_every_room_of_the_first_level() -> None:
 
 
 def test_what_the_documents_name_is_there() -> None:
-    documents = [path for path in subprocess_files("*.md") if "CHANGELOG" not in path.name]
+    documents = [path for path in repository_files("*.md") if "CHANGELOG" not in path.name]
     missing = set()
     for document in documents:
         for name in re.findall(
@@ -167,7 +167,7 @@ def test_every_module_that_the_map_names_is_in_a_package() -> None:
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
-def subprocess_files(pattern: str) -> list[Path]:
+def repository_files(pattern: str) -> list[Path]:
     """Files of the repository, as git knows them; of the folder, where there is no git."""
     done = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0 and done.stdout:
@@ -186,7 +186,7 @@ def test_tests_mirror_the_rooms(half: str) -> None:
         assert there.is_dir(), f"{folder.relative_to(ROOT)} tests no room"
 
 
-def test_every_room_of_tests_has_tests_or_supports_them() -> None:
+def test_no_test_lies_where_pytest_does_not_look() -> None:
     for path in sources("tests"):
         if path.name.startswith("test_") or path.name == "conftest.py":
             continue

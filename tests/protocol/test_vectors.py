@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.repository import ROOT
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import assign_parts
@@ -23,7 +23,7 @@ from fedddpm_protocol.session.coordinator import form_cohort, recover
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "sa1.json").read_text())
+VECTORS = json.loads((ROOT / "tests" / "vectors" / "sa1.json").read_text())
 CASES = VECTORS["cases"]
 
 

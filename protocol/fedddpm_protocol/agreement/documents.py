@@ -34,7 +34,7 @@ def open_spec(signed: SignedDocument, roster: Roster) -> RoundSpec:
         StaleRosterError: it was made for a newer roster; StaleSpecError: for an older one.
         SpecError: its form or its federation is wrong, or it is not what follows from the roster.
     """
-    verify_server(signed, roster, "spec")
+    _verify_server(signed, roster, "spec")
     try:
         spec = canonical.decode(RoundSpec, signed.body)
     except MalformedError as error:
@@ -72,7 +72,7 @@ def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:
 
 def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
     """A result signed by the roster's aggregator; SignatureError or ResultError."""
-    verify_server(signed, roster, "result")
+    _verify_server(signed, roster, "result")
     try:
         result = canonical.decode(RoundResult, signed.body)
     except MalformedError as error:
@@ -82,8 +82,7 @@ def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
     return result
 
 
-def verify_server(signed: SignedDocument, roster: Roster, tag: str) -> None:
-    """SignatureError unless the aggregator that ``roster`` names signed the document for this purpose."""
+def _verify_server(signed: SignedDocument, roster: Roster, tag: str) -> None:
     try:
         keys.verify(roster.server_public_key, tag, signed.body, signed.signature, "aggregator")
     except SignatureError as error:

@@ -16,7 +16,6 @@ from fedddpm_protocol.errors import MalformedError, SignatureError
 from fedddpm_protocol.primitives.canonical import label
 
 KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 _FIELD_PRIME = 2**255 - 19
 _PROBE = bytes(KEY_BYTES - 1) + b"\x40"  # any scalar: after clamping all of them send a low-order point to zero
 

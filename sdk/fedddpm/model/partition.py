@@ -13,9 +13,10 @@ from torch import nn
 
 from fedddpm.errors import ModelError
 from fedddpm.model.unet import UNet
+from fedddpm_protocol.agreement.methods import MODEL_PARTS
 from fedddpm_protocol.agreement.model_layout import Manifest, TensorSpec, Vector
 
-PARTS = ("encoder", "bottleneck", "decoder")  # in the order of every manifest
+PARTS = MODEL_PARTS  # in the order of every manifest
 
 
 def parameters_of(model: UNet, part: str) -> Iterator[tuple[str, nn.Parameter]]:

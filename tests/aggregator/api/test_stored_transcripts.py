@@ -19,12 +19,13 @@ import httpx
 import pytest
 from tests.aggregator.support.driver import Institution
 from tests.aggregator.support.federations import identity_of
+from tests.support.repository import ROOT
 
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.settings import Settings
 from fedddpm_protocol.wire.phases import Phase, place_of
 
-FOLDERS = sorted((Path(__file__).parents[2] / "vectors" / "transcripts").iterdir())
+FOLDERS = sorted((ROOT / "tests" / "vectors" / "transcripts").iterdir())
 FREE = {"version", "server_time"}  # count and clock of the server
 PATIENCE_S = 30.0
 

@@ -17,6 +17,7 @@ from tests.aggregator.support.federations import Federation, identity_of
 from tests.aggregator.support.scrapes import Scrape, scrape
 from tests.aggregator.support.sites import Site
 from tests.aggregator.support.watching import first_state, result_of
+from tests.support.repository import ROOT
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.monitoring.database_metrics import DatabaseCollector
@@ -26,7 +27,7 @@ from fedddpm_aggregator.server.metrics_port import metrics_server
 from fedddpm_aggregator.service.history.traffic import round_traffic
 from fedddpm_aggregator.settings import Settings
 
-DASHBOARD = Path(__file__).parents[3] / "aggregator_service" / "grafana" / "fedddpm.json"
+DASHBOARD = ROOT / "aggregator_service" / "grafana" / "fedddpm.json"
 REQUESTS, SESSION = "fedddpm_http_requests_total", "/v1/sessions/{spec}/{part}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.protocol.support.specs import make_spec
 
 from fedddpm.config import LocalPolicyOptions
 from fedddpm.errors import PolicyError
@@ -20,45 +21,21 @@ from fedddpm_protocol.agreement.spec import RoundSpec, part_spec
 from fedddpm_protocol.errors import PolicyError as RefusedByPolicy
 from fedddpm_protocol.errors import StaleRosterError, StaleSpecError
 from fedddpm_protocol.primitives import canonical, keys
-from fedddpm_protocol.primitives.canonical import PROTOCOL
 
 MEMBERS = ("site-0", "site-1", "site-2")
 
 
-def make_spec(federation: Federation) -> RoundSpec:
+def spec_of(federation: Federation) -> RoundSpec:
+    """Of a network that institutions build at home."""
     network, method = UNet(8, 1, "tiny"), Method.UDEC
-    return RoundSpec(
-        protocol=PROTOCOL,
-        federation="study",
-        run="run",
-        method=method.value,
-        round=0,
-        rounds=2,
-        attempt=0,
-        roster_version=1,
-        roster_hash=federation.roster.hash,
+    return make_spec(
+        federation.roster,
+        method,
         architecture=network.architecture,
-        initial_model_hash=b"\x01" * 32,
-        initial_seed=b"",
-        base_model_hash=b"\x02" * 32,
         parts=tuple(part_spec(name, manifest(network, parts)) for name, parts in method.sessions.items()),
-        weighting="hidden",
-        clip_norm=15.0,
-        weight_cap=100,
-        largest_cohort=3,
         chunk_coordinates=65536,
-        encoding_seed=b"\x03" * 32,
         epochs=7,
-        max_steps=0,
-        batch_size=4,
-        learning_rate=1e-3,
-        join_s=1.0,
-        shares_s=1.0,
-        masked_s=1.0,
-        confirm_s=1.0,
-        unmask_s=1.0,
-        previous_result=b"",
-    ).with_terms_hash()
+    )
 
 
 @pytest.fixture
@@ -67,7 +44,7 @@ def federation() -> Federation:
 
 
 def test_a_specification_is_verified_and_decoded_once(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = make_spec(federation)
+    spec = spec_of(federation)
     signed, done = sign_spec(spec, federation.server), []
 
     def counted(module: object, name: str) -> None:
@@ -90,7 +67,7 @@ def test_a_specification_is_verified_and_decoded_once(federation: Federation, mo
 
 
 def test_the_policy_is_held_against_it(federation: Federation) -> None:
-    signed = sign_spec(make_spec(federation), federation.server)
+    signed = sign_spec(spec_of(federation), federation.server)
     with pytest.raises(RefusedByPolicy, match="max_epochs"):
         accept_spec(signed, federation.roster, LocalPolicyOptions(max_epochs=6))
     with pytest.raises(PolicyError, match="tiny"):
@@ -101,7 +78,7 @@ def test_only_a_stale_roster_makes_the_aggregator_be_asked_again(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollback_check, "PAUSE_S", 0.0)
-    signed, told = sign_spec(replace(make_spec(federation), roster_version=2), federation.server), []
+    signed, told = sign_spec(replace(spec_of(federation), roster_version=2), federation.server), []
     doubt = RollbackCheck(told.append)
     newer, older = replace(federation.roster, version=3), federation.roster
     with pytest.raises(StaleSpecError), doubt.once():

@@ -18,6 +18,8 @@
         ├── ConflictError           a second, different message for the same step
         ├── RosterError             the roster is wrong
         │   └── OlderRosterError        it went back
+        ├── CharterError            a run's charter is wrong, or a round does not follow from it
+        │   └── OlderCharterError       it went back
         ├── SpecError               the round specification is wrong or not the agreed one
         │   ├── StaleRosterError        it was made for a newer roster than the one at hand
         │   └── StaleSpecError          it was made for an older roster than the one at hand
@@ -160,6 +162,18 @@ class OlderRosterError(RosterError):
     """A roster with a lower version than one already seen."""
 
     code = "older-roster"
+
+
+class CharterError(PeerProtocolError):
+    """A charter that is not valid, or a round that does not follow from its run's charter."""
+
+    code = "charter"
+
+
+class OlderCharterError(CharterError):
+    """A charter with a lower number than one already seen, or another one with the same number."""
+
+    code = "older-charter"
 
 
 class SpecError(PeerProtocolError):

@@ -196,6 +196,7 @@ class RoundSpec:
     unmask_s: float
     previous_result: bytes  # hash of the result this round builds on; empty in round 0
     terms_hash: bytes = added_later(b"")  # that of ``terms``; empty in specifications from before there was one
+    charter_hash: bytes = added_later(b"")  # of the run's charter, which the root signed; empty in studies
 
     def __post_init__(self) -> None:
         require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
@@ -227,6 +228,7 @@ class RoundSpec:
             require(len(digest) == HASH_BYTES, "a hash or seed field must have 32 bytes")
         require(len(self.initial_seed) in (0, HASH_BYTES), "the seed of theta_0 must have 32 bytes, or none")
         require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
+        require(len(self.charter_hash) in (0, HASH_BYTES), "the hash of the charter must have 32 bytes, or none")
         require(self.terms_hash in (b"", self.terms.hash), "the terms of training do not have the hash beside them")
 
     @property
@@ -243,6 +245,7 @@ class RoundSpec:
             max_steps=self.max_steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            charter_hash=self.charter_hash,
         )
 
     def with_terms_hash(self, **changes: Any) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedddpm_protocol.primitives import canonical
-from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class TrainingTerms:
     max_steps: int
     batch_size: int
     learning_rate: float
+    charter_hash: bytes = added_later(b"")  # what the root signed of the training beside these, least work among it
 
     @property
     def hash(self) -> bytes:

@@ -80,6 +80,7 @@ class RunState(Reply):
     rounds: RoundIndex
     attempt: RoundIndex
     spec: SignedDocument | None
+    charter: SignedDocument | None = None  # of the run, as the root signed it
     sessions: Annotated[dict[Name, SessionState], Field(max_length=MAX_SESSIONS)]
     results: RoundIndex  # finished rounds of the run
     last_result: HexHash | None

@@ -1,0 +1,175 @@
+"""The charter of a run: all that decides what is trained in it, signed offline by the federation's root.
+
+The aggregator makes the specifications of the rounds, and can choose nothing in them: each follows from the charter and
+from the results before it (see ``lineage``). Charters are numbered over the whole federation and the numbers only grow:
+an institution never goes back to an older one, and takes part in one run at a time. A run ends after its rounds, or
+when a newer charter names it among those that it ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
+from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Architecture, require, require_name
+from fedddpm_protocol.agreement.spec import MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS
+from fedddpm_protocol.errors import CharterError, MalformedError, SignatureError
+from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives.canonical import tagged_hash, u64
+from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
+
+MAX_NUMBER = 2**31 - 1
+MAX_ENDED = 64  # runs that one charter can end
+MAX_FINDINGS = 2000  # characters about the weights of a first model without a seed
+OBJECTIVES = ("epsilon-huber",)  # the noise is predicted, under the Huber loss (Ho 2020, eq. 14)
+OPTIMIZERS = ("adam",)  # Kingma and Ba 2015, beta 0.9 and 0.999, epsilon 1e-8, begun anew each round
+CONSTANT, LINEAR = "constant", "linear"
+SCHEDULES = (CONSTANT, LINEAR)  # of the learning rate over the rounds; linear: down to 1/rounds of it in the last
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """What every institution does with its images in a round."""
+
+    objective: str
+    optimizer: str
+    learning_rate: float  # of the first round
+    schedule: str
+    epochs: int
+    min_steps: int  # fewest and most local steps behind an update; most 0: no limit
+    max_steps: int
+    batch_size: int
+    min_images: int  # fewest images that an institution takes part with
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("objective", self.objective, OBJECTIVES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            require(value in known, f"unknown {what} {value!r}; known: {', '.join(known)}")
+        require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
+        require(self.epochs > 0 and self.batch_size > 0, "epochs and batch size must be positive")
+        require(self.min_steps > 0 and self.min_images > 0, "the fewest steps and images must be one at least")
+        require(
+            self.max_steps == 0 or self.max_steps >= self.min_steps,
+            f"{self.min_steps} steps at least and {self.max_steps} at most leave none",
+        )
+
+    def learning_rate_in(self, round_index: int, rounds: int) -> float:
+        """The learning rate of a round, counted from 0; the same bits for everybody."""
+        if self.schedule == CONSTANT:
+            return self.learning_rate
+        return self.learning_rate * (rounds - round_index) / rounds
+
+
+@dataclass(frozen=True)
+class FirstModel:
+    """theta_0: from a public seed, or given weights with what was found when they were looked at."""
+
+    model_hash: bytes
+    seed: bytes  # 32 bytes; empty: the weights are downloaded
+    findings: str  # for people; empty where there is a seed, which leaves nothing to look at
+
+    def __post_init__(self) -> None:
+        require(len(self.model_hash) == HASH_BYTES, "the hash of the first model must have 32 bytes")
+        require(len(self.seed) in (0, HASH_BYTES), "the seed of the first model must have 32 bytes, or none")
+        require(
+            bool(self.seed) != bool(self.findings),
+            "a first model has a seed, or weights with what was checked of them",
+        )
+        require(len(self.findings) <= MAX_FINDINGS, f"findings must have {MAX_FINDINGS} characters at most")
+
+
+@dataclass(frozen=True)
+class Travel:
+    """How updates are weighted, bounded and put into a sum."""
+
+    weighting: str
+    weight_cap: int  # samples that count as a full weight
+    clip: str  # ADAPTIVE or FIXED
+    clip_norm: float  # largest L2 norm of one institution's update
+    bits: int  # ring of the values
+    first_bits: int  # ring at least, where nothing is known of their size
+    chunk_coordinates: int
+
+    def __post_init__(self) -> None:
+        require(self.weighting in WEIGHTINGS, f"unknown weighting {self.weighting!r}")
+        require(self.weight_cap > 0, "the weight cap must be positive")
+        require(self.clip in CLIPPINGS, f"unknown clipping {self.clip!r}; known: {', '.join(CLIPPINGS)}")
+        require(MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM, f"clip norm {self.clip_norm} is out of range")
+        require(self.bits in RINGS and self.first_bits in RINGS, f"rings have {', '.join(map(str, RINGS))} bits")
+        require(self.first_bits >= self.bits, "less is known of the first sum than of later ones: its ring is as wide")
+        require(self.chunk_coordinates > 0 and self.chunk_coordinates % 8 == 0, "chunks must be multiples of 8")
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether later rounds' clip norm follows from the means before them."""
+        return self.clip == ADAPTIVE
+
+
+@dataclass(frozen=True)
+class Charter:
+    """What the root signs before a run begins."""
+
+    federation: str
+    number: int  # grows with every charter of the federation
+    run: str
+    ends: tuple[str, ...]  # runs before this one that end here, whatever they came to; sorted
+    method: str
+    rounds: int
+    architecture: Architecture
+    first_model: FirstModel
+    training: TrainingRules
+    travel: Travel
+    min_cohort: int  # fewest institutions in a sum, beside what the roster wants
+
+    def __post_init__(self) -> None:
+        require_name("federation", self.federation)
+        require_name("run", self.run)
+        for run in self.ends:
+            require_name("run", run)
+        require(list(self.ends) == sorted(set(self.ends)), "the runs that a charter ends must be sorted and distinct")
+        require(len(self.ends) <= MAX_ENDED, f"a charter ends {MAX_ENDED} runs at most")
+        require(self.run not in self.ends, "a charter does not end its own run")
+        require(1 <= self.number <= MAX_NUMBER, f"charters are numbered from 1 to {MAX_NUMBER}")
+        require(self.rounds > 0, "a run has one round at least")
+        method = Method(self.method)
+        require(
+            not (method is Method.USPLIT and self.travel.weighting == "hidden"),
+            "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
+        )
+        require(2 <= self.min_cohort <= MAX_COHORT, f"a cohort of {self.min_cohort} is outside 2 to {MAX_COHORT}")
+
+    @cached_property
+    def hash(self) -> bytes:
+        """32 bytes that every specification of the run names."""
+        return tagged_hash("charter", canonical.encode(self))
+
+    def encoding_seed(self, round_index: int, previous_result: bytes) -> bytes:
+        """32 public bytes behind rotation and dither in all attempts at a round; nobody can choose among several.
+
+        Attempts share it: their numbers are the aggregator's, and what is masked once more is rounded in private.
+        """
+        return tagged_hash("encoding", self.hash, u64(round_index), previous_result)
+
+
+def sign_charter(charter: Charter, root: keys.SigningKey) -> SignedDocument:
+    """Sign a charter with the federation's root key, away from any server."""
+    body = canonical.encode(charter)
+    return SignedDocument(body=body, signature=root.sign("charter", body))
+
+
+def open_charter(document: SignedDocument, root_public_key: bytes) -> Charter:
+    """The charter under a root signature; SignatureError (another root key) or CharterError (not a valid charter)."""
+    try:
+        keys.verify(root_public_key, "charter", document.body, document.signature)
+    except SignatureError as error:
+        raise SignatureError("the run's charter is not signed by the federation's root", "aggregator") from error
+    try:
+        return canonical.decode(Charter, document.body)
+    except MalformedError as error:
+        raise CharterError(f"the signed charter is not valid: {error}") from error

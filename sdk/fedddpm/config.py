@@ -76,6 +76,7 @@ class LocalPolicyOptions(_Options):
     max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
     min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
     disclose_samples: Annotated[bool, Option("give the number of images in clear if asked")] = False
+    approve_runs: Annotated[bool, Option("wait with each new run for fedddpm approve")] = False
     allow_two_party: Annotated[bool, Option("hides from the server, not from the other party")] = False
 
     @model_validator(mode="after")

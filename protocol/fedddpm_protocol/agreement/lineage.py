@@ -72,6 +72,9 @@ class Lineage:
         return NOTHING_KNOWN
 
 
+NO_RESULTS = Lineage()
+
+
 def _stored(references: Mapping[str, ScaleReference]) -> dict[str, PartReference]:
     return {part: PartReference(part, one.norm, one.survivors, one.weight) for part, one in references.items()}
 

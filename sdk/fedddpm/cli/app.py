@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedddpm import errors
-from fedddpm.cli import evaluate, experiment, participate, sample
+from fedddpm.cli import approve, evaluate, experiment, participate, sample
 from fedddpm.cli.choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli.exit_codes import Commands
 from fedddpm_protocol.untrusted.plain_text import plain
@@ -100,6 +100,7 @@ def status(
 
 
 app.command()(participate.participate)
+app.command()(approve.approve)
 app.command()(evaluate.evaluate)
 app.command()(experiment.experiment)
 app.command()(experiment.report)

@@ -16,6 +16,7 @@ from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
+from fedddpm.rounds.chartered_runs import CharteredRuns
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
@@ -34,12 +35,15 @@ from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore
+from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ResultError, StaleSpecError
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument
+
+_APPROVAL_POLL_S = 2.0  # while somebody here has to agree to a run
 
 
 class Participation:
@@ -61,6 +65,13 @@ class Participation:
         models = ModelStore(state, transport, reporter.transfer)
         averaging = bool(institution.config.learning.ema_decay)
         self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
+        self._charters = CharteredRuns(
+            state,
+            institution.root_public_key,
+            self._history,
+            reporter,
+            must_approve=institution.config.policy.approve_runs,
+        )
         self._own = RoundUpdate(
             institution,
             state,
@@ -129,7 +140,8 @@ class Participation:
     def _ask(self) -> RunState:
         if self._stale_state.is_open or self._stale_spec.is_open:
             self._version = 0  # a fresh answer, and no wait for news
-        wait_s = self._us.config.network.poll_s if self._version else 0
+        poll_s = self._us.config.network.poll_s
+        wait_s = min(poll_s, _APPROVAL_POLL_S if self._charters.is_waiting else poll_s) if self._version else 0
         current = self._transport.state(self._version, wait_s)
         if current.version < self._version:
             self._stale_state.ask_again("the aggregator's state is older than the one before")
@@ -163,7 +175,7 @@ class Participation:
         position = None if current.run is None else self._state.position(current.run)
         if position is None or current.results <= position.next_round:
             return []
-        return self._advance(position, current.rounds)
+        return self._advance(position, self._charters.rounds_of(position.run) or current.rounds)
 
     def _take_last_results(self, current: RunState) -> list[RoundSummary]:
         """What an earlier run came to, if it ended and the next one began while this institution was away."""
@@ -172,7 +184,7 @@ class Participation:
             return []
         self._left_run = left.run
         try:
-            return self._advance(left, left.next_round)  # whatever it came to, it has no more rounds
+            return self._advance(left, self._charters.rounds_of(left.run) or left.next_round)
         except ProblemError as problem:
             self._reporter.warning(f"what run {left.run} came to is not known here: {problem.happened}")
             return []
@@ -232,7 +244,10 @@ class Participation:
             self._attempt = None
         if self._attempt is None and current.spec != self._sat_out:
             self._sat_out = None
-            self._attempt = self._begin(current.spec)
+            charter = self._charters.accept(current.charter, current.run or "", self._our_roster())
+            if charter is None:
+                return None  # until somebody here agrees to it
+            self._attempt = self._begin(current.spec, charter)
             if self._attempt is None:
                 self._sat_out = current.spec
         if self._attempt is None:
@@ -241,27 +256,27 @@ class Participation:
             self._attempt.advance(current.sessions)
         return self._telling.waits(current)
 
-    def _begin(self, document: SignedDocument) -> Attempt | None:
+    def _begin(self, document: SignedDocument, charter: Charter) -> Attempt | None:
         """Check the specification, get the base model, train or take the stored update; None to sit it out."""
-        accepted = self._accept(document)
+        accepted = self._accept(document, charter)
         if accepted is None or not self._guard.admits(accepted.spec, self._reporter.notice):
             return None
         # Everything that may refuse comes before the training, which may take hours.
         require_enough_reporters(accepted, self._us.member_id)
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)
-        update = self._own.of(accepted.spec, accepted.roster)
+        update = self._own.of(accepted)
         if update is None:
             return None
         attempt = Attempt(accepted, self._seat, self._transport, update, self._reporter)
         self._telling.clipped(accepted.spec, attempt.pieces)
         return attempt
 
-    def _accept(self, document: SignedDocument) -> AcceptedSpec | None:
+    def _accept(self, document: SignedDocument, charter: Charter) -> AcceptedSpec | None:
         """What this institution agrees to; None for an attempt that the roster has left behind."""
         roster = self._our_roster()
         try:
-            accepted = accept_spec(document, roster, self._us.config.policy)
+            accepted = accept_spec(document, charter, roster, self._us.config.policy)
         except StaleSpecError:
             self._reporter.notice(
                 f"this attempt was made for a roster older than version {roster.version}; waiting for the next"

@@ -12,6 +12,7 @@ from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.run_history import RunHistory
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.secret import training_seed
 from fedddpm.state.spent_ledger import SpentLedger
@@ -20,7 +21,6 @@ from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate, require_finite
 from fedddpm.updates.update_store import UpdateStore
-from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 
@@ -43,15 +43,16 @@ class RoundUpdate:
         self._store, self._feedback, self._history = store, feedback, history
         self._reporter, self._telling = reporter, telling
 
-    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate | None:
-        """The update for ``spec``, durable before it is returned; None where it was given and is lost.
+    def of(self, accepted: AcceptedSpec) -> LocalUpdate | None:
+        """The update for an accepted specification, durable before it is returned; None where it was given and is lost.
 
         Raises:
             TermsError: this base model was trained on under other terms.
             TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
         """
+        spec = accepted.spec
         with self._reporter.busy(Work.PROTOCOL):
-            position = self._history.arrive(spec, roster)
+            position = self._history.arrive(spec, accepted.charter, accepted.roster)
         self._ledger.agree(spec.base_model_hash, spec.terms.hash)
         stored = self._store.load(spec.base_model_hash, spec.terms.hash)
         if stored is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -19,6 +19,8 @@ from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.adoption import adopt_round, replace_parts
 from fedddpm.updates.local_update import LocalUpdate, local_parts
+from fedddpm_protocol.agreement.charter import Charter
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, Lineage, require_follows
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import RoundResult
@@ -40,16 +42,17 @@ class RunHistory:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
         self._averaging = averaging
 
-    def arrive(self, spec: RoundSpec, roster: Roster) -> RunPosition:
+    def arrive(self, spec: RoundSpec, charter: Charter, roster: Roster) -> RunPosition:
         """The position at the start of ``spec``'s round, with its base model at hand.
 
         Raises:
             WentBackError: the aggregator went back; UnknownGroundError: it builds on a result not known here.
+            CharterError: it is not what follows from the charter and the results.
             ModelError, ResultError: what it sent is not what it signed.
         """
         position = self._state.position(spec.run)
         if position is None:
-            return self._first_contact(spec, roster)
+            return self._first_contact(spec, charter, roster)
         if spec.round < position.next_round or position.finished:
             raise WentBackError(
                 f"the aggregator went back to round {spec.round + 1} of run {spec.run}; this institution has finished"
@@ -65,7 +68,13 @@ class RunHistory:
                 f"round {spec.round + 1} does not build on the result of round {position.next_round} known here",
                 "aggregator",
             )
+        require_follows(spec, charter, position.lineage)
         return position
+
+    def rounds_done(self, position: RunPosition, roster: Roster) -> int:
+        """How many rounds of a run have results, those that were not taken here included."""
+        results = self._results(position.run, position.next_round, position.last_result, roster)
+        return results[-1].round + 1 if results else position.next_round
 
     def network(self, position: RunPosition, spec: RoundSpec) -> UNet:
         """The institution's network at the start of the round; fetched again where the file was lost."""
@@ -109,14 +118,14 @@ class RunHistory:
         model = self._models.load(position)
         if model is None:  # the next round fetches it whole
             self._reporter.warning("the stored network is missing or damaged")
-            self._state.move_to(_after(position, results[-1], rounds))
+            self._state.move_to(_after(position, results, rounds))
             return results
         vector, results = self._newest_base(model, position, results, roster, known)
         if len(results) == 1:
             moved(results[0], flatten(model, Method(position.method).shared_parts), vector)
         average = self.average(position, model) if update is None else None
         average = adopt_round(model, Method(position.method), vector, update, average)
-        reached = _after(position, results[-1], rounds)
+        reached = _after(position, results, rounds)
         self._models.keep(model, reached, average if self._averaging and average else self._fresh(model))
         return results
 
@@ -170,8 +179,8 @@ class RunHistory:
         check_move(spec, last, base, fetched)
         return fetched
 
-    def _first_contact(self, spec: RoundSpec, roster: Roster) -> RunPosition:
-        previous = b""
+    def _first_contact(self, spec: RoundSpec, charter: Charter, roster: Roster) -> RunPosition:
+        previous, lineage = b"", NO_RESULTS
         if spec.round:
             results = self._results(spec.run, 0, b"", roster)
             last = next((result for result in results if result.round == spec.round - 1), None)
@@ -180,6 +189,8 @@ class RunHistory:
                     f"round {spec.round + 1} does not build on the published results", "aggregator"
                 )
             previous = last.hash
+            lineage = _grown(lineage, results[: spec.round])
+        require_follows(spec, charter, lineage)
         position = RunPosition(
             run=spec.run,
             method=spec.method,
@@ -188,6 +199,7 @@ class RunHistory:
             initial_model_hash=spec.initial_model_hash,
             base_model_hash=spec.base_model_hash,
             model_file=model_file(spec.run, spec.round),
+            lineage=lineage,
         )
         model = self._fetch(spec)
         self._models.keep(model, position, self._fresh(model))
@@ -229,8 +241,9 @@ class RunHistory:
         return found
 
 
-def _after(position: RunPosition, last: RoundResult, rounds: int) -> RunPosition:
-    """The position after a result, of a run of so many rounds."""
+def _after(position: RunPosition, results: Sequence[RoundResult], rounds: int) -> RunPosition:
+    """The position after these results, of a run of so many rounds."""
+    last = results[-1]
     return replace(
         position,
         next_round=last.round + 1,
@@ -238,7 +251,14 @@ def _after(position: RunPosition, last: RoundResult, rounds: int) -> RunPosition
         base_model_hash=last.model_hash,
         model_file=model_file(position.run, last.round + 1),
         finished=last.round + 1 >= rounds,
+        lineage=_grown(position.lineage, results),
     )
+
+
+def _grown(lineage: Lineage, results: Iterable[RoundResult]) -> Lineage:
+    for result in results:
+        lineage = lineage.after(result)
+    return lineage
 
 
 def _opened_bytes(spec: RoundSpec, result: RoundResult) -> int:

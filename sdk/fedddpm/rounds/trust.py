@@ -14,7 +14,9 @@ from fedddpm.model.unet import UNet
 from fedddpm.rounds.rollback_check import WentBackError
 from fedddpm.state.folder import StateFolder
 from fedddpm.transport.problems import NotEnrolledError
+from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.documents import open_result, open_spec
+from fedddpm_protocol.agreement.lineage import require_chartered
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest
 from fedddpm_protocol.agreement.policy import LocalPolicy
@@ -34,6 +36,7 @@ class AcceptedSpec:
 
     document: SignedDocument  # as the aggregator offers it, to tell it from the next one
     spec: RoundSpec
+    charter: Charter  # of its run
     roster: Roster  # that it was made for
     floor: int  # smallest set of institutions whose sum may be opened
 
@@ -91,17 +94,21 @@ def expected_network(asked: Architecture, options: LocalPolicyOptions) -> UNet:
     return own
 
 
-def accept_spec(document: SignedDocument, roster: Roster, options: LocalPolicyOptions) -> AcceptedSpec:
-    """The round's specification, signed by the roster's aggregator and within the local policy.
+def accept_spec(
+    document: SignedDocument, charter: Charter, roster: Roster, options: LocalPolicyOptions
+) -> AcceptedSpec:
+    """The round's specification: signed by the roster's aggregator, what the charter says, within the local policy.
 
     Raises:
+        CharterError: see ``fedddpm_protocol.agreement.lineage.require_chartered``.
         ProtocolError: see ``fedddpm_protocol.agreement.documents.open_spec`` and ``LocalPolicy.check``.
         PolicyError: see :func:`expected_network`.
     """
     spec = open_spec(document, roster)
+    require_chartered(spec, charter)
     policy = local_policy(expected_network(spec.architecture, options), Method(spec.method), options)
     policy.check(spec, roster)
-    return AcceptedSpec(document, spec, roster, policy.floor(roster))
+    return AcceptedSpec(document, spec, charter, roster, max(policy.floor(roster), charter.min_cohort))
 
 
 def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> LocalPolicy:

@@ -20,6 +20,16 @@ CREATE TABLE IF NOT EXISTS runs (
     model_file TEXT NOT NULL,            -- the institution's whole network, inside the state folder
     finished INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE TABLE IF NOT EXISTS lineages (    -- what a run's next specification follows from; without a row: nothing yet
+    run TEXT PRIMARY KEY, lineage BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS charters (    -- that were accepted, or wait to be approved
+    number INTEGER PRIMARY KEY,
+    run TEXT NOT NULL,
+    hash BLOB NOT NULL,
+    document BLOB NOT NULL,              -- as the root signed it
+    approved INTEGER NOT NULL            -- by somebody here, or because nobody has to
+) STRICT;
 CREATE TABLE IF NOT EXISTS spent (
     root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL,
     u3 TEXT NOT NULL,                    -- JSON list of member ids

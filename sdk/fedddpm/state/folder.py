@@ -21,7 +21,9 @@ from fedddpm.identity import root_id
 from fedddpm.state.database import open_database, unusable
 from fedddpm.state.lock import lock_folder
 from fedddpm.transport.traffic import Traffic
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, Lineage
 from fedddpm_protocol.errors import OlderRosterError, RosterError
+from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.messages import SignedDocument
 
 _COUNTERS = tuple(field.name for field in fields(Traffic))
@@ -39,6 +41,7 @@ class RunPosition:
     base_model_hash: bytes
     model_file: str
     finished: bool = False
+    lineage: Lineage = NO_RESULTS  # what the next specification follows from
 
 
 class StateFolder:
@@ -154,9 +157,11 @@ class StateFolder:
             " FROM runs WHERE run = ?",
             (run,),
         ).fetchone()
-        return (
-            None if row is None else RunPosition(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]))
-        )
+        if row is None:
+            return None
+        kept = self._db.execute("SELECT lineage FROM lineages WHERE run = ?", (run,)).fetchone()
+        lineage = NO_RESULTS if kept is None else canonical.decode(Lineage, bytes(kept[0]))
+        return RunPosition(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]), lineage)
 
     def newest_position(self) -> RunPosition | None:
         """The position that was written last."""
@@ -169,7 +174,10 @@ class StateFolder:
             held = self.position(position.run)
             if held is not None and position.next_round < held.next_round:
                 raise StateError(f"run {position.run} would go back from round {held.next_round}")
-            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(position))
+            row = [getattr(position, field.name) for field in fields(position) if field.name != "lineage"]
+            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            lineage = canonical.encode(position.lineage)
+            db.execute("INSERT OR REPLACE INTO lineages VALUES (?, ?)", (position.run, lineage))
             _set_fact(db, "newest-run", position.run.encode())
 
     def has_seen_base(self, base_model_hash: bytes) -> bool:

@@ -1,6 +1,9 @@
 """Sums that could be subtracted: one update under two methods, or sent twice because two trainings share a seed."""
 
+from types import SimpleNamespace
+
 import pytest
+from tests.protocol.support.charters import chartered
 from tests.protocol.support.sessions import make_roster
 from tests.protocol.support.specs import changed, make_spec
 
@@ -12,12 +15,14 @@ from fedddpm.rounds.run_history import RunHistory
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.local_training import _round_seed
+from fedddpm_protocol.agreement.lineage import Lineage
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.errors import SpecError, SpentError
+from fedddpm_protocol.errors import CharterError, SpecError, SpentError
 from fedddpm_protocol.session.spent import SpentRecord
 from fedddpm_protocol.wire.api import RunState
 from fedddpm_protocol.wire.messages import SignedDocument, Unmask
 
+ONE_RESULT = Lineage(results=1)
 BASE, ALL, SOME = b"b" * 32, ("a", "b", "c", "d", "e", "f"), ("a", "c", "e")
 
 
@@ -55,14 +60,15 @@ def test_sums_of_parts_spend_the_whole_network_but_not_each_other(state):
 
 def test_a_run_keeps_its_method(state):
     roster = make_roster(6)
-    whole, parts = (make_spec(roster, method) for method in (Method.FULL, Method.USPLIT))
+    charter, whole = chartered(make_spec(roster, Method.FULL))
+    parts = make_spec(roster, Method.USPLIT)
     assert whole.base_manifest == parts.base_manifest
     names = (whole.previous_result, whole.initial_model_hash, whole.base_model_hash)
-    state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors"))
+    state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors", lineage=ONE_RESULT))
     history = RunHistory(state, None, None, None, averaging=False)
-    assert history.arrive(whole, roster).method == "FULL"
+    assert history.arrive(whole, charter, roster).method == "FULL"
     with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
-        history.arrive(parts, roster)
+        history.arrive(parts, charter, roster)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +84,16 @@ def test_a_run_keeps_its_method(state):
 def test_a_run_goes_on_from_where_it_is_known_to_be(state, otherwise, said):
     """SPENT counts on it: a base that the aggregator could choose anew would be a fresh one every time."""
     roster = make_roster(6)
-    spec = make_spec(roster)
+    charter, spec = chartered(make_spec(roster))
     names = (spec.previous_result, spec.initial_model_hash, spec.base_model_hash)
-    position = RunPosition(spec.run, spec.method, spec.round, *names, "m.safetensors")
+    position = RunPosition(spec.run, spec.method, spec.round, *names, "m.safetensors", lineage=ONE_RESULT)
     state.move_to(position)
     history = RunHistory(state, None, None, None, averaging=False)
-    assert history.arrive(spec, roster) == position
+    assert history.arrive(spec, charter, roster) == position
+    with pytest.raises(CharterError, match="clip norm"):
+        history.arrive(changed(spec, clip_norm=1.9), charter, roster)
     with pytest.raises((SpecError, PolicyError), match=said):
-        history.arrive(changed(spec, **otherwise), roster)
+        history.arrive(changed(spec, **otherwise), charter, roster)
 
 
 def test_a_base_under_its_terms_has_one_seed_of_256_bits():
@@ -117,8 +125,10 @@ def test_one_session_at_a_time(monkeypatch):
     participation._attempt = participation._sat_out = None
     participation._reporter = Reporter()
     participation._telling = Announcements(participation._reporter, None)
+    participation._roster = make_roster(3)
+    participation._charters = SimpleNamespace(accept=lambda document, run, roster: chartered()[0])
 
-    def begin(document):
+    def begin(document, charter):
         events.append(("begin", document))
         return Recorded(document)
 

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 BIN = Path(sys.executable).parent
+DURATIONS = ("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s")  # of phases: the operator's
 
 
 class CommandError(RuntimeError):
@@ -41,6 +42,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    return [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
 @dataclass
@@ -149,10 +154,25 @@ class LocalFederation:
         return out
 
     def start_run(self, name: str, method: str, model: Path, **options: object) -> None:
-        """`federation start-run`; keyword arguments become options (``join_s=5`` -> ``--join-s 5``)."""
-        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-        start = ("--data", self.data, "--name", name, "--method", method, "--initial-model", model)
-        self.aggregator("federation", "start-run", *start, *words, *self._database())
+        """The root signs a run and the operator installs it; keyword arguments become options of the two commands.
+
+        ``join_s=5`` -> ``--join-s 5``.
+        """
+        charter = self.sign_run(name, method, model, **{key: options[key] for key in options if key not in DURATIONS})
+        self.install_run(charter, model, **{key: options[key] for key in options if key in DURATIONS})
+
+    def sign_run(self, name: str, method: str, model: Path, **options: object) -> Path:
+        """`federation sign-run`, where the root key is; the file of the charter."""
+        charter = self.folder / "root" / f"charter-{name}.json"
+        what = ("--name", name, "--method", method, "--initial-model", model)
+        who = ("--root", self.root_key, "--roster", self.roster)
+        self.aggregator("federation", "sign-run", charter, *who, *what, *_words(options))
+        return charter
+
+    def install_run(self, charter: Path, model: Path, **durations: object) -> None:
+        """`federation install`, where the aggregator is: the run begins."""
+        words = [*_words(durations), *self._database()]
+        self.aggregator("federation", "install", charter, "--data", self.data, "--initial-model", model, *words)
 
     def serve(self, wait_s: float = 30) -> None:
         """Start the aggregator's process and wait until it answers."""

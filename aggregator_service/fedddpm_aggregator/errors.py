@@ -15,7 +15,7 @@
     ├── PageRefusedError        the page is not shown to this request
     ├── OperatorError           a mistake of the coordinator or operator
     │   ├── OperatorConflictError   it was done before, in another way
-    │   └── OlderInForceError       a roster below the one in force
+    │   └── OlderInForceError       a roster or charter below the one in force
     ├── AuditError              the audit log was changed
     ├── HistoryError            the history is not what was signed and summed
     ├── SelftestError           this installation cannot do what it is for
@@ -97,7 +97,7 @@ class OperatorConflictError(OperatorError):
 
 
 class OlderInForceError(OperatorError):
-    """A roster of a lower version than the one in force."""
+    """A roster or charter of a lower version or number than the one in force."""
 
 
 class TooManyRequestsError(AggregatorError):

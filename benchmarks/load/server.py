@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -18,11 +17,14 @@ from benchmarks.load.clients import PART, identity_of
 
 from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import write_key
+from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import start_run
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.runs import first_model, next_charter, start_run
+from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors
+from fedddpm_protocol.agreement.charter import sign_charter
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec
 from fedddpm_protocol.agreement.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.primitives.keys import SigningKey
@@ -115,7 +117,7 @@ def served(setup: Setup, folder: Path) -> Iterator[Served]:
     context = open_context(settings)
     initialise(context, root.public_key)
     install_roster(context, sign_roster(roster_of(setup, key.public_key), root))
-    start_run(context, _run(setup), _first_model(setup.coordinates, folder))
+    _start_run(context, setup, root, folder)
     context.database.close()
     processes: list[Process] = []
     try:
@@ -131,9 +133,12 @@ def served(setup: Setup, folder: Path) -> Iterator[Served]:
                 process.popen.stdout.close()
 
 
-def _run(setup: Setup) -> RunSettings:
-    durations: dict[str, Any] = dict.fromkeys(("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s"), 3600.0)
-    return RunSettings(name=RUN, method="UDEC", rounds=setup.rounds, bits=BITS, first_bits=BITS, **durations)
+def _start_run(context: Context, setup: Setup, root: SigningKey, folder: Path) -> None:
+    settings = RunSettings(name=RUN, method="UDEC", rounds=setup.rounds, bits=BITS, first_bits=BITS)
+    number, roster, _ = next_charter(context)
+    model = _first_model(setup.coordinates, folder)
+    charter = draft_charter(settings, roster, first_model(model), number)
+    start_run(context, sign_charter(charter, root), PhaseDurations(*[3600.0] * 5), model)
 
 
 def _first_model(coordinates: int, folder: Path) -> Path:

@@ -45,7 +45,8 @@ from fedddpm_protocol.wire.phases import Phase
 
 SIZE = 8
 NETWORK = {"poll_s": 1.0, "patience_s": 60.0}
-TRAINING: dict[str, object] = {"batch_size": 8, "learning_rate": 1e-3, "chunk_coordinates": 16384}
+FEW = {"min_steps": 1, "min_images": 1}  # as many as these institutions have
+TRAINING: dict[str, object] = {"batch_size": 8, "learning_rate": 1e-3, "chunk_coordinates": 16384, **FEW}
 
 
 def blobs(path: Path, seed: int, count: int, size: int = SIZE) -> Path:

@@ -48,7 +48,7 @@ def main() -> None:
         images = random.integers(0, 256, (32, 8, 8), dtype=np.uint8)
         np.savez(federation.site(member) / "images.npz", images=images)
     model = federation.init_model(8, 1, "tiny")
-    federation.start_run("packaged", "UDEC", model, rounds=1, epochs=1, batch_size=8)
+    federation.start_run("packaged", "UDEC", model, rounds=1, epochs=1, batch_size=8, min_steps=1, min_images=1)
     with federation:
         federation.serve()
         arguments = (federation.url, federation.root_public)

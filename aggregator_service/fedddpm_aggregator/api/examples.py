@@ -14,5 +14,9 @@ SHARES = {"items": [{"sender": "hospital-a", "recipient": "hospital-b", "sealed"
 UPLOAD = {"chunks": {"decoder": [_bytes(32), _bytes(32)], "decoder.weights": [_bytes(32)]}}
 CONFIRMATION = {"id": "hospital-a", "signature": _bytes(64)}
 UNMASK = {"id": "hospital-a", "body": _bytes(400), "signature": _bytes(64)}
-START_RUN = {"settings": {"name": "fashion-1", "method": "UDEC", "rounds": 10}, "initial_model": "ab" * 32}
+START_RUN = {
+    "charter": {"body": _bytes(500), "signature": _bytes(64)},
+    "durations": {"join_s": 7200.0},
+    "initial_model": "ab" * 32,
+}
 ROSTER = {"body": _bytes(400), "signature": _bytes(64)}

@@ -18,18 +18,19 @@ from fedddpm_aggregator.http.authentication import SIGNER, Signer
 from fedddpm_aggregator.http.problems import problem_of
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads, remote_operations
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_protocol.wire.api import MAX_INT32, Count, HexHash, UnixSeconds
 from fedddpm_protocol.wire.messages import SignedDocument
 
 
 class StartRun(BaseModel):
-    """A run to start, from a first model that was uploaded before."""
+    """A run to start: its charter, and the first model that was uploaded before."""
 
     model_config = ConfigDict(extra="forbid")
 
-    settings: RunSettings
+    charter: SignedDocument  # by the federation's root
+    durations: PhaseDurations
     initial_model: HexHash  # SHA-256 of the file
 
 
@@ -117,9 +118,9 @@ async def put_chunk(
 
 @router.post("/runs")
 def start_run(ctx: Ctx, operator: Caller, request: Annotated[StartRun, Body(examples=[examples.START_RUN])]) -> Done:
-    """Start a run; the same again is fine."""
-    outcome = remote_operations.start(ctx, operator, request.settings, request.initial_model)
-    return Done(outcome=outcome, run=request.settings.name)
+    """Start a run that the federation's root has signed; the same again is fine."""
+    outcome, run = remote_operations.start(ctx, operator, request.charter, request.durations, request.initial_model)
+    return Done(outcome=outcome, run=run)
 
 
 @router.post("/runs/{run}/{verb}")

@@ -21,7 +21,7 @@ from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.rosters import react_to_roster
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.attempts import settle, start_attempt
+from fedddpm_aggregator.service.rounds.attempts import settle, start_attempt, stop_without_charter
 from fedddpm_aggregator.service.rounds.phases import advance
 from fedddpm_aggregator.service.rounds.publishing import remove_strays, scrub
 from fedddpm_aggregator.service.rounds.retention import retain
@@ -115,6 +115,9 @@ class Sweeper:
     def _sweep_run(self, db: Session, run: RunRow, elapsed_s: float) -> None:
         attempt = queries.newest_attempt(db, run.id, lock=True)
         db.refresh(run)
+        if run.charter is None and run.status == "running":
+            stop_without_charter(self._ctx, db, run, attempt)
+            return
         if (attempt is None or attempt.status != "active") and run.status == "running":
             start_attempt(self._ctx, db, run)
             return

@@ -35,8 +35,8 @@ from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 HELP = """The aggregator of a federation: its keys, its rosters, its runs, and the server that institutions talk to.
 
-First: init, federation roster create, federation install, federation start-run, serve. Later commands work while the
-server runs; it notices within a second.
+First: init, federation roster create, federation install, serve; for each run: federation sign-run, where the root key
+is, then federation install. Commands work while the server runs; it notices within a second.
 """
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")

@@ -12,12 +12,14 @@ from pydantic import TypeAdapter
 from fedddpm_aggregator.cli.audit import print_audit
 from fedddpm_aggregator.cli.operator_client import OperatorClient
 from fedddpm_aggregator.cli.round_tables import console, rounds_table
-from fedddpm_aggregator.cli.run_options import InitialModel, with_run_options
+from fedddpm_aggregator.cli.run_options import InitialModel, started, with_run_options
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, read_key, read_owner, write_key
+from fedddpm_aggregator.service.administration.charter_files import form_of
 from fedddpm_aggregator.service.administration.roster_files import read_document
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
 from fedddpm_aggregator.service.history.session_lines import SessionLine
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
 operator_app = typer.Typer(no_args_is_help=True, help="Runs and rosters from afar, signed by an operator's key.")
@@ -44,12 +46,22 @@ def keygen(
 
 @operator_app.command("start-run")
 @with_run_options
-def start(settings: RunSettings, url: Url, key: Key, initial_model: InitialModel, operator: Operator = None) -> None:
-    """Upload theta_0 and start a run. The same again changes nothing."""
+def start(
+    charter: Annotated[Path, typer.Argument(help="charter that the root has signed (federation sign-run)")],
+    durations: PhaseDurations,
+    url: Url,
+    key: Key,
+    initial_model: InitialModel,
+    operator: Operator = None,
+) -> None:
+    """Upload theta_0 and start the run of a signed charter. The same again changes nothing."""
+    document = read_document(charter, "charter")
+    form = form_of(charter, document)
+    if isinstance(form, Roster):
+        raise OperatorError(f"{charter} is a roster; install it with: operator install-roster")
     with _client(url, key, operator) as client:
-        outcome = client.start_run(settings, initial_model)["outcome"]
-    started = "starts" if outcome == "done" else "was started by the same request before"
-    print(f"run {settings.name} {started}: {settings.rounds} rounds of {settings.method.upper()}")
+        outcome = client.start_run(document, durations, initial_model)["outcome"]
+    print(started(form, outcome == "done"))
 
 
 @operator_app.command("pause-run")

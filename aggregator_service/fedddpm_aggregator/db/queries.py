@@ -6,7 +6,7 @@ Order of locks, to keep replicas from waiting for each other in a circle: attemp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
@@ -29,6 +29,7 @@ from fedddpm_aggregator.db.tables import (
     ShareRow,
 )
 from fedddpm_protocol.agreement.methods import session_name
+from fedddpm_protocol.wire.phases import Phase
 
 T = TypeVar("T")
 SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
@@ -91,6 +92,11 @@ def open_runs(db: Session) -> Sequence[RunRow]:
     return db.scalars(select(RunRow).where(RunRow.status.in_(OPEN)).order_by(RunRow.id)).all()
 
 
+def newest_charter_number(db: Session) -> int:
+    """The highest number of a charter that a run was started from; 0 before the first."""
+    return db.scalar(select(func.max(RunRow.charter_number))) or 0
+
+
 def newest_attempt(db: Session, run_id: int, *, lock: bool = False) -> AttemptRow | None:
     """The newest attempt of a run, locked when asked; before the first one the federation is locked instead."""
     query = select(AttemptRow).where(AttemptRow.run_id == run_id).order_by(AttemptRow.id.desc()).limit(1)
@@ -141,33 +147,19 @@ def last_result(db: Session, run_id: int) -> ResultRow | None:
     return db.scalar(select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1))
 
 
-def results_backwards(db: Session, run_id: int) -> Iterator[ResultRow]:
-    """The results of a run, the newest first, each read when it is asked for."""
-    newest_first = select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1)
-    row = db.scalar(newest_first)
-    while row is not None:
-        yield row
-        row = db.scalar(newest_first.where(ResultRow.round < row.round))
-
-
-def results_forwards(db: Session, run_id: int) -> Iterator[ResultRow]:
-    """The results of a run, the first one first, each read when it is asked for."""
-    oldest_first = select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round).limit(1)
-    row = db.scalar(oldest_first)
-    while row is not None:
-        yield row
-        row = db.scalar(oldest_first.where(ResultRow.round > row.round))
-
-
 def _sums(part: str) -> ColumnElement[bool]:
     """Sessions of a part: the one of its name, or those of its shards."""
     return or_(SessionRow.part == part, SessionRow.part.startswith(session_name(part, 0)[:-1], autoescape=True))
 
 
-def wrapped_after(db: Session, run_id: int, part: str, round_index: int) -> bool:
-    """Whether a sum of ``part`` wrapped since the round ``round_index`` opened one: later, or beside it in a shard."""
-    beside = and_(AttemptRow.round == round_index, AttemptRow.status == "done")
-    mine = (AttemptRow.run_id == run_id, or_(AttemptRow.round > round_index, beside), _sums(part), SessionRow.wrapped)
+def wrapped_lately(db: Session, run_id: int, part: str) -> bool:
+    """Whether a sum of ``part`` wrapped since the newest round that opened one: later, or beside it in a shard."""
+    done = (AttemptRow.run_id == run_id, AttemptRow.status == "done")
+    opened = select(func.max(AttemptRow.round)).join(SessionRow, SessionRow.attempt_id == AttemptRow.id)
+    opened_in = db.scalar(opened.where(*done, _sums(part), SessionRow.phase == Phase.DONE))
+    newest = -1 if opened_in is None else opened_in
+    beside = and_(AttemptRow.round == newest, AttemptRow.status == "done")
+    mine = (AttemptRow.run_id == run_id, or_(AttemptRow.round > newest, beside), _sums(part), SessionRow.wrapped)
     query = select(SessionRow.id).join(AttemptRow, AttemptRow.id == SessionRow.attempt_id)
     return db.scalar(query.where(*mine).limit(1)) is not None
 

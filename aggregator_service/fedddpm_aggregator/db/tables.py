@@ -56,7 +56,7 @@ class ModelRow(Base):
 
 
 class RunRow(Base):
-    """One training of one network: method, first model and the settings of every round."""
+    """One training of one network: its charter, of which many columns are a copy for tables, and where it stands."""
 
     __tablename__ = "runs"
 
@@ -79,7 +79,6 @@ class RunRow(Base):
     chunk_coordinates: Mapped[int] = mapped_column(Integer)
     bits: Mapped[int] = mapped_column(Integer, comment="ring of the values")
     first_bits: Mapped[int] = mapped_column(Integer, comment="ring where nothing is known of their size")
-    request: Mapped[str | None] = mapped_column(String(64), comment="hex; digest of the operator's request for it")
     initial_seed: Mapped[str] = mapped_column(String(64), comment="hex; theta_0 follows from it; empty: it does not")
     epochs: Mapped[int] = mapped_column(Integer)
     max_steps: Mapped[int] = mapped_column(Integer, comment="0: no limit")
@@ -90,6 +89,14 @@ class RunRow(Base):
     masked_s: Mapped[float] = mapped_column(Float)
     confirm_s: Mapped[float] = mapped_column(Float)
     unmask_s: Mapped[float] = mapped_column(Float)
+    charter_number: Mapped[int | None] = mapped_column(
+        Integer, index=True, unique=True, comment="grows; of runs from before charters: none"
+    )
+    charter: Mapped[bytes | None] = mapped_column(
+        LargeBinary, comment="canonical charter; of runs from before charters: none"
+    )
+    charter_signature: Mapped[bytes | None] = mapped_column(LargeBinary, comment="of the federation's root key")
+    lineage: Mapped[bytes | None] = mapped_column(LargeBinary, comment="canonical lineage; none before a result")
     created_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
 
 

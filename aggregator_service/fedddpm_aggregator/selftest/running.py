@@ -20,13 +20,15 @@ from fedddpm_aggregator.selftest.institution import Institution, ProblemError, S
 from fedddpm_aggregator.selftest.scratch import Storage, own_storage
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.selftest.steps import Steps
+from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import start_run
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.runs import first_model, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors
+from fedddpm_protocol.agreement.charter import sign_charter
 from fedddpm_protocol.agreement.documents import open_result
 from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec, coordinates
 from fedddpm_protocol.agreement.result import PartResult
@@ -124,7 +126,9 @@ def _founded(storage: Storage, folder: Path) -> _Federation:
     with _opened(federation) as ctx:
         initialise(ctx, root.public_key)
         install_roster(ctx, sign_roster(roster, root))
-        start_run(ctx, RunSettings(name=RUN, method="UDEC", rounds=1, chunk_coordinates=_CHUNK), model)
+        run = RunSettings(name=RUN, method="UDEC", rounds=1, chunk_coordinates=_CHUNK)
+        charter = draft_charter(run, roster, first_model(model), 1)
+        start_run(ctx, sign_charter(charter, root), PhaseDurations(), model)
     return federation
 
 

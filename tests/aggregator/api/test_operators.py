@@ -32,16 +32,21 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
+from fedddpm_aggregator.service.administration.charter_files import write_charter
 from fedddpm_aggregator.service.administration.rosters import install_roster
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_protocol.agreement.charter import Charter, sign_charter
 from fedddpm_protocol.agreement.roster import Member, sign_roster
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.wire.messages import SignedDocument
 
 OLGA = identity_of("olga")
 one_database = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
-SETTINGS = RunSettings(name="run-1", method="UDEC", rounds=2, chunk_coordinates=16, bits=32, **QUICK)
+SETTINGS = RunSettings(name="run-1", method="UDEC", rounds=2, chunk_coordinates=16, bits=32)
+DURATIONS = PhaseDurations(**QUICK)
 
 
 @pytest.fixture
@@ -67,8 +72,9 @@ def seats_of(site: Site, rounds_done: int = 0) -> list[Seat]:
 def test_a_federation_is_run_from_afar(site: Site, olga: OperatorClient) -> None:
     federation = site.federation
     theta_0 = federation.write_theta_0()
-    assert olga.start_run(SETTINGS, theta_0) == {"outcome": "done", "run": "run-1", "roster_version": None}
-    assert olga.start_run(SETTINGS, theta_0)["outcome"] == "unchanged"
+    charter = federation.signed(SETTINGS, theta_0)
+    assert olga.start_run(charter, DURATIONS, theta_0) == {"outcome": "done", "run": "run-1", "roster_version": None}
+    assert olga.start_run(charter, DURATIONS, theta_0)["outcome"] == "unchanged"
     seats = seats_of(site)
     drive(seats)
     check_part(site, 0, seats)
@@ -94,24 +100,46 @@ def test_a_federation_is_run_from_afar(site: Site, olga: OperatorClient) -> None
 
 
 @one_database
-def test_other_settings_or_another_model_are_a_conflict(site: Site, olga: OperatorClient) -> None:
-    olga.start_run(SETTINGS, site.federation.write_theta_0())
-    for settings, scale in ((dataclasses.replace(SETTINGS, rounds=3), 1.0), (SETTINGS, 2.0)):
-        with pytest.raises(OperatorError, match=r"refused \(conflict\): a run called 'run-1' exists, with other"):
-            olga.start_run(settings, site.federation.write_theta_0(scale))
+def test_what_is_not_chartered_cannot_be_started(site: Site, olga: OperatorClient) -> None:
+    federation, theta_0 = site.federation, site.federation.write_theta_0()
+
+    def refused(why: str, charter: SignedDocument, durations: PhaseDurations = DURATIONS) -> None:
+        with pytest.raises(OperatorError, match=why):
+            olga.start_run(charter, durations, theta_0)
+
+    charter = federation.signed(SETTINGS, theta_0, number=2)
+    unsigned = SignedDocument(body=charter.body, signature=bytes(64))
+    refused(r"refused \(operator\): the charter is not signed by the pinned root key", unsigned)
+    refused("not signed by the pinned root key", sign_charter(canonical.decode(Charter, charter.body), OLGA))
+    refused("the first model holds model [0-9a-f]+, the charter", another_model(federation, theta_0))
+    olga.start_run(charter, DURATIONS, theta_0)
+    changed = federation.signed(dataclasses.replace(SETTINGS, rounds=3), theta_0, number=2)
+    refused(r"refused \(conflict\): another charter of number 2 is installed, that of run 'run-1'", changed)
+    refused(r"refused \(conflict\): run 'run-1' has been started with other durations", charter, PhaseDurations())
     olga.steer_run("run-1", "end")
     with pytest.raises(OperatorError, match="it is too late to pause it"):
         olga.steer_run("run-1", "pause")
     with pytest.raises(OperatorError, match=r"refused \(not-found\)"):
         olga.steer_run("run-2", "pause")
-    assert actions(site.federation).count(audit.REFUSED) == 4
+    assert actions(federation).count(audit.REFUSED) == 7
+
+
+def another_model(federation: Federation, theta_0: Path) -> SignedDocument:
+    """A charter for another first model than the one in ``theta_0``."""
+    kept = theta_0.read_bytes()
+    charter = federation.signed(SETTINGS, federation.write_theta_0(2.0))
+    theta_0.write_bytes(kept)
+    return charter
 
 
 def test_a_damaged_or_missing_model_starts_nothing(site: Site) -> None:
     olga = Institution(site.url, "olga", OLGA)
-    data = site.federation.write_theta_0().read_bytes()
+    federation = site.federation
+    data = federation.write_theta_0().read_bytes()
     named = hashlib.sha256(data).hexdigest()
-    start = json.dumps({"settings": dataclasses.asdict(SETTINGS), "initial_model": named}).encode()
+    charter = federation.signed(SETTINGS, federation.write_theta_0()).model_dump(mode="json")
+    asked = {"charter": charter, "durations": {}, "initial_model": named}
+    start = json.dumps(asked).encode()
     json_body = {"content-type": "application/json"}
 
     def refusal(path: str, content: bytes, method: str = "POST", headers: dict[str, str] | None = None) -> str:
@@ -131,9 +159,9 @@ def test_a_damaged_or_missing_model_starts_nothing(site: Site) -> None:
     assert refusal(f"{place}/1000000", b"x", "PUT").startswith("operator: a first model has at most")
     text = b"no model at all"
     olga.send("PUT", f"/v1/operator/models/{hashlib.sha256(text).hexdigest()}/chunks/0", text)
-    other = json.dumps({"settings": dataclasses.asdict(SETTINGS), "initial_model": hashlib.sha256(text).hexdigest()})
+    other = json.dumps({**asked, "initial_model": hashlib.sha256(text).hexdigest()})
     assert "the first model is not a model file" in refusal("/v1/operator/runs", other.encode(), headers=json_body)
-    strange = start.replace(b'"rounds"', b'"more": 1, "rounds"')
+    strange = start.replace(b'"durations"', b'"settings": {}, "durations"')
     assert refusal("/v1/operator/runs", strange, headers=json_body).startswith("validation")
     for number in range(model_uploads.MOST_FILES - 1):
         olga.send("PUT", f"/v1/operator/models/{number:064x}/chunks/0", b"x")
@@ -251,8 +279,9 @@ def test_the_command_line_of_an_operator(site: Site, tmp_path: Path) -> None:
     operators = (Member("ivo", bytes.fromhex(public[1])), *federation.roster.operators)
     federation.install(operators=operators)
     here = ("--url", site.url, "--key", key)
-    run_1 = ("--name", "run-1", "--method", "UDEC", "--rounds", "2", "--chunk-coordinates", "64")
-    started = run("operator", "start-run", *here, *run_1, "--initial-model", federation.write_theta_0())
+    theta_0 = federation.write_theta_0()
+    write_charter(tmp_path / "run-1.json", federation.signed(SETTINGS, theta_0))
+    started = run("operator", "start-run", tmp_path / "run-1.json", *here, "--initial-model", theta_0)
     assert "run run-1 starts: 2 rounds of UDEC" in started
     assert "is paused" in run("operator", "pause-run", *here, "--run", "run-1")
     assert "(it was before)" in run("operator", "pause-run", *here, "--run", "run-1")

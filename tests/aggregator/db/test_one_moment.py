@@ -25,8 +25,8 @@ from fedddpm_aggregator.monitoring.figures import FigureReader
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import remote_operations
 from fedddpm_aggregator.service.administration.rosters import react_to_roster
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import end_run, start_run
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.runs import end_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
 from fedddpm_aggregator.service.rounds import publishing
@@ -64,8 +64,8 @@ class Pair:
         if is_open:
             end_run(ctx)
         self.runs += 1
-        settings = RunSettings(f"run-{self.runs}", "UDEC", 2, bits=32, chunk_coordinates=16, **QUICK)
-        start_run(ctx, settings, self.federation.write_theta_0(self.runs))
+        settings = RunSettings(f"run-{self.runs}", "UDEC", 2, bits=32, chunk_coordinates=16)
+        self.federation.start(ctx, settings, self.federation.write_theta_0(self.runs), PhaseDurations(**QUICK))
         with ctx.transaction() as db:
             (run,) = queries.open_runs(db)
             start_attempt(ctx, db, run)

@@ -21,15 +21,18 @@ import safetensors.numpy
 
 from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import read_key, write_key
+from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import start_run
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.runs import first_model, next_charter, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import KEY_FILE, Settings
 from fedddpm_aggregator.vectors.model_files import write_safetensors
+from fedddpm_protocol.agreement.charter import Charter, sign_charter
 from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec, coordinates
 from fedddpm_protocol.agreement.roster import Member, Roster, Sharding, sign_roster
 from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.wire.messages import SignedDocument
 
 ARCHITECTURE = Architecture("tiny", 8, 1, 8, (1, 2))
 MANIFESTS = {
@@ -42,6 +45,7 @@ WIDER = {
     "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
     "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
 }
+UNHURRIED = PhaseDurations()
 QUICK = {"join_s": 30.0, "shares_s": 30.0, "masked_s": 30.0, "confirm_s": 30.0, "unmask_s": 30.0}
 
 
@@ -95,15 +99,25 @@ class Federation:
         return path
 
     def start_run(self, method: str = "UDEC", rounds: int = 2, scale: float = 1.0, **changes: Any) -> None:
-        """Start run-1: many small chunks, which only the widest ring allows, unless ``changes`` say otherwise.
+        """Sign and start run-1: many small chunks, which only the widest ring allows, unless ``changes`` say otherwise.
 
         Sample counts are hidden, so that the sums of weights tell who is in them.
         """
+        durations = {**QUICK, **{name: changes.pop(name) for name in QUICK if name in changes}}
         fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
         fields |= {"bits": 32, "weighting": "hidden"}
-        settings = RunSettings(**{**fields, **QUICK, **changes})
+        settings, model = RunSettings(**{**fields, **changes}), self.write_theta_0(scale)
         with self.context() as ctx:
-            start_run(ctx, settings, self.write_theta_0(scale))
+            self.start(ctx, settings, model, PhaseDurations(**durations))
+
+    def start(self, ctx: Context, settings: RunSettings, model: Path, durations: PhaseDurations = UNHURRIED) -> Charter:
+        """Sign a run with these settings and start it."""
+        number, _, ends = next_charter(ctx)
+        return start_run(ctx, self.signed(settings, model, number, ends), durations, model)[0]
+
+    def signed(self, settings: RunSettings, model: Path, number: int = 1, ends: tuple[str, ...] = ()) -> SignedDocument:
+        """A charter as the root signs it, away from any server."""
+        return sign_charter(draft_charter(settings, self.roster, first_model(model), number, ends), self.root)
 
     def install(self, **changes: object) -> Roster:
         """Sign and install the next roster version."""

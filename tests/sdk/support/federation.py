@@ -23,6 +23,7 @@ from fedddpm_aggregator.cli.app import app as operator
 
 AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]
 SIZE = 8
+FEW = {"min_steps": 1, "min_images": 1}  # as many as these members have
 NETWORK = NetworkOptions(poll_s=2, patience_s=60)
 
 
@@ -67,11 +68,12 @@ class Federation:
 
     def start_run(self, method, rounds=2, network=None, **settings):
         save_model(self.folder / "theta0.safetensors", network or make_network())
-        options = {"batch_size": 8, "clip_norm": 2.0, "join_s": 60, "chunk_coordinates": 65536, **settings}
+        options = {"batch_size": 8, "clip_norm": 2.0, "join_s": 60, "chunk_coordinates": 65536, **FEW, **settings}
         flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
         model = ("--initial-model", self.folder / "theta0.safetensors")
         named = ("--name", f"run-{method.lower()}", "--method", method, "--rounds", rounds)
-        aggregator("federation", "start-run", "--data", self.data, *named, *model, *flags)
+        rooted = ("--root-key", self.folder / "root.key")
+        aggregator("federation", "start-run", "--data", self.data, *rooted, *named, *model, *flags)
 
     def serve(self, port=0):
         command = [*AGGREGATOR, "serve", "--data", str(self.data), "--port", str(port)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from typing import Literal
 
 from sqlalchemy import select
@@ -15,8 +12,14 @@ from fedddpm_aggregator.errors import NotFoundError, OperatorConflictError, Oper
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.rosters import put_in_force
-from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run, start_run
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.runs import (
+    end_run,
+    pause_run,
+    resume_run,
+    start_run,
+    started_before,
+)
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, lines_of, run_called
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -28,21 +31,26 @@ _ALREADY = {"pause": ("paused",), "resume": ("running", "stalled"), "end": ("end
 _ACTIONS = {"pause": pause_run, "resume": resume_run, "end": end_run}
 
 
-def start(ctx: Context, operator: str, settings: RunSettings, initial_model: str) -> Outcome:
-    """Start a run from an uploaded first model (SHA-256, hex); OperatorConflictError for a run with other settings."""
-    request = _digest(settings, initial_model)
-    if _started_by(ctx, settings.name, request):
-        model_uploads.forget(ctx, initial_model)
-        return "unchanged"
-    with model_uploads.assembled(ctx, initial_model) as path:
-        try:
-            start_run(ctx, settings, path, audit.operator_actor(operator), request)
-        except OperatorError as error:
-            if _started_by(ctx, settings.name, request):  # by the same request to another replica
-                return "unchanged"
-            raise OperatorError(str(error).replace(str(path), "the first model")) from error
+def start(
+    ctx: Context, operator: str, document: SignedDocument, durations: PhaseDurations, initial_model: str
+) -> tuple[Outcome, str]:
+    """Install a root-signed charter, from an uploaded first model (SHA-256, hex); what became of it and the run's name.
+
+    OperatorConflictError where it was installed with other durations, or another charter of its number was.
+    """
+    charter = started_before(ctx, document, durations)
+    if charter is None:
+        with model_uploads.assembled(ctx, initial_model) as path:
+            try:
+                charter, is_new = start_run(ctx, document, durations, path, audit.operator_actor(operator))
+            except OperatorConflictError:
+                raise
+            except OperatorError as error:
+                raise OperatorError(str(error).replace(str(path), "the first model")) from error
+    else:
+        is_new = False
     model_uploads.forget(ctx, initial_model)
-    return "done"
+    return ("done" if is_new else "unchanged"), charter.run
 
 
 def steer(ctx: Context, operator: str, run_name: str, verb: Verb) -> Outcome:
@@ -79,17 +87,3 @@ def rounds(ctx: Context, run_name: str | None, start: int) -> tuple[list[Session
         attempts = db.scalars(select(AttemptRow).where(*mine).order_by(AttemptRow.id).limit(ATTEMPTS)).all()
         lines = [line for attempt in attempts for line in lines_of(db, run, attempt)]
         return lines, attempts[-1].id + 1 if len(attempts) == ATTEMPTS else None
-
-
-def _started_by(ctx: Context, name: str, request: str) -> bool:
-    """Whether this request started the run; OperatorConflictError if another one did."""
-    with ctx.database.read() as db:
-        run = db.scalar(select(RunRow).where(RunRow.name == name))
-    if run is not None and run.request != request:
-        raise OperatorConflictError(f"a run called {name!r} exists, with other settings; choose another name")
-    return run is not None
-
-
-def _digest(settings: RunSettings, initial_model: str) -> str:
-    content = json.dumps([dataclasses.asdict(settings), initial_model], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -18,14 +18,14 @@ from fedddpm_protocol.untrusted.redaction import shown
 from fedddpm_protocol.wire.messages import SignedDocument
 
 
-def read_document(path: Path) -> SignedDocument:
-    """The signed roster in a file; OperatorError."""
+def read_document(path: Path, what: str = "roster") -> SignedDocument:
+    """The signed roster, or ``what`` else, in a file; OperatorError."""
     try:
         return SignedDocument.model_validate_json(path.read_bytes())
     except OSError as error:
         raise OperatorError(f"{shown(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise OperatorError(f"{path} is no signed roster") from error
+        raise OperatorError(f"{path} is no signed {what}") from error
 
 
 def read_signed(path: Path, root_public_key: bytes) -> SignedDocument:

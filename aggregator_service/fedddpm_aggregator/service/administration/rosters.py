@@ -83,7 +83,10 @@ def next_step_in(db: Session) -> str | None:
     if queries.newest_roster_version(db) == 0:
         return "no roster is in force yet; next: fedddpm-aggregator federation install roster.json --data DIR"
     if not queries.open_runs(db):
-        return "no run is open; next: fedddpm-aggregator federation start-run --data DIR --name ..."
+        return (
+            "no run is open; next: the root signs one (fedddpm-aggregator federation sign-run), then: "
+            "federation install CHARTER --data DIR --initial-model FILE"
+        )
     return None
 
 

@@ -1,20 +1,23 @@
-"""What a coordinator decides about a run: the one list of its settings.
+"""What a coordinator decides about a run, which the root signs, and what the operator does: the two lists of settings.
 
-Options of the command line, an operator's request and the columns of a run's row follow from it by name: a new setting
-is a field here, and a column of ``RunRow`` with a migration. Bounds of the fields are what the database can hold; what
-no round can have is refused when the run starts.
+Options of the command line follow from them by name, the run's charter from the one, columns and an operator's request
+from the other: a new setting of a run is a field here and a place in the charter. Bounds of the fields are what the
+database can hold; what no round can have is refused when the run is signed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.setting_errors import first_error
+from fedddpm_aggregator.service.rounds.chartered import Durations
+from fedddpm_protocol.agreement.charter import CONSTANT, SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
@@ -39,17 +42,20 @@ Word = Annotated[str, Field(max_length=16)]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a coordinator decides about a run."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
+    """What a coordinator decides about a run: all of it stands in the charter."""
 
     name: Annotated[str, Field(max_length=64), Asked("name of the run")]
     method: Annotated[Word, Asked(f"one of {', '.join(Method)}")]
     rounds: Annotated[Number, Asked("rounds of the run", least=1)]
     epochs: Annotated[Number, Asked("local epochs a round", least=1)] = 1
+    min_steps: Annotated[Number, Asked("fewest local steps behind an update", least=1)] = 4
     max_steps: Annotated[Number, Asked("most local steps a round; 0: no limit", least=0)] = 0
     batch_size: Annotated[Number, Asked("images in a local step", least=1)] = 128
     learning_rate: Annotated[float, Asked("of the local optimizer")] = 1e-4
+    schedule: Annotated[
+        Word, Asked(f"of the learning rate over the rounds: {' or '.join(SCHEDULES)}, down to 1/rounds of it")
+    ] = CONSTANT
+    min_images: Annotated[Number, Asked("fewest images that an institution takes part with", least=1)] = 32
     clip_norm: Annotated[float, Asked("largest L2 norm of one institution's update")] = 10.0
     clip: Annotated[
         Word, Asked("adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is")
@@ -70,6 +76,18 @@ class RunSettings:
             f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more"
         ),
     ] = None
+
+    def require_bounds(self) -> None:
+        """OperatorError where a value is none that the database can hold."""
+        _require_bounds(_SETTINGS, self, "the run cannot be signed")
+
+
+@dataclass(frozen=True)
+class PhaseDurations:
+    """What the operator decides when a run is installed: it says nothing of the training."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
+
     join_s: Annotated[float, Asked("seconds for training and joining")] = 3600.0
     shares_s: Annotated[float, Asked("seconds for exchanging key shares")] = 60.0
     masked_s: Annotated[float, Asked("seconds for uploading")] = 600.0
@@ -77,11 +95,22 @@ class RunSettings:
     unmask_s: Annotated[float, Asked("seconds for the answers that open the sum")] = 120.0
 
     def require_bounds(self) -> None:
-        """OperatorError where a value is none that the database can hold; requests are refused before."""
-        try:
-            _SETTINGS.validate_python(dataclasses.asdict(self))
-        except ValidationError as error:
-            raise OperatorError(f"the run cannot be started: {first_error(error, '', '')}") from None
+        """OperatorError where a phase would last no time, or for ever."""
+        _require_bounds(_DURATIONS, self, "the run cannot be started")
+        if min(self.seconds) <= 0 or not math.isfinite(sum(self.seconds)):
+            raise OperatorError("the run cannot be started: durations must be positive and finite")
+
+    @property
+    def seconds(self) -> Durations:
+        """As a specification has them."""
+        return (self.join_s, self.shares_s, self.masked_s, self.confirm_s, self.unmask_s)
 
 
-_SETTINGS = TypeAdapter(RunSettings)
+_SETTINGS, _DURATIONS = TypeAdapter(RunSettings), TypeAdapter(PhaseDurations)
+
+
+def _require_bounds(kind: TypeAdapter[Any], settings: RunSettings | PhaseDurations, otherwise: str) -> None:
+    try:
+        kind.validate_python(dataclasses.asdict(settings))
+    except ValidationError as error:
+        raise OperatorError(f"{otherwise}: {first_error(error, '', '')}") from None

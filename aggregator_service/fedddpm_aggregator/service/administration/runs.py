@@ -1,81 +1,115 @@
-"""Starting and ending runs: what the coordinator does at the command line.
+"""Starting and ending runs: what the operator does at the command line, with what the root has signed.
 
 These work while the server runs: they only write rows, and the server's sweeper notices within a second.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
-from fedddpm_aggregator.db.tables import AttemptRow, RunRow
-from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, RunRow
+from fedddpm_aggregator.errors import OlderInForceError, OperatorConflictError, OperatorError
 from fedddpm_aggregator.service import audit
-from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
+from fedddpm_aggregator.service.administration.charter_drafts import require_rounds
+from fedddpm_aggregator.service.administration.first_models import first_model_of
+from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.attempts import cannot_run, close_attempt, round_spec, start_attempt
+from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.rounds.chartered import durations_of
 from fedddpm_aggregator.service.rounds.publishing import remember_model, store_model
 from fedddpm_aggregator.vectors.model_files import ModelFileError, Network, read_network
-from fedddpm_protocol.agreement.clipping import CLIPPINGS
+from fedddpm_protocol.agreement.charter import MAX_ENDED, Charter, open_charter
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import require_name
 from fedddpm_protocol.agreement.model_metadata import manifests_json
-from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
+from fedddpm_protocol.agreement.rings import WIDEST_BITS
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
+from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.wire.messages import SignedDocument
 
-_BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
+_NO_ROSTER = "no roster is installed; sign one (federation roster create) and install it first"
 
 
 def start_run(
-    ctx: Context, settings: RunSettings, initial_model: Path, actor: str = audit.LOCAL, request: str | None = None
-) -> None:
-    """Begin a run from theta_0; OperatorError says what cannot be and what to do.
+    ctx: Context, document: SignedDocument, durations: PhaseDurations, initial_model: Path, actor: str = audit.LOCAL
+) -> tuple[Charter, bool]:
+    """Install a root-signed charter, with which its run begins from theta_0 and those that it ends are over.
 
-    ``request`` (64 characters at most) is kept with the run, to tell the same request from another one.
+    The charter, and whether this call did it: the same again is fine. OperatorError says what cannot be and what to do.
     """
-    _check_rings(settings)
-    settings.require_bounds()
-    if settings.clip not in CLIPPINGS:
-        raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
-    try:
-        network = read_network(initial_model)
-    except ModelFileError as error:
-        raise OperatorError(str(error)) from error
-    row = _row(settings, network)
-    row.request = request
+    durations.require_bounds()
     with ctx.database.read() as db:
-        _check(ctx, db, row)
+        charter = _opened(db, document)
+        if _was_started(db, document, charter, durations):
+            return charter, False
+        _check(ctx, db, charter)
+    network = first_model(initial_model)
+    _require_chartered(charter, network, initial_model)
+    row = _row(charter, document, durations, network)
     method = Method(row.method)
     row.initial_model, whole = store_model(ctx, row, network.vector, tuple(network.manifests))
     row.first_base, shared = store_model(ctx, row, network.select(method.shared_parts), method.shared_parts)
     with ctx.transaction() as db:
-        queries.federation(db, lock=True)  # two coordinators at once: one sees the other's run
-        _check(ctx, db, row)
+        _end_those_named(ctx, db, charter, actor)
+        queries.federation(db, lock=True)  # two operators at once: one sees the other's run
+        if _was_started(db, document, charter, durations):
+            return charter, False
+        _check(ctx, db, charter, network)
         _require_new_base(db, row, initial_model)
         for hashed, size in ((row.initial_model, whole), (row.first_base, shared)):
             remember_model(db, hashed, size)
         db.add(row)
         db.flush()
         queries.bump_version(db)
-        audit.record(ctx, db, actor, "run started", run=row.name, initial_model=row.initial_model)
+        signed: dict[str, str | int] = {"charter": charter.hash.hex(), "number": charter.number}
+        audit.record(ctx, db, actor, "run started", run=row.name, initial_model=row.initial_model, **signed)
+    return charter, True
+
+
+def started_before(ctx: Context, document: SignedDocument, durations: PhaseDurations) -> Charter | None:
+    """The charter, where it is installed with these durations already; OperatorError as :func:`start_run`."""
+    with ctx.database.read() as db:
+        charter = _opened(db, document)
+        return charter if _was_started(db, document, charter, durations) else None
+
+
+def cut_short(db: Session) -> tuple[str, ...]:
+    """Runs with a charter that were ended before their last round: every later charter names them, as many as it can.
+
+    Also those that an earlier charter named, since somebody may not have seen that one.
+    """
+    results = select(func.count(ResultRow.round)).where(ResultRow.run_id == RunRow.id).scalar_subquery()
+    ended = (RunRow.status == "ended", RunRow.charter_number.is_not(None), results < RunRow.rounds)
+    newest = db.scalars(select(RunRow.name).where(*ended).order_by(RunRow.id.desc()).limit(MAX_ENDED))
+    return tuple(sorted(newest))
+
+
+def next_charter(ctx: Context) -> tuple[int, Roster, tuple[str, ...]]:
+    """What a charter for this database goes by: its number, the newest roster, and the runs that it must end."""
+    with ctx.database.read() as db:
+        if queries.newest_roster_version(db) == 0:
+            raise OperatorError(_NO_ROSTER)
+        return queries.newest_charter_number(db) + 1, ctx.newest_roster(db), cut_short(db)
+
+
+def first_model(path: Path) -> Network:
+    """theta_0 in a file; OperatorError."""
+    try:
+        return read_network(path)
+    except ModelFileError as error:
+        raise OperatorError(str(error)) from error
 
 
 def end_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) -> str:
     """End the open run (of this name) now, between rounds or in the middle of one; its name. Results so far stay."""
     with ctx.transaction() as db:
         run, attempt = _locked_run(db, "end", name)
-        run.status, run.reason = "ended", "ended by the coordinator"
-        audit.record(ctx, db, actor, "run ended", run=run.name)
-        if attempt is not None and attempt.status == "active":
-            close_attempt(ctx, db, attempt, "the coordinator ended the run")
-        queries.bump_version(db)
+        _end(ctx, db, run, attempt, actor, "the coordinator")
         return run.name
 
 
@@ -117,38 +151,101 @@ def _locked_run(db: Session, verb: str, name: str | None) -> tuple[RunRow, Attem
     return runs[0], attempt
 
 
-def _row(settings: RunSettings, network: Network) -> RunRow:
+def _end(ctx: Context, db: Session, run: RunRow, attempt: AttemptRow | None, actor: str, by: str) -> None:
+    run.status, run.reason = "ended", f"ended by {by}"
+    audit.record(ctx, db, actor, "run ended", run=run.name)
+    if attempt is not None and attempt.status == "active":
+        close_attempt(ctx, db, attempt, f"{by} ended the run")
+    queries.bump_version(db)
+
+
+def _end_those_named(ctx: Context, db: Session, charter: Charter, actor: str) -> None:
+    """End the open runs that a charter ends; takes the locks of their attempts."""
+    for run in queries.open_runs(db):
+        if run.name in charter.ends:
+            attempt = queries.newest_attempt(db, run.id, lock=True)
+            db.refresh(run)
+            if run.status in queries.OPEN:
+                _end(ctx, db, run, attempt, actor, f"charter {charter.number}, which begins run {charter.run}")
+
+
+def _opened(db: Session, document: SignedDocument) -> Charter:
+    federation = queries.federation(db)
+    if federation is None or federation.root_public_key is None:
+        raise OperatorError("no root key is pinned; run: fedddpm-aggregator init --data DIR --root-key PUBHEX")
     try:
-        method = Method(settings.method.upper())
-    except ValueError:
-        known = ", ".join(Method)
-        raise OperatorError(f"unknown method {settings.method!r}; choose one of {known}") from None
-    settled = dataclasses.replace(settings, method=method, first_bits=_first_bits(settings))
+        return open_charter(document, federation.root_public_key)
+    except ProtocolError as error:
+        raise OperatorError(f"the charter is not signed by the pinned root key or not valid: {error}") from error
+
+
+def _was_started(db: Session, document: SignedDocument, charter: Charter, durations: PhaseDurations) -> bool:
+    """Whether this very charter is installed; OperatorConflictError with other durations, or for another one."""
+    run = db.scalar(select(RunRow).where(RunRow.charter_number == charter.number))
+    if run is None:
+        return False
+    if run.charter != document.body:
+        raise OperatorConflictError(
+            f"another charter of number {charter.number} is installed, that of run {run.name!r}; let the root sign "
+            f"this one with a higher number: --number {queries.newest_charter_number(db) + 1}"
+        )
+    if durations_of(run) != durations.seconds:
+        raise OperatorConflictError(
+            f"run {run.name!r} has been started with other durations of its phases, which a run keeps"
+        )
+    return True
+
+
+def _require_chartered(charter: Charter, network: Network, path: Path) -> None:
+    """OperatorError unless the file is the first model that the root has signed."""
+    found, signed = first_model_of(network), charter.first_model
+    if found.model_hash != signed.model_hash:
+        raise OperatorError(
+            f"{path} holds model {found.model_hash.hex()[:16]}, the charter of run {charter.run!r} begins with "
+            f"{signed.model_hash.hex()[:16]}; give the file that the root has signed"
+        )
+    if found.seed != signed.seed or network.architecture != charter.architecture:
+        raise OperatorError(
+            f"{path} names another seed or architecture than the charter of run {charter.run!r}; give the file that "
+            "the root has signed"
+        )
+
+
+def _row(charter: Charter, document: SignedDocument, durations: PhaseDurations, network: Network) -> RunRow:
+    training, travel = charter.training, charter.travel
+    join_s, shares_s, masked_s, confirm_s, unmask_s = durations.seconds
     return RunRow(
-        **dataclasses.asdict(settled),  # each setting has a column of its name
+        name=charter.run,
+        method=charter.method,
         status="running",
-        architecture=canonical.encode(network.architecture),
+        rounds=charter.rounds,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weighting=travel.weighting,
+        weight_cap=travel.weight_cap,
+        clip=travel.clip,
+        clip_norm=travel.clip_norm,
+        bits=travel.bits,
+        first_bits=travel.first_bits,
+        chunk_coordinates=travel.chunk_coordinates,
+        min_cohort=charter.min_cohort,
+        join_s=join_s,
+        shares_s=shares_s,
+        masked_s=masked_s,
+        confirm_s=confirm_s,
+        unmask_s=unmask_s,
+        architecture=canonical.encode(charter.architecture),
         manifest=manifests_json(network.manifests),
         initial_model="",
         first_base="",
-        initial_seed=network.initial_seed.hex(),
+        initial_seed=charter.first_model.seed.hex(),
+        charter_number=charter.number,
+        charter=document.body,
+        charter_signature=document.signature,
         created_at=time.time(),
     )
-
-
-def _first_bits(settings: RunSettings) -> int:
-    return max(settings.bits, DEFAULT_FIRST_BITS) if settings.first_bits is None else settings.first_bits
-
-
-def _check_rings(settings: RunSettings) -> None:
-    for option, bits in (("--bits", settings.bits), ("--first-bits", _first_bits(settings))):
-        if bits not in RINGS:
-            raise OperatorError(f"{option} {bits} is no ring that values can travel in; choose one of {RING_CHOICES}")
-    if _first_bits(settings) < settings.bits:
-        raise OperatorError(
-            f"--first-bits {settings.first_bits} is narrower than --bits {settings.bits}, but less is known of the "
-            "first sum than of later ones; leave --first-bits out or choose a wider ring"
-        )
 
 
 def _require_new_base(db: Session, row: RunRow, initial_model: Path) -> None:
@@ -161,48 +258,38 @@ def _require_new_base(db: Session, row: RunRow, initial_model: Path) -> None:
         )
 
 
-def _check(ctx: Context, db: Session, row: RunRow) -> None:
-    """OperatorError unless this run can start now under the newest roster."""
+def _check(ctx: Context, db: Session, charter: Charter, network: Network | None = None) -> None:
+    """OperatorError unless the run can start now, under the newest roster; with what is known of its first model."""
     if queries.newest_roster_version(db) == 0:
-        raise OperatorError("no roster is installed; sign one (federation roster create) and install it first")
+        raise OperatorError(_NO_ROSTER)
     roster = ctx.newest_roster(db)
+    if charter.federation != roster.federation:
+        raise OperatorError(
+            f"the charter is one of federation {charter.federation!r}, this is federation {roster.federation!r}"
+        )
+    newest = queries.newest_charter_number(db)
+    if charter.number < newest:
+        raise OlderInForceError(
+            f"charter {charter.number} is older than charter {newest}, which is installed; charters never go back"
+        )
     for open_run in queries.open_runs(db):
-        raise OperatorError(f"run {open_run.name!r} goes on; wait until it is finished, or: federation end-run")
-    if db.scalar(select(RunRow.id).where(RunRow.name == row.name)) is not None:
-        raise OperatorError(f"a run called {row.name!r} exists; choose another name")
-    row.min_cohort = row.min_cohort or roster.n_min
-    if row.min_cohort < roster.n_min:
-        raise OperatorError(f"--min-cohort {row.min_cohort} is below the roster's n_min {roster.n_min}")
-    obstacle = cannot_run(Method(row.method), roster, row.min_cohort)
-    if obstacle is not None:
-        raise OperatorError(obstacle)
-    try:
-        require_name("run", row.name)
-        _check_specs(row, roster)
-    except ValueError as error:
-        raise OperatorError(f"the run cannot be started: {error}") from error
-    largest = ring.packed_bytes(row.chunk_coordinates, WIDEST_BITS)
+        if open_run.name not in charter.ends:
+            raise OperatorError(
+                f"run {open_run.name!r} goes on; wait until it is finished, end it (federation end-run), or let the "
+                f"root sign a charter that ends it: federation sign-run --ends {open_run.name}"
+            )
+    for name in sorted(set(cut_short(db)) - set(charter.ends)):
+        raise OperatorError(
+            f"run {name!r} was ended before its last round, and institutions begin another run only where its charter "
+            f"says so: federation sign-run --ends {name}"
+        )
+    if db.scalar(select(RunRow.id).where(RunRow.name == charter.run)) is not None:
+        raise OperatorError(f"a run called {charter.run!r} exists; let the root sign another name")
+    largest = ring.packed_bytes(charter.travel.chunk_coordinates, WIDEST_BITS)
     if largest > ctx.limits.max_chunk_bytes:
         raise OperatorError(
-            f"chunks of {row.chunk_coordinates} coordinates take {largest} bytes, the server accepts "
+            f"chunks of {charter.travel.chunk_coordinates} coordinates take {largest} bytes, the server accepts "
             f"{ctx.limits.max_chunk_bytes}; lower --chunk-coordinates"
         )
-
-
-def _check_specs(row: RunRow, roster: Roster) -> None:
-    """ValueError unless rounds can be made in every ring that the run may come to use."""
-    nothing = "00" * 32
-    row.initial_model, row.first_base = row.initial_model or nothing, row.first_base or nothing
-    for bits in (WIDEST_BITS, row.first_bits, row.bits):
-        rings = dict.fromkeys(Method(row.method).sessions, ValuesRing(bits))
-        for part in round_spec(row, roster, rings, row.clip_norm, 0, 0, row.first_base, None).parts:
-            _require_mixing(part, row.chunk_coordinates)
-
-
-def _require_mixing(part: PartSpec, chunk_coordinates: int) -> None:
-    """A narrow ring counts on blocks in which every coordinate is mixed with many others, within one chunk."""
-    if part.values.encoding == ROTATED and part.values.block < min(_BLOCK, rotation_block(part.parameters)):
-        raise ValueError(
-            f"chunks of {chunk_coordinates} coordinates leave blocks of {part.values.block} to be rotated together, "
-            f"too few for a narrow ring; choose a multiple of {_BLOCK} for --chunk-coordinates, or --bits 32"
-        )
+    if network is not None:
+        require_rounds(charter, roster, network.manifests)

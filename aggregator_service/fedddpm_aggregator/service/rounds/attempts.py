@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
@@ -13,37 +12,24 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow, SessionRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.clip_norms import clip_norm_now
+from fedddpm_aggregator.service.rounds.chartered import (
+    Place,
+    charter_of,
+    durations_of,
+    lineage_of,
+    round_spec,
+)
 from fedddpm_aggregator.service.rounds.ring_choice import next_rings
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Architecture, Manifest
 from fedddpm_protocol.agreement.model_metadata import manifests_of
-from fedddpm_protocol.agreement.rings import ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.shards import draw, largest_cohort, sessions_of
-from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec, part_spec
+from fedddpm_protocol.agreement.shards import draw, sessions_of
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
-from fedddpm_protocol.primitives.canonical import PROTOCOL
 from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
-
-
-def parts_of(
-    method: Method, manifests: Mapping[str, Manifest], rings: Mapping[str, ValuesRing], chunk_coordinates: int
-) -> tuple[PartSpec, ...]:
-    """The sessions of a method over the model's parts, each in its ring."""
-    return tuple(
-        part_spec(
-            name,
-            tuple(tensor for part in parts for tensor in manifests[part]),
-            rings[name].bits,
-            rings[name].reference,
-            chunk_coordinates,
-        )
-        for name, parts in method.sessions.items()
-    )
 
 
 def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
@@ -70,8 +56,7 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
 
     A roster that cannot carry the run stalls it until a newer one is installed. A paused run starts none.
     """
-    roster = ctx.newest_roster(db)
-    result = queries.last_result(db, run.id)
+    roster, result = ctx.newest_roster(db), queries.last_result(db, run.id)
     round_index = 0 if result is None else result.round + 1
     if round_index >= run.rounds:
         run.status, run.reason = "finished", None
@@ -79,17 +64,22 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
         return
     if run.status == "paused":
         return
-    method = Method(run.method)
-    obstacle = cannot_run(method, roster, run.min_cohort)
+    charter, lineage = charter_of(run), lineage_of(run)
+    if charter is None:
+        stop_without_charter(ctx, db, run, None)
+        return
+    method = Method(charter.method)
+    obstacle = cannot_run(method, roster, charter.min_cohort)
     if obstacle is not None:
         stall(ctx, db, run, roster.version, obstacle)
         return
     last = queries.newest_attempt(db, run.id)
     number = last.attempt + 1 if last is not None and last.round == round_index else 0
-    base, previous = (result.model, result.hash) if result else (run.first_base, None)
+    base, previous = (result.model, result.hash) if result else (run.first_base, "")
+    place = Place(number, bytes.fromhex(base), bytes.fromhex(previous))
     try:
-        rings, clip_norm = next_rings(db, run, method.sessions, round_index), clip_norm_now(db, run)
-        spec = round_spec(run, roster, rings, clip_norm, round_index, number, base, previous)
+        rings, manifests = next_rings(db, run.id, charter, lineage), manifests_of(run.manifest)
+        spec = round_spec(charter, lineage, place, roster, manifests, rings, durations_of(run))
     except ValueError as error:
         stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return
@@ -97,6 +87,14 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     queries.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "attempt started", run=run.name, round=round_index, attempt=number)
     log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})
+
+
+def stop_without_charter(ctx: Context, db: Session, run: RunRow, attempt: AttemptRow | None) -> None:
+    """End what goes on of a run from before charters, and say what to do; the caller holds the attempt's lock."""
+    reason = f"run {run.name} is from before charters; end it and sign a new one: federation sign-run"
+    if attempt is not None and attempt.status == "active":
+        close_attempt(ctx, db, attempt, reason)
+    stall(ctx, db, run, queries.newest_roster_version(db), reason)
 
 
 def _insert(db: Session, run: RunRow, spec: RoundSpec, sessions: Sequence[str], signature: bytes) -> None:
@@ -119,55 +117,6 @@ def _insert(db: Session, run: RunRow, spec: RoundSpec, sessions: Sequence[str], 
         session.elapsed_s, session.held, session.wrapped = 0.0, False, False
         db.add(session)
     db.flush()
-
-
-def round_spec(
-    run: RunRow,
-    roster: Roster,
-    rings: Mapping[str, ValuesRing],
-    clip_norm: float,
-    round_index: int,
-    attempt: int,
-    base_model: str,
-    previous: str | None,
-) -> RoundSpec:
-    """The specification of one attempt, with encoding randomness of its own.
-
-    Raises:
-        ValueError: settings that no round may have.
-    """
-    return RoundSpec(
-        protocol=PROTOCOL,
-        federation=roster.federation,
-        run=run.name,
-        method=run.method,
-        round=round_index,
-        rounds=run.rounds,
-        attempt=attempt,
-        roster_version=roster.version,
-        roster_hash=roster.hash,
-        architecture=canonical.decode(Architecture, run.architecture),
-        initial_model_hash=bytes.fromhex(run.initial_model),
-        initial_seed=bytes.fromhex(run.initial_seed),
-        base_model_hash=bytes.fromhex(base_model),
-        parts=parts_of(Method(run.method), manifests_of(run.manifest), rings, run.chunk_coordinates),
-        weighting=run.weighting,
-        clip_norm=clip_norm,
-        weight_cap=run.weight_cap,
-        largest_cohort=largest_cohort(roster),
-        chunk_coordinates=run.chunk_coordinates,
-        encoding_seed=secrets.token_bytes(HASH_BYTES),
-        epochs=run.epochs,
-        max_steps=run.max_steps,
-        batch_size=run.batch_size,
-        learning_rate=run.learning_rate,
-        join_s=run.join_s,
-        shares_s=run.shares_s,
-        masked_s=run.masked_s,
-        confirm_s=run.confirm_s,
-        unmask_s=run.unmask_s,
-        previous_result=bytes.fromhex(previous) if previous else b"",
-    ).with_terms_hash()
 
 
 def settle(ctx: Context, db: Session, attempt: AttemptRow) -> None:

@@ -14,6 +14,7 @@ from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
+from fedddpm_aggregator.service.rounds.chartered import follow_result
 from fedddpm_aggregator.vectors.model_files import model_blob, read_model, vector_on_disk, write_safetensors
 from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.vectors.stored_chunks import UPLOADS, upload_folder
@@ -123,6 +124,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     )
     db.add(row)
     attempt.status = "done"
+    follow_result(run, result)
     db.flush()
     queries.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "round published", run=run.name, round=result.round, hash=row.hash)

@@ -13,6 +13,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
 from fedddpm_aggregator.errors import NotFoundError, RemovedError
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.rounds.chartered import charter_document
 from fedddpm_aggregator.service.rounds.sessions import join_message
 from fedddpm_aggregator.vectors.model_files import model_blob
 from fedddpm_aggregator.vectors.opened_values import opened_blob
@@ -55,6 +56,7 @@ def run_state(ctx: Context) -> RunState:
             rounds=run.rounds,
             attempt=attempt.attempt if attempt is not None else 0,
             spec=SignedDocument(body=attempt.spec, signature=attempt.signature) if attempt is not None else None,
+            charter=charter_document(run),
             sessions=sessions,
             results=result.round + 1 if result is not None else 0,
             last_result=result.hash if result is not None else None,

@@ -21,10 +21,13 @@ from fedddpm_aggregator.db.tables import AttemptRow, ModelRow, ResultRow, Roster
 from fedddpm_aggregator.errors import AuditError, HistoryError
 from fedddpm_aggregator.service.audit import all_entries, verify_chain
 from fedddpm_aggregator.service.context import Context, decode_roster, decode_spec
-from fedddpm_aggregator.service.rounds.clip_norms import ClipNorms
+from fedddpm_aggregator.service.rounds.chartered import charter_of
 from fedddpm_aggregator.service.rounds.sessions import LiveSession
+from fedddpm_aggregator.service.verification.verify_charters import verify_charter, verify_follows
 from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_derivation, verify_model, verify_result
 from fedddpm_aggregator.service.verification.verify_sessions import verify_session
+from fedddpm_protocol.agreement.charter import Charter
+from fedddpm_protocol.agreement.lineage import Lineage
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector
 from fedddpm_protocol.agreement.model_metadata import manifests_of
@@ -89,12 +92,18 @@ def _is_there(db: Session, action: str, told: dict[str, Any]) -> bool:
         return True
     run = db.scalar(select(RunRow).where(RunRow.name == told["run"]))
     if run is None or action == "run started":
-        return run is not None and run.initial_model == told["initial_model"]
+        return run is not None and _is_the_run_told_of(run, told)
     if action == "round published":
         result = db.get(ResultRow, (run.id, told["round"]))
         return result is not None and result.hash == told["hash"]
     mine = (AttemptRow.run_id == run.id, AttemptRow.round == told["round"], AttemptRow.attempt == told["attempt"])
     return db.scalar(select(AttemptRow.id).where(*mine)) is not None
+
+
+def _is_the_run_told_of(run: RunRow, told: dict[str, Any]) -> bool:
+    charter = charter_of(run)
+    stored = {} if charter is None else {"charter": charter.hash.hex(), "number": charter.number}
+    return told == {"run": run.name, "initial_model": run.initial_model, **stored}
 
 
 def _verify_rosters(ctx: Context, root: bytes | None, counts: Counter[str]) -> dict[int, Roster]:
@@ -133,11 +142,14 @@ class _Run:
     ) -> None:
         self._ctx, self._run, self._rosters, self._counts, self._step = ctx, run, rosters, counts, step
         self._read_rosters = read_rosters
-        self._chain, self._clip_norms = Chain(run.first_base), ClipNorms(run)
+        self._chain, self._lineage = Chain(run.first_base), Lineage()
+        self._charter: Charter | None = None
 
     def verify(self) -> None:
         name = f"run {self._run.name!r}"
         with _place(name):
+            federation = next((roster.federation for roster in self._rosters.values()), "")
+            self._charter = verify_charter(self._ctx, self._run, federation, self._counts)
             self._verify_first_models()
         with self._ctx.database.read() as db:  # results first: while rounds go on, each has its attempt in the list
             results = db.scalar(select(func.count()).where(ResultRow.run_id == self._run.id)) or 0
@@ -229,11 +241,7 @@ class _Run:
             raise HistoryError("its specification does not build on the result before it")
         if spec.base_manifest != self._manifest(Method(run.method).shared_parts):
             raise HistoryError("its specification is over other tensors than the run")
-        if spec.clip_norm != self._clip_norms.next:
-            raise HistoryError(
-                f"its clip norm {spec.clip_norm:.6g} does not follow from the results before it, which give "
-                f"{self._clip_norms.next:.6g}"
-            )
+        verify_follows(spec, run, self._charter, self._lineage)
         return spec
 
     def _verify_round(
@@ -246,7 +254,7 @@ class _Run:
         removed = model is not None and model.removed_at is not None
         vector = verify_model(blobs, row.model, spec.base_manifest, removed, counts)
         self._chain = Chain(row.model, result.hash, result.round + 1, vector)
-        self._clip_norms.follow(result)
+        self._lineage = self._lineage.after(result)
         counts["results"] += 1
 
 

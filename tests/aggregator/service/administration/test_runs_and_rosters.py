@@ -25,7 +25,7 @@ from fedddpm_aggregator.cli.round_tables import rounds_table
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
 from fedddpm_aggregator.service.administration.run_settings import RunSettings
-from fedddpm_aggregator.service.administration.runs import end_run, start_run
+from fedddpm_aggregator.service.administration.runs import end_run
 from fedddpm_aggregator.service.history.session_lines import overview
 from fedddpm_aggregator.vectors.model_files import read_model
 from fedddpm_protocol.agreement.roster import Member, sign_roster
@@ -183,7 +183,7 @@ def test_overview_tells_cohort_survivors_and_sums(new_federation: NewFederation,
 def refused(federation: Federation, match: str, model: Path | None = None, **changes: object) -> None:
     settings = RunSettings(**{"name": "run-1", "method": "UDEC", "rounds": 2, **changes})  # type: ignore[arg-type]
     with federation.context() as ctx, pytest.raises(OperatorError, match=match):
-        start_run(ctx, settings, model or federation.write_theta_0())
+        federation.start(ctx, settings, model or federation.write_theta_0())
 
 
 def test_runs_that_cannot_be_started_say_why(new_federation: NewFederation, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_the_last_model_of_a_run_may_begin_another(new_federation: NewFederation
     with federation.context() as ctx:
         (line,) = overview(ctx)
         path = continued(federation, str(line.model))
-        start_run(ctx, RunSettings(name="run-2", method="UDEC", rounds=1, bits=32), path)
+        federation.start(ctx, RunSettings(name="run-2", method="UDEC", rounds=1, bits=32), path)
     assert until(site, lambda state: state.run == "run-2" and state.spec is not None).status == "running"
 
 

@@ -12,11 +12,11 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import MessageRow, ResultRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RunSettings
-from fedddpm_aggregator.service.administration.runs import start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import Models, RoundTraffic, traffic_by_round
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.rounds.chartered import follow_result
 from fedddpm_aggregator.service.rounds.publishing import remove_strays, scrub
 from fedddpm_aggregator.vectors.opened_values import opened_blob
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
@@ -34,8 +34,8 @@ def test_the_seed_of_theta_0_stands_in_the_spec(federation: Federation) -> None:
     path = federation.write_theta_0()
     with federation.context() as ctx:
         with pytest.raises(OperatorError, match="64 hex digits"):
-            start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c"))
-        start_run(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c" * 32))
+            federation.start(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c"))
+        federation.start(ctx, RunSettings("run-1", "UDEC", 2), with_metadata(path, initial_seed="5c" * 32))
         with ctx.transaction() as db:
             (run,) = queries.open_runs(db)
             start_attempt(ctx, db, run)
@@ -51,7 +51,7 @@ def test_each_part_has_a_ring_of_its_own(tmp_path: Path) -> None:
     federation = Federation(tmp_path, members=tuple("abcdef"), c_max=0, manifests=WIDER)
     settings = RunSettings("run-1", "USPLIT", 4, bits=8, first_bits=16, weighting="equal", chunk_coordinates=128)
     with federation.context() as ctx:
-        start_run(ctx, settings, federation.write_theta_0())
+        federation.start(ctx, settings, federation.write_theta_0())
         assert rings_of(ctx) == {"encoder": 16, "bottleneck": 16, "decoder": 16}
         conclude(ctx, wrapped="encoder")
         assert rings_of(ctx) == {"encoder": 32, "bottleneck": 8, "decoder": 8}
@@ -68,7 +68,7 @@ def test_a_part_that_may_have_been_answered_for_goes_wide(tmp_path: Path) -> Non
     federation = Federation(tmp_path, members=tuple("abcdef"), c_max=0, manifests=WIDER)
     settings = RunSettings("run-1", "USPLIT", 4, bits=8, first_bits=16, weighting="equal", chunk_coordinates=128)
     with federation.context() as ctx:
-        start_run(ctx, settings, federation.write_theta_0())
+        federation.start(ctx, settings, federation.write_theta_0())
         rings_of(ctx)
         conclude(ctx)
         assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 8}
@@ -121,9 +121,11 @@ def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> None:
         attempt.status = "done"
         for session in queries.sessions_of(db, attempt.id):
             session.wrapped = session.part == wrapped
+            session.phase = Phase.FAILED if session.part in (wrapped, missing) else Phase.DONE
         row = ResultRow(run_id=run.id, round=spec.round, hash=result.hash.hex(), body=canonical.encode(result))
         row.signature, row.model, row.published_at = b"", run.first_base, 0.0
         db.add(row)
+        follow_result(run, result)
 
 
 def part_result(part: str, spec: RoundSpec, opened: bool) -> PartResult:
@@ -134,7 +136,7 @@ def part_result(part: str, spec: RoundSpec, opened: bool) -> PartResult:
 
 def test_opened_values_that_were_not_published_are_deleted(federation: Federation) -> None:
     with federation.context() as ctx:
-        start_run(ctx, RunSettings("run-1", "UDEC", 2, chunk_coordinates=128), federation.write_theta_0())
+        federation.start(ctx, RunSettings("run-1", "UDEC", 2, chunk_coordinates=128), federation.write_theta_0())
         rings_of(ctx)
         first = spec_in(ctx)
         fail_attempt(ctx)

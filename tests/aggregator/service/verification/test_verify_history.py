@@ -109,6 +109,7 @@ def test_a_whole_history_is_intact(place: Place, history: tuple[Path, Federation
     del counts["audit entries"]
     assert counts == {
         "rosters": 2,
+        "charters": 2,
         "runs": 2,
         "attempts": 4,
         "sessions": 4,

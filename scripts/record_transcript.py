@@ -28,7 +28,7 @@ from tests.aggregator.support.federations import Federation, identity_of  # noqa
 from fedddpm_aggregator.selftest.serving import served_here  # noqa: E402
 
 TALKERS = ("a", "b", "c", "d")
-SETTINGS = {"rounds": 2, "bits": 16, "first_bits": 24, "chunk_coordinates": 128, "masked_s": 3.0}
+SETTINGS = {"rounds": 2, "bits": 16, "first_bits": 24, "chunk_coordinates": 128, "masked_s": 6.0}
 
 
 class Recorder:

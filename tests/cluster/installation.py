@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from local_federation import BIN, LocalFederation
+from local_federation import BIN, DURATIONS, LocalFederation
 from obstore.store import S3Store
 from tests.cluster.kind import BY_HAND, NODE_PORT, Cluster, run, until
 from tests.support.repository import ROOT
@@ -133,11 +133,13 @@ class Installation:
         model = self.federation.folder / f"{name}.safetensors"
         network = ("--image-size", str(SIZE), "--channels", "1", "--preset", "tiny")
         self.federation.fedddpm("init-model", *network, "--seed", str(secrets.randbelow(2**31)), "--out", model)
-        durations = dict.fromkeys(("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s"), 120)
         settings = {"rounds": rounds, "batch_size": 8, "learning_rate": 1e-3, "chunk_coordinates": 16384}
-        settings |= durations | options
-        words = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-        self.operator("start-run", "--name", name, "--method", "UDEC", "--initial-model", model, *words)
+        settings |= {"min_steps": 1, "min_images": 1}
+        given = {key: value for key, value in options.items() if key not in DURATIONS}
+        charter = self.federation.sign_run(name, "UDEC", model, **settings | given)
+        durations = dict.fromkeys(DURATIONS, 120) | {key: options[key] for key in options if key in DURATIONS}
+        words = [word for key, value in durations.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        self.operator("start-run", charter, "--initial-model", model, *words)
 
     def lines(self, run_name: str) -> list[dict[str, Any]]:
         """``operator rounds --json``."""

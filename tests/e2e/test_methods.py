@@ -97,22 +97,23 @@ def test_disclosed_counts_give_the_same_weights(new_federation: NewFederation) -
     fed.check_models()
 
 
-def start_run(fed: Federation, method: str, **options: object) -> str:
-    """``start-run`` as a process of its own, that must refuse; what it said, on one line."""
+def sign_run(fed: Federation, method: str, **options: object) -> str:
+    """``sign-run`` as a process of its own, that must refuse; what it said, on one line."""
     model = fed.init_model(SIZE, 1, "tiny")
     command = super(Federation, fed).aggregator
     words = [w for key, value in {**TRAINING, **options}.items() for w in (f"--{key.replace('_', '-')}", str(value))]
     with pytest.raises(CommandError) as caught:
         command(
-            *("federation", "start-run", "--name", "run-1", "--method", method, "--rounds", "1", *words),
-            *("--data", str(fed.data), "--initial-model", str(model)),
+            *("federation", "sign-run", str(fed.folder / "root" / "run-1.json"), "--root", str(fed.root_key)),
+            *("--name", "run-1", "--method", method, "--rounds", "1", *words),
+            *("--roster", str(fed.roster), "--initial-model", str(model)),
         )
     assert "Traceback" not in str(caught.value)
     return " ".join(str(caught.value).split())
 
 
 def test_usplit_with_four_is_refused(new_federation: NewFederation) -> None:
-    said = start_run(new_federation("abcd"), "USPLIT", weighting="equal")
+    said = sign_run(new_federation("abcd"), "USPLIT", weighting="equal")
     assert "ended with 1" in said
     assert "2 reporters are too few to hide one update" in said
     assert "Enrol at least 6 members, or use FULL, ULATDEC or UDEC" in said
@@ -120,7 +121,7 @@ def test_usplit_with_four_is_refused(new_federation: NewFederation) -> None:
 
 def test_usplit_with_hidden_counts_is_refused(new_federation: NewFederation) -> None:
     fed = new_federation("abcdef")
-    said = start_run(fed, "USPLIT", weighting="hidden")
+    said = sign_run(fed, "USPLIT", weighting="hidden")
     assert "ended with 1" in said
     assert "USPLIT cannot hide sample counts" in said
     assert "one member would reveal one count" in said

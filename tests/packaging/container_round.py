@@ -60,8 +60,11 @@ class ContainerRound:
         model = ("--image-size", "8", "--channels", "1", "--preset", "tiny", "--seed", "1")
         run(BIN / "fedddpm", "init-model", *model, "--out", self.folder / "theta0.safetensors")
         self._operate("federation", "install", "/in/roster.json")
-        which = ("--name", "images", "--method", "UDEC", "--initial-model", "/in/theta0.safetensors")
-        self._operate("federation", "start-run", *which, "--rounds", "1", "--epochs", "1", "--batch-size", "8")
+        which = ("--name", "images", "--method", "UDEC", "--rounds", "1", "--epochs", "1", "--batch-size", "8")
+        what = ("--initial-model", self.folder / "theta0.safetensors", "--roster", self.folder / "roster.json")
+        sign = ("federation", "sign-run", self.folder / "charter.json", "--root", root)
+        run(BIN / "fedddpm-aggregator", *sign, *what, *which, "--min-steps", "1", "--min-images", "1")
+        self._operate("federation", "install", "/in/charter.json", "--initial-model", "/in/theta0.safetensors")
 
     def serve(self) -> None:
         """Start the server by the image's own command, and wait until its own health check is content."""
@@ -89,7 +92,7 @@ class ContainerRound:
     def _operate(self, *command: str) -> str:
         volumes = (f"--volume={self.data}:/data", f"--volume={self.folder}:/in:ro")
         self.folder.chmod(0o755)
-        for name in ("roster.json", "theta0.safetensors"):
+        for name in ("roster.json", "charter.json", "theta0.safetensors"):
             if (self.folder / name).exists():
                 (self.folder / name).chmod(0o644)  # the container is another user
         return self.engine.run(self.aggregator, *command, options=("--network=none", *volumes))

@@ -65,9 +65,8 @@ def is_as_recorded(state: dict[str, Any], recorded: dict[str, Any]) -> bool:
 
     if place(state) != place(recorded):
         return place(state) > place(recorded)
-    # Rounds after the recorded one have a seed, and so a specification, of their own.
-    free = FREE | ({"spec"} if recorded["results"] else set())
-    return all(state[name] == recorded[name] for name in set(recorded) - free)
+    # Specifications of later rounds too: they follow from the charter and the results.
+    return all(state[name] == recorded[name] for name in set(recorded) - FREE)
 
 
 def replay(institution: Institution, exchange: dict[str, Any]) -> None:

@@ -189,11 +189,12 @@ def test_init_tightens_its_own_folder_only(shell: Shell) -> None:
 
 def test_every_option_of_a_run_is_explained(shell: Shell) -> None:
     group = typer.main.get_command(app.app)
-    for name in ("federation", "start-run"):
-        assert isinstance(group, TyperGroup)
-        group = group.commands[name]
-    unexplained = [option.name for option in group.params if not getattr(option, "help", None)]
-    assert unexplained == []
+    assert isinstance(group, TyperGroup)
+    group = group.commands["federation"]
+    assert isinstance(group, TyperGroup)
+    for name in ("install", "sign-run", "start-run"):
+        unexplained = [option.name for option in group.commands[name].params if not getattr(option, "help", None)]
+        assert unexplained == []
     assert "The aggregator of a federation" in shell("--help")
 
 
@@ -211,7 +212,7 @@ def test_the_server_says_what_is_left_to_do(shell: Shell) -> None:
     with opened(settings) as ctx:
         said.append(next_step(ctx))
     assert "init --data DIR --root-key" in str(said[0])
-    assert "federation start-run" in str(said[1])
+    assert "federation sign-run" in str(said[1])
     assert said[2] is None
 
 
@@ -273,9 +274,12 @@ def test_mistakes_are_one_line(shell: Shell) -> None:
     assert "run: fedddpm-aggregator init" in shell.fails("rounds", "--data", "nowhere")
     assert "64 hex digits" in shell.fails("init", "--data", "d", "--root-key", "xyz")
     shell("init", "--data", "d")
-    assert "no roster is installed" in shell.fails(*START, "--method", "UDEC", "--initial-model", theta())
+    start = [*START, "--method", "UDEC", "--initial-model", theta()]
+    assert "no root.key lies in d or beside it. Let the root sign the run" in shell.fails(*start)
+    shell("federation", "root-keygen", "--out", "root.key")
+    assert "no roster is installed" in shell.fails(*start)
     Path("junk").write_text("junk")
-    assert "no signed roster" in shell.fails("federation", "install", "junk", "--data", "d")
+    assert "junk is no signed roster or charter" in shell.fails("federation", "install", "junk", "--data", "d")
     Path("junk").chmod(0o600)
     assert "junk is not a key file" in shell.fails(
         "federation", "roster", "add", "junk", "--root", "junk", "--member", "a=b"

@@ -1,4 +1,4 @@
-"""The settings of a run at the command line: what it asks for, and what arrives in the database."""
+"""The settings of a run at the command line: what it asks for, and what arrives in the charter and the database."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.cli.run_options import with_run_options
 from fedddpm_aggregator.db.tables import RunRow
-from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, write_key
-from fedddpm_aggregator.service.administration.run_settings import Asked, Number, RunSettings
-from fedddpm_protocol.agreement.roster import Member
+from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, ROOT_PURPOSE, write_key
+from fedddpm_aggregator.service.administration.run_settings import Asked, Number, PhaseDurations, RunSettings
+from fedddpm_aggregator.service.rounds.chartered import charter_of
+from fedddpm_protocol.agreement.roster import Member, sign_roster
 
 OLGA = identity_of("olga")
 OPTIONS = {
@@ -28,9 +29,12 @@ OPTIONS = {
     "method": "one of FULL, USPLIT, ULATDEC, UDEC [required]",
     "rounds": "[x>=1] rounds of the run [required]",
     "epochs": "[x>=1] local epochs a round [default: 1]",
+    "min-steps": "[x>=1] fewest local steps behind an update [default: 4]",
     "max-steps": "[x>=0] most local steps a round; 0: no limit [default: 0]",
     "batch-size": "[x>=1] images in a local step [default: 128]",
     "learning-rate": "of the local optimizer [default: 0.0001]",
+    "schedule": "of the learning rate over the rounds: constant or linear, down to 1/rounds of it [default: constant]",
+    "min-images": "[x>=1] fewest images that an institution takes part with [default: 32]",
     "clip-norm": "largest L2 norm of one institution's update [default: 10.0]",
     "clip": "adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is "
     "[default: adaptive]",
@@ -41,6 +45,8 @@ OPTIONS = {
     "bits": "ring in which updates travel: 4, 6, 8, 12, 16, 20, 24, 32 bits [default: 8]",
     "first-bits": "ring of the first round, and wherever nothing is known of a part's size; by default 24, or --bits "
     "where that is more",
+}
+DURATIONS = {
     "join-s": "seconds for training and joining [default: 3600.0]",
     "shares-s": "seconds for exchanging key shares [default: 60.0]",
     "masked-s": "seconds for uploading [default: 600.0]",
@@ -52,9 +58,12 @@ CHOSEN = {  # none of them is a default, and no two are alike
     "method": "FULL",
     "rounds": 3,
     "epochs": 2,
+    "min_steps": 6,
     "max_steps": 7,
     "batch_size": 5,
     "learning_rate": 0.002,
+    "schedule": "linear",
+    "min_images": 40,
     "clip_norm": 3.5,
     "clip": "fixed",
     "weighting": "disclosed",
@@ -63,6 +72,8 @@ CHOSEN = {  # none of them is a default, and no two are alike
     "chunk_coordinates": 8192,
     "bits": 12,
     "first_bits": 16,
+}
+LASTING = {
     "join_s": 61.5,
     "shares_s": 62.5,
     "masked_s": 63.5,
@@ -79,7 +90,7 @@ def invoke(command: typer.Typer, *arguments: object) -> str:
 
 def told(help_text: str) -> dict[str, str]:
     """By option: its bounds, words and default, in the order of the help; types are shown as the library likes."""
-    lines = re.findall(r"^│ [ *] +--(\S+) +<[a-z ]+> *(.*?) *│$", help_text, re.MULTILINE)
+    lines = re.findall(r"^│ [ *] +--(\S+) +<[a-z \[\]]+> *(.*?) *│$", help_text, re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in lines}
 
 
@@ -88,50 +99,77 @@ def options_of(settings: dict[str, object]) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("group", "before", "after"),
+    ("command", "before", "asked"),
     [
-        ("federation", ["data", "initial-model", "database-url", "blobs"], ["help"]),
-        ("operator", ["url", "key", "initial-model", "operator"], ["help"]),
+        ("federation sign-run", ["root", "roster", "initial-model", "number", "previous", "ends"], OPTIONS),
+        ("federation install", ["data", "initial-model", "database-url", "blobs"], DURATIONS),
+        ("operator start-run", ["url", "key", "initial-model", "operator"], DURATIONS),
+        (
+            "federation start-run",
+            ["data", "initial-model", "root-key", "ends", "database-url", "blobs"],
+            OPTIONS | DURATIONS,
+        ),
     ],
 )
-def test_what_the_command_line_asks_for(group: str, before: list[str], after: list[str]) -> None:
-    shown = told(invoke(app, group, "start-run", "--help"))
-    assert list(shown) == [*before, *OPTIONS, *after]
-    assert {name: shown[name] for name in OPTIONS} == OPTIONS
+def test_what_the_command_line_asks_for(command: str, before: list[str], asked: dict[str, str]) -> None:
+    shown = told(invoke(app, *command.split(), "--help"))
+    assert list(shown) == [*before, *asked, "help"]
+    assert {name: shown[name] for name in asked} == asked
 
 
-def started(federation: Federation) -> dict[str, object]:
+def started(federation: Federation) -> tuple[dict[str, object], dict[str, object]]:
+    """The settings that the charter of the one run holds, and the durations of its phases."""
     with federation.context() as ctx, ctx.database.read() as db:
         row = db.scalars(select(RunRow)).one()
-        return {name: getattr(row, name) for name in CHOSEN}
+        charter = charter_of(row)
+    assert charter is not None
+    places = [{"name": charter.run}, vars(charter), vars(charter.training), vars(charter.travel)]
+    return (
+        {name: next(place[name] for place in places if name in place) for name in CHOSEN},
+        {name: getattr(row, name) for name in LASTING},
+    )
 
 
 @pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
-def test_each_option_arrives_in_its_column(new_federation: NewFederation) -> None:
+def test_each_option_arrives_in_its_place(new_federation: NewFederation) -> None:
     assert set(CHOSEN) == {field.name for field in dataclasses.fields(RunSettings)}
+    assert set(LASTING) == {field.name for field in dataclasses.fields(PhaseDurations)}
     federation = new_federation()
     here = ("--data", federation.settings.data, "--initial-model", federation.write_theta_0())
-    invoke(app, "federation", "start-run", *here, *options_of(CHOSEN))
-    assert started(federation) == CHOSEN
+    invoke(app, "federation", "start-run", *here, *rooted(federation), *options_of(CHOSEN), *options_of(LASTING))
+    assert started(federation) == (CHOSEN, LASTING)
 
 
 @pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
-def test_each_option_arrives_from_afar(new_federation: NewFederation, serve: Serve, tmp_path: Path) -> None:
+def test_each_option_arrives_from_root_and_operator(
+    new_federation: NewFederation, serve: Serve, tmp_path: Path
+) -> None:
     site = serve(new_federation(operators=(Member("olga", OLGA.public_key),)))
-    key = tmp_path / "olga.key"
+    key, charter, roster = tmp_path / "olga.key", tmp_path / "run-7.json", tmp_path / "roster.json"
     write_key(key, OLGA, OPERATOR_PURPOSE, "olga")
-    here = ("--url", site.url, "--key", key, "--initial-model", site.federation.write_theta_0())
-    invoke(app, "operator", "start-run", *here, *options_of(CHOSEN))
-    assert started(site.federation) == CHOSEN
+    roster.write_text(sign_roster(site.federation.roster, site.federation.root).model_dump_json())
+    model = ("--initial-model", site.federation.write_theta_0())
+    who = ("--root", rooted(site.federation)[1], "--roster", roster)
+    invoke(app, "federation", "sign-run", charter, *who, *model, *options_of(CHOSEN))
+    invoke(app, "operator", "start-run", charter, "--url", site.url, "--key", key, *model, *options_of(LASTING))
+    assert started(site.federation) == (CHOSEN, LASTING)
+
+
+def rooted(federation: Federation) -> tuple[str, Path]:
+    """The root key in a file."""
+    path = federation.folder / "the-root.key"
+    if not path.exists():
+        write_key(path, federation.root, ROOT_PURPOSE)
+    return "--root-key", path
 
 
 def test_left_out_options_are_the_defaults_of_the_settings(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    here = ("--data", federation.settings.data, "--initial-model", federation.write_theta_0())
+    here = ("--data", federation.settings.data, "--initial-model", federation.write_theta_0(), *rooted(federation))
     invoke(app, "federation", "start-run", *here, "--name", "run-1", "--method", "udec", "--rounds", "2")
     defaults = dataclasses.asdict(RunSettings("run-1", "UDEC", 2))
     settled = {"min_cohort": federation.n_min, "first_bits": 24}  # what "as the roster and the ring say" comes to
-    assert started(federation) == {**defaults, **settled}
+    assert started(federation) == ({**defaults, **settled}, dataclasses.asdict(PhaseDurations()))
 
 
 def test_a_number_below_the_least_is_refused_before_anything_is_opened() -> None:
@@ -167,5 +205,5 @@ def test_a_new_field_is_an_option_and_arrives_without_another_edit() -> None:
     assert arrived == [(chosen, "d"), (plain, "")]
 
 
-def test_every_setting_has_a_column_of_its_name() -> None:
-    assert {field.name for field in dataclasses.fields(RunSettings)} <= {column.key for column in RunRow.__table__.c}
+def test_every_duration_has_a_column_of_its_name() -> None:
+    assert {field.name for field in dataclasses.fields(PhaseDurations)} <= {column.key for column in RunRow.__table__.c}

@@ -29,7 +29,7 @@ def federation(tmp_path: Path) -> Federation:
 def test_before_everything_the_page_names_the_next_step(tmp_path: Path, serve: Serve) -> None:
     federation = Federation(tmp_path)
     site = serve(federation)
-    assert "no run is open; next: fedddpm-aggregator federation start-run" in page_text(site)
+    assert "no run is open; next: the root signs one (fedddpm-aggregator federation sign-run)" in page_text(site)
     assert "4 in roster version 1" in page_text(site)
 
 

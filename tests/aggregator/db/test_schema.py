@@ -37,7 +37,7 @@ def test_migrating_twice_changes_nothing(new_federation: NewFederation) -> None:
     assert names == set(Base.metadata.tables) | {"alembic_version"}
 
 
-def test_a_run_of_the_earlier_version_goes_on_with_a_new_attempt(new_federation: NewFederation) -> None:
+def test_a_run_of_the_earlier_version_ends_with_a_clear_line(new_federation: NewFederation) -> None:
     federation = new_federation()
     federation.start_run(bits=8, chunk_coordinates=64)
     with federation.context() as ctx:
@@ -56,8 +56,11 @@ def test_a_run_of_the_earlier_version_goes_on_with_a_new_attempt(new_federation:
         assert overview(ctx) == []
         with ctx.transaction() as db:
             react_to_roster(ctx, db, queries.open_runs(db)[0], queries.newest_attempt(db, run.id))
-        (line,) = overview(ctx)
-        assert (line.round, line.attempt, line.phase, line.bits) == (0, 1, "join", 32)
+        assert overview(ctx) == []
+        with ctx.database.read() as db:
+            (run,) = queries.open_runs(db)
+        assert (run.status, run.charter, run.charter_number) == ("stalled", None, None)
+        assert run.reason == "run run-1 is from before charters; end it and sign a new one: federation sign-run"
 
 
 def take_back(database: Database) -> None:

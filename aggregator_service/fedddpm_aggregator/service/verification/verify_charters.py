@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
@@ -23,16 +23,15 @@ def verify_charter(ctx: Context, run: RunRow, federation: str, counts: Counter[s
     document = charter_document(run)
     with ctx.database.read() as db:
         row = queries.federation(db)
-        later = (RunRow.id < run.id, RunRow.charter_number >= (run.charter_number or 0))
-        overtaken = db.scalar(select(RunRow.name).where(*later).limit(1))
+        before = db.scalar(select(func.max(RunRow.charter_number)).where(RunRow.id < run.id)) or 0
     if document is None or row is None or row.root_public_key is None:
-        if document is not None or overtaken is not None:  # a charter was there before
+        if document is not None or before:  # runs with a charter came first
             raise HistoryError("it has no charter, or there is no root key that could have signed it")
         return None
     charter = open_charter(document, row.root_public_key)
     if charter.federation != federation:
         raise HistoryError(f"its charter is one of federation {charter.federation!r}")
-    if charter.number != run.charter_number or overtaken is not None:
+    if charter.number != run.charter_number or charter.number <= before:
         raise HistoryError(f"its charter has number {charter.number}, which does not follow those before it")
     if _told(run) != _signed(charter):
         raise HistoryError("its row tells something else than its charter")

@@ -6,22 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.aggregator.service.rounds.made_up_rounds import conclude, confirm, fail_attempt, rings_of, spec_in
 from tests.aggregator.support.federations import WIDER, Federation, with_metadata
 
 from fedddpm_aggregator.db import queries
-from fedddpm_aggregator.db.tables import MessageRow, ResultRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RunSettings
-from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import Models, RoundTraffic, traffic_by_round
-from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
-from fedddpm_aggregator.service.rounds.chartered import follow_result
+from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remove_strays, scrub
 from fedddpm_aggregator.vectors.opened_values import opened_blob
-from fedddpm_protocol.agreement.result import PartResult, RoundResult
-from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import Phase
 
 
@@ -77,61 +72,6 @@ def test_a_part_that_may_have_been_answered_for_goes_wide(tmp_path: Path) -> Non
         assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 32}
         conclude(ctx)
         assert rings_of(ctx) == {"encoder": 8, "bottleneck": 8, "decoder": 8}
-
-
-def confirm(ctx: Context, part: str) -> None:
-    """One member's confirmation is stored in the newest attempt."""
-    with ctx.transaction() as db:
-        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
-        assert attempt is not None
-        (session,) = [row for row in queries.sessions_of(db, attempt.id) if row.part == part]
-        db.add(MessageRow(session_id=session.id, step=queries.CONFIRMATION, member="a", sha256="00" * 32, body="{}"))
-
-
-def rings_of(ctx: Context) -> dict[str, int]:
-    """Start the next attempt; the ring of each part in it."""
-    with ctx.transaction() as db:
-        start_attempt(ctx, db, queries.open_runs(db)[0])
-    return {part.name: part.values.bits for part in spec_in(ctx).parts}
-
-
-def spec_in(ctx: Context) -> RoundSpec:
-    with ctx.database.read() as db:
-        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
-        assert attempt is not None
-        return ctx.spec_of(attempt)
-
-
-def fail_attempt(ctx: Context) -> None:
-    with ctx.transaction() as db:
-        attempt = queries.newest_attempt(db, queries.open_runs(db)[0].id)
-        assert attempt is not None
-        close_attempt(ctx, db, attempt, "nobody came")
-
-
-def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> None:
-    """Publish the newest attempt with made-up sums; norms are 0.5 in round 0 and 1 later."""
-    spec = spec_in(ctx)
-    parts = tuple(part_result(part.name, spec, part.name not in (wrapped, missing)) for part in spec.parts)
-    result = RoundResult.of(spec, parts, spec.base_model_hash)
-    with ctx.transaction() as db:
-        (run,) = queries.open_runs(db)
-        attempt = queries.newest_attempt(db, run.id)
-        assert attempt is not None
-        attempt.status = "done"
-        for session in queries.sessions_of(db, attempt.id):
-            session.wrapped = session.part == wrapped
-            session.phase = Phase.FAILED if session.part in (wrapped, missing) else Phase.DONE
-        row = ResultRow(run_id=run.id, round=spec.round, hash=result.hash.hex(), body=canonical.encode(result))
-        row.signature, row.model, row.published_at = b"", run.first_base, 0.0
-        db.add(row)
-        follow_result(run, result)
-
-
-def part_result(part: str, spec: RoundSpec, opened: bool) -> PartResult:
-    digest, ids, sums = (bytes(32), ("a", "b", "c"), (3 * 65535, 0, 0)) if opened else (b"", (), ())
-    norm = (1.0 if spec.round else 0.5) if opened else 0.0
-    return PartResult(part, opened, digest, digest, ids, ids, sums, digest, norm)
 
 
 def test_opened_values_that_were_not_published_are_deleted(federation: Federation) -> None:

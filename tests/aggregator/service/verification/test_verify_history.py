@@ -19,13 +19,17 @@ from tests.aggregator.support.sites import Site
 from tests.aggregator.support.watching import first_state, until
 from typer.testing import CliRunner
 
-from fedddpm_aggregator.app import open_context
+from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.errors import HistoryError
+from fedddpm_aggregator.security.key_files import read_key
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.verification.verify_history import attempts_in, verify_history
-from fedddpm_aggregator.settings import Settings
+from fedddpm_aggregator.settings import KEY_FILE, Settings
+from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.roster import Sharding
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import SigningKey
 
 DATABASE = "aggregator.sqlite"
@@ -130,6 +134,35 @@ DAMAGES: dict[str, tuple[Callable[[Place], object], str]] = {
     "roster signature": (lambda p: p.flip("rosters", "signature", "version = 1"), "roster 1: "),
     "roster removed": (lambda p: p.sql("DELETE FROM rosters WHERE version = 2"), "attempt 2: its roster 2 is missing"),
     "root key": (lambda p: p.flip("federation", "root_public_key", "1"), "roster 1: "),
+    "charter": (lambda p: p.flip("runs", "charter", "name = 'run-1'"), "run 'run-1': the run's charter is not signed"),
+    "charter signature": (
+        lambda p: p.flip("runs", "charter_signature", "name = 'run-2'"),
+        "run 'run-2': the run's charter is not signed",
+    ),
+    "charter number": (
+        lambda p: p.sql("UPDATE runs SET charter_number = 7 WHERE name = 'run-1'"),
+        "run 'run-1': its charter has number 1, which does not follow",
+    ),
+    "charter removed": (
+        lambda p: p.sql("UPDATE runs SET charter = NULL WHERE name = 'run-2'"),
+        "run 'run-2': it has no charter",
+    ),
+    "first charter removed": (
+        lambda p: p.sql("UPDATE runs SET charter = NULL, charter_number = NULL WHERE name = 'run-1'"),
+        "audit entry [0-9]+ tells of what is not there: run started",
+    ),
+    "settings of a run": (
+        lambda p: p.sql("UPDATE runs SET learning_rate = 1.0 WHERE name = 'run-2'"),
+        "run 'run-2': its row tells something else than its charter",
+    ),
+    "spec that does not follow": (
+        lambda p: sign_another_spec(p, 4, learning_rate=0.5),
+        "run 'run-2', round 1, attempt 1: the round has 0.5 as learning rate, from the charter of run run-2 follows",
+    ),
+    "clip norm that does not follow": (
+        lambda p: sign_another_spec(p, 3, clip_norm=9.0),
+        "run 'run-1', round 2, attempt 2: the round has 9.0 as clip norm, from the charter of run run-1 follows",
+    ),
     "theta_0": (
         lambda p: flip_file(model(p, "SELECT initial_model FROM runs")),
         "run 'run-1': model [0-9a-f]{64} holds other values",
@@ -283,6 +316,17 @@ def model(place: Place, query: str = "SELECT model FROM results WHERE round = 0"
         return place.blob(f"models/{db.execute(query).fetchone()[0]}.safetensors")
 
 
+def sign_another_spec(place: Place, attempt: int, **changes: object) -> None:
+    """The server itself asks for something else, with its own signature."""
+    key = read_key(place.data / KEY_FILE, KEY_PURPOSE)
+    with contextlib.closing(sqlite3.connect(place.data / DATABASE)) as db:
+        ((body,),) = db.execute("SELECT spec FROM attempts WHERE id = ?", (attempt,)).fetchall()
+    spec = canonical.decode(RoundSpec, body).with_terms_hash(**changes)
+    signed = sign_spec(spec, key)
+    change = "UPDATE attempts SET spec = ?, signature = ?, spec_hash = ? WHERE id = ?"
+    place.sql(change, signed.body, signed.signature, spec.hash.hex(), attempt)
+
+
 def flip_file(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -312,8 +356,11 @@ def test_another_root_that_signed_the_same_rosters_is_told(place: Place) -> None
     place.sql("UPDATE federation SET root_public_key = ?", root.public_key)
     with contextlib.closing(sqlite3.connect(place.data / DATABASE)) as db:
         rosters = db.execute("SELECT version, body FROM rosters").fetchall()
+        charters = db.execute("SELECT id, charter FROM runs").fetchall()
     for version, body in rosters:
         place.sql("UPDATE rosters SET signature = ? WHERE version = ?", root.sign("roster", body), version)
+    for run, body in charters:
+        place.sql("UPDATE runs SET charter_signature = ? WHERE id = ?", root.sign("charter", body), run)
     with pytest.raises(HistoryError, match="audit entry 1 tells of what is not there: init"):
         verify(place)
 

@@ -61,7 +61,7 @@ class ContainerRound:
         run(BIN / "fedddpm", "init-model", *model, "--out", self.folder / "theta0.safetensors")
         self._operate("federation", "install", "/in/roster.json")
         which = ("--name", "images", "--method", "UDEC", "--initial-model", "/in/theta0.safetensors")
-        self._operate("federation", "start-run", *which, "--rounds", "1", "--epochs", "1", "--batch-size", "8")
+        self._operate("federation", "start-run", *which, "--rounds", "1", "--epochs", "4", "--batch-size", "8")
 
     def serve(self) -> None:
         """Start the server by the image's own command, and wait until its own health check is content."""
@@ -106,7 +106,7 @@ class ContainerRound:
 
     def _start_site(self, member: str, device: str) -> str:
         images, site = self.folder / f"{member}.npz", self.folder / f"{member}.toml"
-        pixels = np.random.default_rng(len(member)).integers(0, 256, (32, 8, 8), dtype=np.uint8)
+        pixels = np.random.default_rng(len(member)).integers(0, 256, (48, 8, 8), dtype=np.uint8)
         np.savez(images, images=pixels)
         site.write_text(SITE.format(port=self.port, root=self.root_public, device=device))
         for path in (images, site):

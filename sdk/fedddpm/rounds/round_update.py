@@ -20,6 +20,7 @@ from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate, require_finite
 from fedddpm.updates.update_store import UpdateStore
+from fedddpm.updates.work_floor import WorkDone
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 
@@ -46,6 +47,8 @@ class RoundUpdate:
     def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate | None:
         """The update for ``spec``, durable before it is returned; None where it was given and is lost.
 
+        None also where too little work is behind it: time ended its training below the institution's floor.
+
         Raises:
             TermsError: this base model was trained on under other terms.
             TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
@@ -56,6 +59,8 @@ class RoundUpdate:
         stored = self._store.load(spec.base_model_hash, spec.terms.hash)
         if stored is not None:
             require_finite(stored)
+            if not self._is_enough(spec, stored):
+                return None
             self._telling.trained(spec, stored, stored=True)
             return stored
         if self._ledger.has_given(spec.base_model_hash):
@@ -63,8 +68,17 @@ class RoundUpdate:
             return None
         return self._made(spec, position)
 
-    def _made(self, spec: RoundSpec, position: RunPosition) -> LocalUpdate:
-        """A new update from the base model at ``position``: trained, with what is made up for, and stored."""
+    def _is_enough(self, spec: RoundSpec, update: LocalUpdate) -> bool:
+        """Whether the work behind ``update`` is above the institution's floors; says so where it is not."""
+        if low := WorkDone(update.steps, update.images_seen).shortfall(self._us.config.policy):
+            self._telling.too_little_work(spec, low)
+        return not low
+
+    def _made(self, spec: RoundSpec, position: RunPosition) -> LocalUpdate | None:
+        """A new update from the base model at ``position``: trained, with what is made up for, and stored.
+
+        One that time ended below the floor is not stored: its checkpoint goes on where it was, if there is more time.
+        """
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
         # What arrived counts for this round even if the process is killed in the hours that follow.
@@ -85,6 +99,8 @@ class RoundUpdate:
                 share=self._us.share,
                 on_sign_of_life=self._reporter.vitals.beat,
             )
+        if not self._is_enough(spec, update):
+            return None
         self._telling.trained(spec, update, stored=False)
         if self._us.config.learning.error_feedback:
             update = self._feedback.added_to(update, spec.parts)

@@ -83,8 +83,8 @@ class LocalPolicy:
             )
         if not spec.initial_seed and not self.allow_weights:
             raise PolicyError(
-                "the run begins with weights that somebody made, without a seed that they follow from: they can be made so"
-                " that updates show images; ask the coordinator for a first model of fedddpm init-model, or set"
+                "the run begins with weights that somebody made, without a seed that they follow from: they can be made"
+                " so that updates show images; ask the coordinator for a first model of fedddpm init-model, or set"
                 " allow_weights if you know where these come from"
             )
         if spec.weighting == "disclosed" and not self.discloses_samples:

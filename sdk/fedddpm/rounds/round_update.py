@@ -7,6 +7,7 @@ would show in sums.
 
 from __future__ import annotations
 
+from fedddpm.model.weight_checks import require_honest_weights
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Announcements
@@ -51,6 +52,7 @@ class RoundUpdate:
 
         Raises:
             TermsError: this base model was trained on under other terms.
+            PolicyError: the base model, or its first gradient, is as somebody makes it to read updates.
             TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
         """
         with self._reporter.busy(Work.PROTOCOL):
@@ -81,6 +83,7 @@ class RoundUpdate:
         """
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
+            require_honest_weights(model, self._us.config.policy.weight_slack)
         # What arrived counts for this round even if the process is killed in the hours that follow.
         self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
         self._reporter.waiting(f"round {spec.round + 1}: training started", Activity.TRAINING)

@@ -46,6 +46,7 @@ def train_update(
     ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
 
     Raises:
+        PolicyError: the first gradient is as a model that somebody made has it.
         TrainingError: the update holds NaN or infinity; DataError: images or labels do not fit the network.
     """
     method = Method(spec.method)
@@ -86,6 +87,7 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOp
         label_dropout=learning.label_dropout,
         precision=learning.precision,
         compile=learning.compile,
+        max_small_gradients=options.max_small_gradients,
     )
 
 

@@ -53,6 +53,20 @@ OPTIONS: list[Row] = [
     ("--max-learning-rate", "policy: largest learning rate", "0.002", "policy.max_learning_rate", 0.002),
     ("--max-clip-norm", "policy: largest update norm", "2.5", "policy.max_clip_norm", 2.5),
     (
+        "--max-small-gradients",
+        "policy: share of the first gradient below Adam's epsilon; 1: no limit",
+        "0.2",
+        "policy.max_small_gradients",
+        0.2,
+    ),
+    (
+        "--weight-slack",
+        "policy: widens what honest weights lie within; 1e9: no limit",
+        "2",
+        "policy.weight_slack",
+        2.0,
+    ),
+    (
         "--allow-weights",
         "policy: a first model without a seed, if its weights look honest",
         None,

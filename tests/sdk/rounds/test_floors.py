@@ -10,6 +10,7 @@ from fedddpm.errors import PolicyError
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.model_files import save_model
 from fedddpm.model.unet import architecture_of
+from fedddpm.rounds.run_history import RunHistory
 from fedddpm.transport.endpoints import SessionApi
 
 A, SEED = "hospital-a", seed_of(1)
@@ -142,3 +143,44 @@ def test_an_update_on_the_disk_is_held_against_the_floors_of_today(fed, caplog):
         with pytest.raises(KeyboardInterrupt):
             fed.plain_client(A, policy=LocalPolicyOptions(min_steps=21)).participate()
     assert "20 steps and your policy wants 21" in caplog.text
+
+
+def shrink_last_layer(model):
+    model.decoder.to_image.weight.data.mul_(1e-8)
+
+
+def test_each_floor_alone_stops_a_first_model_that_reads_images(fed):
+    """Weights of which the first step shows the gradient: refused without a seed, by their figures, by the gradient."""
+    theta_0(fed, shrink_last_layer, b"")
+    start(fed)
+    low = {"min_images": 1, "min_steps": 1, "min_images_seen": 1}
+    refusals = (
+        ({}, "begins with weights that somebody made"),
+        ({"allow_weights": True}, "decoder.to_image.weight: gain .*, honest is 0.05 to 30"),
+        ({"allow_weights": True, "weight_slack": 1e9}, "first gradient on this model is below Adam's epsilon"),
+    )
+    for own, said in refusals:
+        with pytest.raises(PolicyError, match=said):
+            fed.plain_client(A, policy=LocalPolicyOptions(**low, **own)).participate()
+        assert not (fed.folder / f"state-{A}" / "update.safetensors").exists()
+    open_to_all = LocalPolicyOptions(**low, allow_weights=True, weight_slack=1e9, max_small_gradients=1)
+    with pytest.raises(SentError):
+        fed.plain_client(A, policy=open_to_all).participate()
+
+
+def test_a_base_model_of_a_later_round_is_looked_at_as_well(federation, monkeypatch):
+    """A false opened sum may move weights as far as honest ones do, and needs no more to make a trap."""
+    fed = federation("abc")
+    fed.start_run("UDEC", rounds=2)
+    network = RunHistory.network
+
+    def moved(history, position, spec):
+        model = network(history, position, spec)
+        if spec.round:
+            shrink_last_layer(model)
+        return model
+
+    monkeypatch.setattr(RunHistory, "network", moved)
+    with pytest.raises(PolicyError, match=r"decoder.to_image.weight: gain"):
+        fed.together()
+    assert [line["round"] for line in fed.rounds_of(A)] == [0]

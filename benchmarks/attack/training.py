@@ -37,6 +37,7 @@ _METHOD = Method.FULL
 _BITS = 32  # what the aggregator asks for who wants to see small numbers
 _PUBLIC_SEED = 0  # the setting that nobody changes
 _DIFFUSION = Diffusion()
+_NO_FLOORS = LocalPolicyOptions(max_small_gradients=1.0)  # what is attacked trains on whatever it is given
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def train(base: UNet, spec: RoundSpec, images: ImageSet, seed: int) -> LocalUpda
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "training.safetensors"
         both = (images, images.subset([0]))  # the held-out part only measures a loss
-        return train_update(copy.deepcopy(base), spec, both, _CPU, LocalPolicyOptions(), seed, checkpoint, silent)
+        return train_update(copy.deepcopy(base), spec, both, _CPU, _NO_FLOORS, seed, checkpoint, silent)
 
 
 def secure_sum(spec: RoundSpec, updates: Sequence[LocalUpdate]) -> Vector:

@@ -66,6 +66,7 @@ def main() -> None:
             "federation_root": options.root,
             "data": "none",
             "state_dir": options.folder / "state",
+            "policy": {"min_images": 1, "min_steps": 1, "min_images_seen": 1},  # nothing is trained here
         }
     )
     identity = Identity.load(config.identity)

@@ -26,7 +26,6 @@ one of ``fedddpm participate``, whose help keeps this order.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -71,7 +70,16 @@ class LocalPolicyOptions(_Options):
     max_epochs: Annotated[int, Field(ge=1), Option("epochs a round")] = 1000
     max_steps: Annotated[int, Field(ge=0), Option("steps a round")] = 0  # 0: no limit of our own
     max_seconds: Annotated[Seconds | None, Option("training time a round")] = None
-    max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = math.inf
+    min_images: Annotated[int, Field(ge=1), Option("own images to take part at all")] = 32  # to train on
+    min_steps: Annotated[int, Field(ge=1), Option("fewest steps behind an update")] = 4
+    min_images_seen: Annotated[int, Field(ge=1), Option("fewest images behind an update, repeats counted")] = 128
+    max_learning_rate: Annotated[float, Field(gt=0), Option("largest learning rate")] = 0.01
+    max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = 100.0
+    max_small_gradients: Annotated[
+        float, Field(gt=0, le=1), Option("share of the first gradient below Adam's epsilon; 1: no limit")
+    ] = 0.25
+    weight_slack: Annotated[float, Field(ge=1), Option("widens what honest weights lie within; 1e9: no limit")] = 1.0
+    allow_weights: Annotated[bool, Option("a first model without a seed, if its weights look honest")] = False
     warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6
     max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
     min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
@@ -83,6 +91,15 @@ class LocalPolicyOptions(_Options):
     def _two_party_is_said_aloud(self) -> Self:
         if self.min_cohort == 2 and not self.allow_two_party:
             raise ValueError("min_cohort = 2 needs allow_two_party = true")
+        return self
+
+    @model_validator(mode="after")
+    def _floor_is_below_ceiling(self) -> Self:
+        if self.max_steps and self.max_steps < self.min_steps:
+            raise ValueError(
+                f"max_steps = {self.max_steps} ends every training below min_steps = {self.min_steps}: raise the one"
+                " or lower the other"
+            )
         return self
 
     @model_validator(mode="after")

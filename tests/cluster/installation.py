@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from local_federation import BIN, DURATIONS, LocalFederation
 from obstore.store import S3Store
 from tests.cluster.kind import BY_HAND, NODE_PORT, Cluster, run, until
+from tests.support.low_floors import LOW_FLOORS
 from tests.support.repository import ROOT
 
 CHARTS = ROOT / "helm"
@@ -289,6 +290,7 @@ class Installation:
                 "federation_root": self.federation.root_public,
                 "data": "/images/images.npz",
                 "network": {"poll_s": 5, "patience_s": 600},
+                "policy": LOW_FLOORS,
             },
             "identity": {"existingSecret": "identity"},
             "images": {"volume": {"configMap": {"name": "images"}}},

@@ -19,6 +19,7 @@ import pytest
 from local_federation import BIN, CommandError, LocalFederation, run
 from sqlalchemy import select
 from tests.e2e.proxy import Proxy
+from tests.support.low_floors import LOW_FLOORS, with_low_floors
 from typer.testing import CliRunner
 
 from fedddpm import Client, NetworkOptions
@@ -124,7 +125,8 @@ class Federation(LocalFederation):
         for member in members or tuple(self.members):
             through = {"aggregator_url": self.proxies[member].url} if member in self.proxies else {}
             network = NETWORK | dict(settings.get("network") or {})  # type: ignore[call-overload]
-            options = {"device": "cpu", **through, **settings, "network": network}
+            policy = LOW_FLOORS | dict(settings.get("policy") or {})  # type: ignore[call-overload]
+            options = {"device": "cpu", **through, **settings, "network": network, "policy": policy}
             with _environment(environment or {}):
                 self.start_site(member, self.images(member), options)
 
@@ -185,6 +187,7 @@ class Federation(LocalFederation):
             "network": NetworkOptions(**NETWORK),
             "progress": False,
             **changes,
+            "policy": with_low_floors(changes.get("policy")),
         }
         return Client(**settings)
 

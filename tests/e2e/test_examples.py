@@ -17,6 +17,7 @@ from tests.e2e.federation import blobs
 
 EXAMPLES = Path(local_federation.__file__).parent
 SIDE = 28
+COUNT = 200  # so that each institution has what the defaults of its policy want
 
 
 @pytest.fixture
@@ -33,15 +34,15 @@ def idx(path: Path, array: np.ndarray) -> None:
 
 def images_of_every_kind(folder: Path) -> dict[str, list[str]]:
     """What each institution trains on, as options of its script."""
-    images = np.load(blobs(folder / "images.npz", 0, 60, SIDE))["images"]
+    images = np.load(blobs(folder / "images.npz", 0, COUNT, SIDE))["images"]
     (folder / "pictures").mkdir()
-    for number, image in enumerate(images[:10]):
+    for number, image in enumerate(images[:50]):
         Image.fromarray(image).resize((40, 32)).save(folder / "pictures" / f"{number}.png")
     (folder / "pictures" / "broken.png").write_bytes(b"no image")
     (folder / "idx").mkdir()
     for prefix in ("train", "t10k"):
         idx(folder / "idx" / f"{prefix}-images-idx3-ubyte", images)
-        idx(folder / "idx" / f"{prefix}-labels-idx1-ubyte", (np.arange(60) % 10).astype(np.uint8))
+        idx(folder / "idx" / f"{prefix}-labels-idx1-ubyte", (np.arange(COUNT) % 10).astype(np.uint8))
     return {
         "folder": ["institution_folder.py", "--images", str(folder / "pictures"), "--image-size", str(SIDE)],
         "npz": ["institution_npz.py", "--file", str(folder / "images.npz")],
@@ -55,7 +56,7 @@ def test_examples_together(federation: LocalFederation, tmp_path: Path) -> None:
     for member in fed.members:
         fed.new_identity(member)
     enrolled = [word for name in fed.members for word in ("--member", f"{name}={fed.public_key(name)}")]
-    size = ("--preset", "tiny", "--image-size", str(SIDE), "--method", "UDEC", "--rounds", "1", "--epochs", "1")
+    size = ("--preset", "tiny", "--image-size", str(SIDE), "--method", "UDEC", "--rounds", "1", "--epochs", "5")
     said = run(sys.executable, EXAMPLES / "coordinator.py", "--folder", fed.folder, *enrolled, *size)
     root = re.search(r"root public key, for every institution: ([0-9a-f]{64})", said)
     assert root is not None

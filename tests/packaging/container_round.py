@@ -60,10 +60,10 @@ class ContainerRound:
         model = ("--image-size", "8", "--channels", "1", "--preset", "tiny", "--seed", "1")
         run(BIN / "fedddpm", "init-model", *model, "--out", self.folder / "theta0.safetensors")
         self._operate("federation", "install", "/in/roster.json")
-        which = ("--name", "images", "--method", "UDEC", "--rounds", "1", "--epochs", "1", "--batch-size", "8")
+        which = ("--name", "images", "--method", "UDEC", "--rounds", "1", "--epochs", "4", "--batch-size", "8")
         what = ("--initial-model", self.folder / "theta0.safetensors", "--roster", self.folder / "roster.json")
         sign = ("federation", "sign-run", self.folder / "charter.json", "--root", root)
-        run(BIN / "fedddpm-aggregator", *sign, *what, *which, "--min-steps", "1", "--min-images", "1")
+        run(BIN / "fedddpm-aggregator", *sign, *what, *which)
         self._operate("federation", "install", "/in/charter.json", "--initial-model", "/in/theta0.safetensors")
 
     def serve(self) -> None:
@@ -109,7 +109,7 @@ class ContainerRound:
 
     def _start_site(self, member: str, device: str) -> str:
         images, site = self.folder / f"{member}.npz", self.folder / f"{member}.toml"
-        pixels = np.random.default_rng(len(member)).integers(0, 256, (32, 8, 8), dtype=np.uint8)
+        pixels = np.random.default_rng(len(member)).integers(0, 256, (48, 8, 8), dtype=np.uint8)
         np.savez(images, images=pixels)
         site.write_text(SITE.format(port=self.port, root=self.root_public, device=device))
         for path in (images, site):

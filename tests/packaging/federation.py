@@ -29,7 +29,7 @@ client = Client(
     federation_root=root,
     data=f"{folder}/images.npz",
     state_dir=f"{folder}/state",
-    limit=32,
+    limit=48,
 )
 assert len(client.participate()) == 1
 """
@@ -45,10 +45,10 @@ def main() -> None:
     federation.enrol()
     random = np.random.default_rng(0)
     for member in MEMBERS:
-        images = random.integers(0, 256, (32, 8, 8), dtype=np.uint8)
+        images = random.integers(0, 256, (48, 8, 8), dtype=np.uint8)
         np.savez(federation.site(member) / "images.npz", images=images)
     model = federation.init_model(8, 1, "tiny")
-    federation.start_run("packaged", "UDEC", model, rounds=1, epochs=1, batch_size=8, min_steps=1, min_images=1)
+    federation.start_run("packaged", "UDEC", model, rounds=1, epochs=4, batch_size=8)
     with federation:
         federation.serve()
         arguments = (federation.url, federation.root_public)

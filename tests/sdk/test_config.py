@@ -1,6 +1,5 @@
 """Settings: arguments over the file over the defaults, and every mistake named."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,10 @@ def test_defaults_are_the_careful_ones():
     assert config.policy == LocalPolicyOptions()
     assert config.policy.min_cohort == 3
     assert not config.policy.allow_two_party
-    assert config.policy.max_clip_norm == math.inf
+    assert not config.policy.allow_weights
+    floors = (config.policy.min_images, config.policy.min_steps, config.policy.min_images_seen)
+    assert floors == (32, 4, 128)
+    assert (config.policy.max_learning_rate, config.policy.max_clip_norm) == (0.01, 100.0)
     assert not config.after_restore
     assert not config.stand_by
     assert (config.metrics.port, config.metrics.host) == (None, "127.0.0.1")
@@ -74,6 +76,8 @@ def test_paths_in_a_file_start_at_the_file(tmp_path):
         ({"policy": {"min_cohort": 1}}, "policy.min_cohort"),
         ({"policy": {"min_cohort": 2}}, "allow_two_party"),
         ({"policy": {"preset": "huge"}}, "policy.preset"),
+        ({"policy": {"min_steps": 0}}, "policy.min_steps"),
+        ({"policy": {"max_steps": 3}}, "max_steps = 3 ends every training below min_steps = 4"),
         ({"network": {"read_timeout_s": 5}}, "network.read_timeout_s"),
         ({"network": {"client_key": "key.pem"}}, "client_certificate"),
         ({"image_size": 4}, "image_size"),

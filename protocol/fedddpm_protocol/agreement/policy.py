@@ -32,10 +32,12 @@ class LocalPolicy:
     c_max: int = 0  # the roster must allow for at least so many conspirators
     max_epochs: int | None = None
     max_steps: int | None = None
+    max_learning_rate: float | None = None
     max_clip_norm: float | None = None
     min_bits: int = 8  # of a ring; coarse rounding shows more of what sets one update apart
     allow_two_party: bool = False
     discloses_samples: bool = True  # whether a round may ask for the number of samples in clear
+    allow_weights: bool = False  # whether the first model may be weights that somebody made, instead of a seed
 
     def floor(self, roster: Roster) -> int:
         """Smallest set of sharers or survivors this institution accepts."""
@@ -68,6 +70,7 @@ class LocalPolicy:
         limits = (
             ("epochs", "max_epochs", spec.epochs, self.max_epochs),
             ("local steps", "max_steps", spec.max_steps or None, self.max_steps),
+            ("the learning rate", "max_learning_rate", spec.learning_rate, self.max_learning_rate),
             ("the clip norm", "max_clip_norm", spec.clip_norm, self.max_clip_norm),
         )
         for what, setting, wanted, limit in limits:
@@ -77,6 +80,12 @@ class LocalPolicy:
             raise PolicyError(
                 f"the round trains {spec.architecture}, which is not the network you configured; "
                 "compare preset, image size and channels with the coordinator's"
+            )
+        if not spec.initial_seed and not self.allow_weights:
+            raise PolicyError(
+                "the run begins with weights that somebody made, without a seed that they follow from: they can be made"
+                " so that updates show images; ask the coordinator for a first model of fedddpm init-model, or set"
+                " allow_weights if you know where these come from"
             )
         if spec.weighting == "disclosed" and not self.discloses_samples:
             raise PolicyError(

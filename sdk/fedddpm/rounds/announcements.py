@@ -59,6 +59,13 @@ class Announcements:
             " round can follow without it, the coordinator must start a run from another first model"
         )
 
+    def too_little_work(self, spec: RoundSpec, low: str) -> None:
+        """The training is over and what came out of it is not sent; ``low``: what is below which floor."""
+        self._reporter.warning(
+            f"round {spec.round + 1}: behind the update are {low}: it is not sent, and this institution sits out."
+            " If max_seconds ended the training, raise it and start again: it goes on where it was"
+        )
+
     def clipped(self, spec: RoundSpec, pieces: Pieces) -> None:
         """The update goes into the sum; said once a round, where it is longer than the round's clip norm."""
         if pieces.factor == 1 or self._clipped == (spec.run, spec.round):

@@ -35,6 +35,7 @@ from fedddpm.transport.problems import ProblemError
 from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore
+from fedddpm.updates.work_floor import require_enough_work
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import RoundResult
@@ -63,8 +64,8 @@ class Participation:
         self._updates = UpdateStore(state.path)
         self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
-        averaging = bool(institution.config.learning.ema_decay)
-        self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
+        config = institution.config
+        self._history = RunHistory(state, models, transport, reporter, config.learning, config.policy)
         self._charters = CharteredRuns(
             state,
             institution.root_public_key,
@@ -263,6 +264,7 @@ class Participation:
             return None
         # Everything that may refuse comes before the training, which may take hours.
         require_enough_reporters(accepted, self._us.member_id)
+        require_enough_work(accepted.spec, accepted.charter.training, len(self._us.images[0]), self._us.config.policy)
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)
         update = self._own.of(accepted)

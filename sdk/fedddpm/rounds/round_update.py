@@ -7,6 +7,7 @@ would show in sums.
 
 from __future__ import annotations
 
+from fedddpm.model.weight_checks import require_honest_weights
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Announcements
@@ -21,7 +22,7 @@ from fedddpm.updates.error_feedback import ErrorFeedback
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate, require_finite
 from fedddpm.updates.update_store import UpdateStore
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm.updates.work_floor import WorkDone, WorkFloor
 
 
 class RoundUpdate:
@@ -46,8 +47,11 @@ class RoundUpdate:
     def of(self, accepted: AcceptedSpec) -> LocalUpdate | None:
         """The update for an accepted specification, durable before it is returned; None where it was given and is lost.
 
+        None also where too little work is behind it: time ended its training below the institution's floor.
+
         Raises:
             TermsError: this base model was trained on under other terms.
+            PolicyError: the base model, or its first gradient, is as somebody makes it to read updates.
             TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
         """
         spec = accepted.spec
@@ -57,17 +61,31 @@ class RoundUpdate:
         stored = self._store.load(spec.base_model_hash, spec.terms.hash)
         if stored is not None:
             require_finite(stored)
+            if not self._is_enough(accepted, stored):
+                return None
             self._telling.trained(spec, stored, stored=True)
             return stored
         if self._ledger.has_given(spec.base_model_hash):
             self._telling.update_lost(spec)
             return None
-        return self._made(spec, position)
+        return self._made(accepted, position)
 
-    def _made(self, spec: RoundSpec, position: RunPosition) -> LocalUpdate:
-        """A new update from the base model at ``position``: trained, with what is made up for, and stored."""
+    def _is_enough(self, accepted: AcceptedSpec, update: LocalUpdate) -> bool:
+        """Whether the work behind ``update`` is above the floors; says so where it is not."""
+        floor = WorkFloor.of(self._us.config.policy, accepted.charter.training)
+        if low := WorkDone(update.steps, update.images_seen).shortfall(floor):
+            self._telling.too_little_work(accepted.spec, low)
+        return not low
+
+    def _made(self, accepted: AcceptedSpec, position: RunPosition) -> LocalUpdate | None:
+        """A new update from the base model at ``position``: trained, with what is made up for, and stored.
+
+        One that time ended below the floor is not stored: its checkpoint goes on where it was, if there is more time.
+        """
+        spec = accepted.spec
         with self._reporter.busy(Work.PROTOCOL):
             model = self._history.network(position, spec)
+            require_honest_weights(model, self._us.config.policy.weight_slack)
         # What arrived counts for this round even if the process is killed in the hours that follow.
         self._state.add_traffic(spec.run, spec.round, self._transport.connection.meter.take())
         self._reporter.waiting(f"round {spec.round + 1}: training started", Activity.TRAINING)
@@ -86,6 +104,8 @@ class RoundUpdate:
                 share=self._us.share,
                 on_sign_of_life=self._reporter.vitals.beat,
             )
+        if not self._is_enough(accepted, update):
+            return None
         self._telling.trained(spec, update, stored=False)
         if self._us.config.learning.error_feedback:
             update = self._feedback.added_to(update, spec.parts)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
+from fedddpm.config import LearningOptions, LocalPolicyOptions
+from fedddpm.errors import PolicyError
 from fedddpm.model.ema import AverageState
 from fedddpm.model.initialization import initial_network
 from fedddpm.model.partition import flatten, manifest
@@ -34,13 +36,19 @@ _FLOAT32_BYTES = 4
 
 
 class RunHistory:
-    """Moves the position forward, never back; ``averaging``: an average of the weights comes along."""
+    """Moves the position forward, never back; ``learning`` and ``policy`` are the institution's own settings."""
 
     def __init__(
-        self, state: StateFolder, models: ModelStore, transport: FederationApi, reporter: Reporter, *, averaging: bool
+        self,
+        state: StateFolder,
+        models: ModelStore,
+        transport: FederationApi,
+        reporter: Reporter,
+        learning: LearningOptions,
+        policy: LocalPolicyOptions,
     ) -> None:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
-        self._averaging = averaging
+        self._policy, self._averaging = policy, bool(learning.ema_decay)
 
     def arrive(self, spec: RoundSpec, charter: Charter, roster: Roster) -> RunPosition:
         """The position at the start of ``spec``'s round, with its base model at hand.
@@ -220,11 +228,21 @@ class RunHistory:
         return model
 
     def _first_network(self, spec: RoundSpec) -> UNet:
-        """theta_0: from its seed where it has one, else downloaded; its hash is the one in ``spec`` either way."""
+        """theta_0: from its seed where it has one, else downloaded; its hash is the one in ``spec`` either way.
+
+        Raises:
+            PolicyError: it does not follow from its seed, and the policy does not allow weights.
+        """
         if spec.initial_seed:
             model = initial_network(spec.architecture, spec.initial_seed)
             if model_hash(manifest(model), flatten(model)) == spec.initial_model_hash:
                 return model
+            if not self._policy.allow_weights:
+                raise PolicyError(
+                    "the first model does not follow from the seed that stands in the specification: somebody changed"
+                    " it after init-model, or the versions differ",
+                    "Tell the coordinator; if you know where these weights come from, set allow_weights",
+                )
             self._reporter.warning(
                 "the first model does not follow from the seed that stands in the specification, so it is downloaded;"
                 " tell the coordinator: the file was changed after init-model, or the versions differ"

@@ -121,10 +121,12 @@ def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> 
         c_max=options.c_max,
         max_epochs=options.max_epochs,
         max_steps=options.max_steps or None,
+        max_learning_rate=options.max_learning_rate,
         max_clip_norm=options.max_clip_norm,
         min_bits=options.min_bits,
         allow_two_party=options.allow_two_party,
         discloses_samples=options.disclose_samples,
+        allow_weights=options.allow_weights,
     )
 
 

@@ -27,6 +27,7 @@ class TrainSettings:
     label_dropout: float = 0.1  # share of labels hidden from a network with classes, so that guidance works
     precision: Precision = "auto"  # of the network's forward pass; auto: bfloat16 on CUDA, float32 on the CPU
     compile: bool | None = None  # None: on CUDA, where the training is long enough to gain by it
+    max_small_gradients: float = 1.0  # share of the first gradient below Adam's epsilon; see ``first_gradient``
 
     def __post_init__(self) -> None:
         positive = {

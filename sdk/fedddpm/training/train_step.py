@@ -1,5 +1,7 @@
 """One gradient step: noise a batch, predict the noise, follow the gradient."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,11 +47,17 @@ class TrainStep:
             self._fast = compiled(self._plain, self._device, self._try_out, required=required)
         self._ready = True
 
-    def step(self, adam: torch.optim.Adam, batch: Batch, generator: torch.Generator) -> Tensor:
+    def step(
+        self,
+        adam: torch.optim.Adam,
+        batch: Batch,
+        generator: torch.Generator,
+        on_gradient: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Change the weights; returns the mean Huber loss (Ho 2020, eq. 14) of the whole batch, on the device.
 
         ``generator`` decides timesteps, noise and, drawn last, which labels are hidden. All ranks draw the same for all
-        rows, then each computes its own.
+        rows, then each computes its own. ``on_gradient`` is called between gradient and step, on every rank.
         """
         x_t, t, noise = self._diffusion.draw(batch.x_0, generator)
         inputs = [x_t, t]
@@ -61,6 +69,7 @@ class TrainStep:
         loss_sum = F.huber_loss(eps.float(), self._share.slice(noise), reduction="sum")
         loss = self._share.scaled(loss_sum, noise.numel())
         loss.backward()  # type: ignore[no-untyped-call]  # torch
+        on_gradient()
         adam.step()
         return self._share.total(loss) / self._share.world
 

@@ -25,6 +25,7 @@ from fedddpm.model.ema import AverageState, WeightAverage
 from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Batch, Batches
 from fedddpm.training.checkpoint import Position, fingerprint, load_training, make_adam, moments, save_training
+from fedddpm.training.first_gradient import require_ordinary
 from fedddpm.training.held_out_loss import held_out_loss
 from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainOutcome, TrainSettings, silent
@@ -87,6 +88,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or a weight is no finite number, or memory ran out.
+            PolicyError: the first gradient is too small, see ``first_gradient``; nothing was trained.
             CheckpointError: the checkpoint cannot be written, or is damaged.
             ConfigError: the network was to be compiled, and cannot be.
         """
@@ -164,10 +166,19 @@ class Trainer:
 
     def _step(self, adam: torch.optim.Adam, batch: Batch, step: int) -> Tensor:
         """One gradient step, and the average follows it; returns the loss, on the device."""
-        loss = self._stepper.step(adam, batch, generator_for(self.device, self.seed, "noise", step))
+        generator = generator_for(self.device, self.seed, "noise", step)
+        if step:
+            loss = self._stepper.step(adam, batch, generator)
+        else:
+            loss = self._stepper.step(adam, batch, generator, lambda: self._look_at_gradient(adam))
         if self._average is not None:
             self._average.update()
         return loss
+
+    def _look_at_gradient(self, adam: torch.optim.Adam) -> None:
+        """PolicyError where the first gradient is one that Adam passes on as it is."""
+        if self.settings.max_small_gradients < 1:
+            require_ordinary(self._parameters, adam.defaults["eps"], self.settings.max_small_gradients)
 
     def _tell_epoch(self, position: Position, on_epoch: Callable[[int], None] | None, watch: Stopwatch) -> None:
         epochs, rest = divmod(position.step, self._steps_per_epoch)

@@ -17,6 +17,7 @@ from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm.updates.local_update import LocalUpdate, local_parts, require_finite
+from fedddpm.updates.work_floor import WorkDone, step_limit
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives.canonical import tagged_hash
@@ -45,6 +46,7 @@ def train_update(
     ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
 
     Raises:
+        PolicyError: the first gradient is as a model that somebody made has it.
         TrainingError: the update holds NaN or infinity; DataError: images or labels do not fit the network.
     """
     method = Method(spec.method)
@@ -54,6 +56,7 @@ def train_update(
     loss_before = trainer.score(images[1], on_sign_of_life)
     outcome = trainer.train(checkpoint, on_progress)
     kept = local_parts(method)
+    work = WorkDone.of(outcome.steps, outcome.samples, spec.batch_size)
     update = LocalUpdate(
         run=spec.run,
         round=spec.round,
@@ -66,16 +69,17 @@ def train_update(
         loss_after=trainer.score(images[1], on_sign_of_life),
         seconds=outcome.seconds,
         average=trainer.average_state(),
+        steps=work.steps,
+        images_seen=work.images_seen,
     )
     require_finite(update)
     return update
 
 
 def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOptions) -> TrainSettings:
-    limits = [limit for limit in (spec.max_steps, options.max_steps) if limit]
     return TrainSettings(
         epochs=spec.epochs,
-        max_steps=min(limits) if limits else None,
+        max_steps=step_limit(spec, options),
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         max_seconds=options.max_seconds,
@@ -83,6 +87,7 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOp
         label_dropout=learning.label_dropout,
         precision=learning.precision,
         compile=learning.compile,
+        max_small_gradients=options.max_small_gradients,
     )
 
 

@@ -31,6 +31,8 @@ class LocalUpdate:
     loss_after: float  # held-out loss of the locally trained model
     seconds: float
     average: AverageState | None = None  # of the trained weights, which stays here; None where none is kept
+    steps: int = 0  # of the training; 0 where it was not written down, which is below every floor
+    images_seen: int = 0  # in these steps, as often as each was seen
     feedback: Vector | None = (
         None  # what earlier rounding took from the shared parts; None where nothing is made up for
     )

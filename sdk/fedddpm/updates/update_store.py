@@ -58,6 +58,8 @@ class UpdateStore:
             "loss_before": update.loss_before,
             "loss_after": update.loss_after,
             "seconds": update.seconds,
+            "steps": update.steps,
+            "images_seen": update.images_seen,
             _AVERAGE: None if update.average is None else update.average.updates,
         }
         tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.e2e.conftest import NewFederation
+from tests.support.low_floors import IN_TOML
 
 USER = 10001
 ANYBODY = {"user": USER, "group": USER, "extra_groups": []}
@@ -95,7 +96,7 @@ def test_it_takes_part(new_federation: NewFederation, mounts: Path, python: str)
     (mounts / "etc" / "site.toml").write_text(
         f'aggregator_url = "{fed.url}"\nidentity = "{mounts}/identity/identity.key"\n'
         f'federation_root = "{fed.root_public}"\ndata = "{mounts}/images"\nstate_dir = "{mounts}/state"\n'
-        'image_size = 8\nchannels = 1\ndevice = "cpu"\n[network]\npoll_s = 1.0\n[metrics]\nport = 0\n'
+        'image_size = 8\nchannels = 1\ndevice = "cpu"\n[network]\npoll_s = 1.0\n[metrics]\nport = 0\n' + IN_TOML
     )
     settings = str(mounts / "etc" / "site.toml")
     done = start([python, "-m", "fedddpm", "participate"], FEDDDPM_SITE_CONFIG=settings)

@@ -217,7 +217,9 @@ OTHER = replace(ARCHITECTURE, base_dim=16)
 OUTSIDE = {
     "epochs": ({"epochs": 9}, {"max_epochs": 8}),
     "max_steps": ({"max_steps": 9}, {"max_steps": 8}),
+    "learning_rate": ({"learning_rate": 0.2}, {"max_learning_rate": 0.1}),
     "clip_norm": ({"clip_norm": 9.0}, {"max_clip_norm": 8.0}),
+    "no seed": ({"initial_seed": b""}, {"allow_weights": False}),
     "architecture": ({"architecture": OTHER}, {}),
     "bits": ({}, {"min_bits": 33}),
     "c_max": ({}, {"c_max": 2}),

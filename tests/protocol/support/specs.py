@@ -51,7 +51,7 @@ def make_spec(
         "roster_hash": roster.hash,
         "architecture": ARCHITECTURE,
         "initial_model_hash": b"\x01" * 32,
-        "initial_seed": b"",
+        "initial_seed": b"\x09" * 32,
         "base_model_hash": b"\x02" * 32,
         "parts": parts,
         "weighting": "equal" if scheme is Method.USPLIT else "hidden",

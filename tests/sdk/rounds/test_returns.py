@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 from tests.sdk.support.federation import aggregator, make_network
+from tests.support.low_floors import IN_TOML
 from typer.testing import CliRunner
 
 from fedddpm.cli.app import app
@@ -56,7 +57,7 @@ def test_a_killed_process_goes_on_with_its_stored_update(federation):
     fed.start_run(Method.UDEC, 1)
     (fed.folder / "site.toml").write_text(
         f'aggregator_url = "{fed.url}"\nidentity = "{A}.key"\nfederation_root = "{fed.root}"\n'
-        f'data = "{A}.npz"\nstate_dir = "state-{A}"\ndevice = "cpu"\n[network]\npoll_s = 1\n'
+        f'data = "{A}.npz"\nstate_dir = "state-{A}"\ndevice = "cpu"\n[network]\npoll_s = 1\n{IN_TOML}'
     )
     command = [*PROGRAM, "participate", "--config", "site.toml", "--rounds", "1"]
     update = fed.folder / f"state-{A}" / "update.safetensors"

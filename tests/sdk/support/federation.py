@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 import torch
+from tests.support.low_floors import with_low_floors
 from typer.testing import CliRunner
 
-from fedddpm import Client, NetworkOptions
+from fedddpm import Client, LocalPolicyOptions, NetworkOptions
 from fedddpm.generation.networks import newest_network
 from fedddpm.identity import Identity
 from fedddpm.model.model_files import save_model
@@ -66,8 +67,9 @@ class Federation:
     def install(self):
         aggregator("federation", "install", self.roster, "--data", self.data)
 
-    def start_run(self, method, rounds=2, network=None, **settings):
-        save_model(self.folder / "theta0.safetensors", network or make_network())
+    def start_run(self, method, rounds=2, network=None, initial=None, **settings):
+        if initial is None:
+            save_model(self.folder / "theta0.safetensors", network or make_network())
         options = {"batch_size": 8, "clip_norm": 2.0, "join_s": 60, "chunk_coordinates": 65536, **FEW, **settings}
         flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
         model = ("--initial-model", self.folder / "theta0.safetensors")
@@ -99,10 +101,15 @@ class Federation:
             "network": NETWORK,
             "progress": False,
             **changes,
+            "policy": with_low_floors(changes.get("policy")),
         }
 
     def client(self, member, **changes):
         return Client(**self.settings(member, **changes))
+
+    def plain_client(self, member, policy=None, **changes):
+        """With the floors that an institution has by default, and not those of tests."""
+        return Client(**{**self.settings(member, **changes), "policy": policy or LocalPolicyOptions()})
 
     def together(self, rounds=None, members=None, **changes):
         """All members in threads; summaries by member."""

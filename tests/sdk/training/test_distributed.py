@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from local_federation import free_port
 from tests.sdk.support import rank_worker
+from tests.support.low_floors import IN_WORDS
 
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError, DataError
@@ -70,7 +71,7 @@ def test_a_whole_federation_with_an_institution_of_two_processes(federation):
     leader, *others = world.members
     settings = world.settings(leader)
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    words += ["-m", "fedddpm", "participate", "--no-progress", "--rounds", "1", "--device", "cpu"]
+    words += ["-m", "fedddpm", "participate", "--no-progress", "--rounds", "1", "--device", "cpu", *IN_WORDS]
     for name in ("aggregator_url", "identity", "federation_root", "data", "state_dir"):
         words += [f"--{name.replace('_', '-')}", str(settings[name])]
     with subprocess.Popen(

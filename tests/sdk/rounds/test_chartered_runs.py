@@ -12,6 +12,7 @@ from tests.protocol.support.charters import chartered
 from tests.protocol.support.sessions import make_roster
 from tests.protocol.support.specs import make_spec
 
+from fedddpm.config import LearningOptions, LocalPolicyOptions
 from fedddpm.errors import PolicyError, StateError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.rounds.chartered_runs import CharteredRuns
@@ -47,7 +48,7 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
 
 @pytest.fixture
 def history(state: StateFolder) -> NoResults:
-    return NoResults(state, None, None, None, averaging=False)  # type: ignore[arg-type]  # asks nobody here
+    return NoResults(state, None, None, None, LearningOptions(), LocalPolicyOptions())  # type: ignore[arg-type]  # asks nobody here
 
 
 def runs(state: StateFolder, history: NoResults, *, must_approve: bool = False) -> CharteredRuns:

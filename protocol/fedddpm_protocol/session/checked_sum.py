@@ -26,25 +26,24 @@ _PARTS = 2**32  # of certainty, in which a chance is drawn
 
 
 def draw_chunks(chunks: int, survivors: int, effort: float, below: Callable[[int], int]) -> tuple[int, ...]:
-    """Which of ``chunks`` chunks one of ``survivors`` members checks; it fetches ``effort`` times a sum on average.
+    """Which of ``chunks`` chunks one of ``survivors`` members checks, of whom each fetches the masked words of all.
 
-    Each is drawn with min(1, effort / survivors), one at least, none where ``effort`` is 0. ``below(n)`` gives a whole
-    number from 0 to n - 1 that nobody can foresee (``secrets.randbelow``).
+    Each chunk is drawn with min(1, effort / survivors): on average ``effort`` times the bytes of a sum. Where none was,
+    one of all is taken with min(1, effort). ``below(n)`` gives a whole number from 0 to n - 1 that nobody can foresee
+    (``secrets.randbelow``).
     """
-    if effort <= 0:
-        return ()
     chance = int(min(1.0, effort / survivors) * _PARTS)
     drawn = tuple(index for index in range(chunks) if below(_PARTS) < chance)
-    return drawn or (below(chunks),)
+    if drawn or below(_PARTS) >= int(min(1.0, effort) * _PARTS):
+        return drawn
+    return (below(chunks),)
 
 
 def chance_to_find(chunks: int, false: int, survivors: int, effort: float, checking: int) -> float:
     """How likely it is that one of ``checking`` honest survivors draws one of ``false`` false chunks."""
     chance = min(1.0, effort / survivors)
-    if effort <= 0 or not false:
-        return 0.0
-    nothing_drawn = (1 - chance) ** chunks
-    missed = (1 - chance) ** false - nothing_drawn * false / chunks  # where none is drawn one of all is taken
+    taken_after_all = (1 - chance) ** chunks * min(1.0, effort) * false / chunks
+    missed = (1 - chance) ** false - taken_after_all
     return float(1 - missed**checking)
 
 

@@ -53,7 +53,7 @@ class SumChecked:
     bytes: int  # masked words fetched for it
 
     def __str__(self) -> str:
-        what = f"chunk {self.chunks[0] + 1}" if len(self.chunks) == 1 else f"{len(self.chunks)} chunks"
+        what = f"chunk {self.chunks[0] + 1}" if len(self.chunks) == 1 else f"{len(self.chunks) or 'no'} chunks"
         return f"{what} of {self.of}, {self.bytes / 1e6:.1f} MB"
 
 

@@ -138,7 +138,10 @@ def test_the_draw() -> None:
     assert draw_chunks(12, 5, 0.0, below) == ()
     assert draw_chunks(12, 5, 5.0, below) == tuple(range(12))
     assert draw_chunks(12, 5, 1e9, below) == tuple(range(12))
-    assert all(len(draw_chunks(12, 128, 0.01, below)) >= 1 for _ in range(100))
+    assert all(len(draw_chunks(12, 128, 1.0, below)) >= 1 for _ in range(100))
+    assert sum(map(len, (draw_chunks(12, 128, 0.1, below) for _ in range(2000)))) / 2000 == pytest.approx(
+        0.11, abs=0.02
+    )
     drawn = [draw_chunks(134, 5, 1.0, below) for _ in range(400)]
     assert sum(map(len, drawn)) / 400 == pytest.approx(134 / 5, rel=0.05)
     assert set().union(*drawn) == set(range(134))

@@ -95,6 +95,7 @@ def open_context(settings: Settings, root: bytes | None = None) -> Context:
         unmask_grace_s=settings.unmask_grace_s,
         max_model_bytes=settings.max_model_bytes,
         keep_rounds=settings.keep_rounds,
+        keep_uploads_s=settings.keep_uploads_s,
     )
     reducer = ThreadReducer(settings.reduction_threads)
     with contextlib.ExitStack() as undo:

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in the data directory")
     blobs: str | None = Field(default=None, description="directory or s3://bucket/prefix; DATA/blobs")
     keep_rounds: int = Field(default=0, ge=0, description="rounds of a run whose vectors are kept; 0: all")
+    keep_uploads_s: float = Field(
+        default=86_400.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds that a run's last masked uploads are kept for checks of the sum; 0: no sum can be checked",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8750, ge=0, le=65535)
     tls_cert: Path | None = None

@@ -31,7 +31,8 @@
         ├── ReleaseError            a release that is unknown or already used
         ├── CommitmentError         a reconstructed secret does not match its commitment
         └── ResultError             a published result that does not follow from what was opened
-            └── WrappedSumError         the sum was too large for its ring
+            ├── WrappedSumError         the sum was too large for its ring
+            └── FalseSumError           it is not the sum of what was sent
 
 ``code`` is the stable name that the aggregator puts into problem documents.
 """
@@ -246,3 +247,9 @@ class WrappedSumError(ResultError):
     """An opened sum so large for its ring that coordinates have wrapped around: it is not used."""
 
     code = "wrapped-sum"
+
+
+class FalseSumError(ResultError):
+    """The signed result names a sum that is not that of the uploads under the survivors' confirmation."""
+
+    code = "false-sum"

@@ -83,6 +83,10 @@ class LocalPolicyOptions(_Options):
     warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6
     max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
     min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
+    check_sums: Annotated[float, Field(ge=0, allow_inf_nan=False), Option("how much of a sum to fetch for a check")] = (
+        1.0  # times its size, from 1 on one chunk at least; 0: none; as many as there are institutions: every chunk
+    )
+    require_checks: Annotated[bool, Option("go on only where the sum could be checked")] = False
     disclose_samples: Annotated[bool, Option("give the number of images in clear if asked")] = False
     approve_runs: Annotated[bool, Option("wait with each new run for fedddpm approve")] = False
     allow_two_party: Annotated[bool, Option("hides from the server, not from the other party")] = False

@@ -7,7 +7,8 @@
     ├── CheckpointError   a file could not be written or read back
     ├── TrainingError     training went astray (not a number, for instance)
     ├── PolicyError       the institution's own policy forbids what the aggregator asks
-    │   └── WentBackError     the aggregator speaks of something older than what is known here
+    │   ├── WentBackError     the aggregator speaks of something older than what is known here
+    │   └── FalseSumFoundError  the aggregator signed a sum that is not that of what was sent
     ├── TransportError    the aggregator cannot be reached or answered nonsense
     │   ├── UnreachableError  no answer for as long as this institution waits
     │   └── ProblemError      a problem document, with its status and code
@@ -16,7 +17,8 @@
     └── StateError        the institution's state folder is unusable
         └── SecondClientError  somebody else takes part with this institution's identity
 
-The finer ones live beside what raises them: in ``transport.problems`` and ``rounds.rollback_check``.
+The finer ones live beside what raises them: in ``transport.problems``, ``rounds.rollback_check`` and
+``rounds.sum_check``.
 Everything a user can cause or can mend is one of these; any other exception is a defect of this package.
 """
 

@@ -58,6 +58,8 @@ def test_values_arrive_in_site_toml_as_they_were_written() -> None:
         "warn_share": 0.5,
         "max_share": 0.8,
         "min_bits": 8,
+        "check_sums": 2,
+        "require_checks": True,
     }
     assert found["learning"] == {"compile": True, "error_feedback": True}
     assert found["metrics"] == {"host": "0.0.0.0", "port": 9999, "silence_s": 600}  # noqa: S104 - for Prometheus

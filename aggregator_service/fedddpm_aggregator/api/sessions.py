@@ -9,9 +9,27 @@ from fastapi.concurrency import run_in_threadpool
 
 from fedddpm_aggregator.api import examples
 from fedddpm_aggregator.api.deps import PROBLEMS, Caller, Ctx, Name
-from fedddpm_aggregator.service.rounds import confirmations, joins, shares, uploads
-from fedddpm_protocol.wire.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
-from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest
+from fedddpm_aggregator.http.blob_responses import VectorResponse
+from fedddpm_aggregator.service.rounds import confirmations, joins, shares, sum_checks, uploads
+from fedddpm_protocol.wire.api import (
+    MAX_INT32,
+    CohortReply,
+    HexHash,
+    JoinReceipt,
+    ShareInbox,
+    UploadDigests,
+    UploadStatus,
+)
+from fedddpm_protocol.wire.messages import (
+    Confirmation,
+    Confirmations,
+    Join,
+    Shares,
+    Survivors,
+    Unmask,
+    Unmasks,
+    UploadManifest,
+)
 
 router = APIRouter(prefix="/v1/sessions/{spec}/{part}", tags=["secure sum"], responses=PROBLEMS)
 
@@ -117,3 +135,29 @@ def post_unmask(
     """Reveal one share for every sharer; durable when this answers."""
     confirmations.post_unmask(ctx, caller, spec, part, message)
     return Response(status_code=200)
+
+
+@router.get("/unmasks")
+def get_unmasks(ctx: Ctx, caller: Caller, spec: HexHash, part: Name) -> Unmasks:
+    """The answers that a published sum was opened with; for its survivors."""
+    return sum_checks.get_unmasks(ctx, caller, spec, part)
+
+
+@router.get("/uploads/{member}")
+def get_digests(ctx: Ctx, caller: Caller, spec: HexHash, part: Name, member: Name) -> UploadDigests:
+    """The chunk digests of a survivor of a published sum; for its survivors."""
+    return sum_checks.get_digests(ctx, caller, spec, part, member)
+
+
+@router.get("/uploads/{member}/{segment}/{index}", response_class=VectorResponse)
+def get_masked_chunk(
+    ctx: Ctx,
+    caller: Caller,
+    spec: HexHash,
+    part: Name,
+    member: Name,
+    segment: Name,
+    index: Annotated[int, Path(ge=0, le=MAX_INT32)],
+) -> Response:
+    """One masked chunk of a survivor of a published sum, packed as it came; for its survivors."""
+    return VectorResponse(sum_checks.get_chunk(ctx, caller, spec, part, member, segment, index))

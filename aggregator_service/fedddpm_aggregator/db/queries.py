@@ -200,6 +200,14 @@ def unscrubbed_attempts(db: Session) -> Sequence[AttemptRow]:
     return db.scalars(select(AttemptRow).where(over, AttemptRow.scrubbed.is_(False))).all()
 
 
+def round_is_passed(db: Session, attempt: AttemptRow) -> bool:
+    """Whether a later round of the run has closed MASKED: somebody confirmed its survivors."""
+    later = (AttemptRow.run_id == attempt.run_id, AttemptRow.round > attempt.round)
+    query = select(MessageRow.session_id).join(SessionRow, SessionRow.id == MessageRow.session_id)
+    confirmed = query.join(AttemptRow, AttemptRow.id == SessionRow.attempt_id).where(*later)
+    return db.scalar(confirmed.where(MessageRow.step == CONFIRMATION).limit(1)) is not None
+
+
 def failed_specs(db: Session) -> frozenset[str]:
     """Spec hashes (hex) of failed attempts whose uploads are deleted."""
     over = (AttemptRow.status == "failed", AttemptRow.scrubbed)

@@ -44,6 +44,7 @@ class Limits:
     unmask_grace_s: float = 1.0
     max_model_bytes: int = 1024 * MIB
     keep_rounds: int = 0  # of a run, whose vectors are kept; 0: all
+    keep_uploads_s: float = 86_400.0  # after the last round of a run, for its sum to be checked; 0: none are ever kept
 
     @property
     def nonce_kept_s(self) -> int:

@@ -12,9 +12,11 @@ from fedddpm_protocol.wire.messages import (
     MAX_CHUNKS,
     MAX_COHORT,
     MAX_MEMBERS,
+    ChunkDigests,
     Join,
     MemberId,
     Message,
+    SegmentName,
     ShareItem,
     SignedDocument,
 )
@@ -117,6 +119,12 @@ class UploadStatus(Reply):
 
     chunks: Annotated[dict[Name, StoredChunks], Field(max_length=SEGMENTS)]
     complete: bool
+
+
+class UploadDigests(Reply):
+    """SHA-256 of every masked chunk of one survivor, for the other survivors: its manifest without sample counts."""
+
+    chunks: Annotated[dict[SegmentName, ChunkDigests], Field(max_length=SEGMENTS)]
 
 
 class ResultsPage(Reply):

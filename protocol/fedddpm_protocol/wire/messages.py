@@ -54,18 +54,18 @@ def _base64_length(size: int) -> int:
     return 4 * ((size + 2) // 3)
 
 
-_Base64 = (
+Base64 = (
     BeforeValidator(_decode_base64),
     PlainSerializer(lambda raw: base64.b64encode(raw).decode(), when_used="json"),
 )
-Bytes32 = Annotated[bytes, *_Base64, Field(min_length=32, max_length=32), _base64_schema(32, 32)]
-Signature = Annotated[bytes, *_Base64, Field(min_length=64, max_length=64), _base64_schema(64, 64)]
-SealedBytes = Annotated[bytes, *_Base64, Field(min_length=92, max_length=92), _base64_schema(92, 92)]
-Body = Annotated[bytes, *_Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20, 1)]
+Bytes32 = Annotated[bytes, *Base64, Field(min_length=32, max_length=32), _base64_schema(32, 32)]
+Signature = Annotated[bytes, *Base64, Field(min_length=64, max_length=64), _base64_schema(64, 64)]
+SealedBytes = Annotated[bytes, *Base64, Field(min_length=92, max_length=92), _base64_schema(92, 92)]
+Body = Annotated[bytes, *Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20, 1)]
 # What one member signs in a session names the other members, once or with a share of each. (Multiples of 3 are exact in
 # base64.)
-JoinBytes = Annotated[bytes, *_Base64, Field(min_length=1, max_length=12_288), _base64_schema(12_288, 1)]
-UnmaskBytes = Annotated[bytes, *_Base64, Field(min_length=1, max_length=24_576), _base64_schema(24_576, 1)]
+JoinBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=12_288), _base64_schema(12_288, 1)]
+UnmaskBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=24_576), _base64_schema(24_576, 1)]
 MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -225,3 +225,9 @@ class Unmask(Message):
     def parse(self) -> UnmaskBody:
         """The content; MalformedError if it is not canonical."""
         return UnmaskBody.decode(self.body)
+
+
+class Unmasks(Message):
+    """What survivors may see of a sum that is published: the answers that it was opened with."""
+
+    unmasks: Annotated[tuple[Unmask, ...], Field(max_length=MAX_COHORT)]

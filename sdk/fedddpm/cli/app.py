@@ -9,6 +9,7 @@ import typer
 
 from fedddpm import errors
 from fedddpm.cli import approve, evaluate, experiment, participate, sample
+from fedddpm.cli.check_evidence import check_evidence
 from fedddpm.cli.choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli.exit_codes import Commands
 from fedddpm_protocol.untrusted.plain_text import plain
@@ -101,6 +102,7 @@ def status(
 
 app.command()(participate.participate)
 app.command()(approve.approve)
+app.command("check-evidence")(check_evidence)
 app.command()(evaluate.evaluate)
 app.command()(experiment.experiment)
 app.command()(experiment.report)

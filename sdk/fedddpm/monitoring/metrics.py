@@ -33,6 +33,8 @@ _GAUGES = {
 }
 _COUNTERS = {
     "attempts_failed": ("attempts_failed", "Attempts that this institution was in and that gave no result"),
+    "sums_checked": ("sums_checked", "Published sums of which chunks were opened again, and were right"),
+    "sums_not_checked": ("sums_not_checked", "Rounds whose sums the aggregator did not show"),
     "bytes_up": ("sent_bytes", "Bytes of requests to the aggregator"),
     "bytes_down": ("received_bytes", "Bytes of its answers"),
 }

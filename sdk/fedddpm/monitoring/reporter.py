@@ -126,6 +126,16 @@ class Reporter:
         self.vitals.trained(loss_before, loss_after)
         self.notice(text, "trained", fields)
 
+    def sum_checked(self, text: str, fields: Fields) -> None:
+        """Chunks of a published sum were opened again, and are right."""
+        self.vitals.sum_checked()
+        self.notice(text, "sum-checked", fields)
+
+    def sum_not_checked(self, text: str) -> None:
+        """What a published sum was made of was not shown."""
+        self.vitals.sum_not_checked()
+        self.warning(text, "sum-not-checked")
+
     def attempt_failed(self, text: str) -> None:
         """An attempt that this institution was in ended without a result."""
         self.vitals.attempt_failed()

@@ -64,6 +64,8 @@ class Vitals:
     rounds_without: int = 0  # finished without it
     share: float | None = None  # of the own update in the newest round's mean; None where it is not known
     cosine: float | None = None  # between the two
+    sums_checked: int = 0  # published sums of which chunks were opened again, and were right
+    sums_not_checked: int = 0  # rounds whose sums the aggregator did not show
     attempts_failed: int = 0  # that this institution was in
     bytes_up: int = 0
     bytes_down: int = 0
@@ -119,6 +121,14 @@ class LiveVitals:
         """A round has a result; ``in_mean``: this institution's update is in it, with this share and cosine."""
         name = "rounds_in_mean" if in_mean else "rounds_without"
         self._set(**{name: getattr(self._now, name) + 1}, share=share, cosine=cosine)
+
+    def sum_checked(self) -> None:
+        """Chunks of a published sum were opened again, and are right."""
+        self._set(sums_checked=self._now.sums_checked + 1)
+
+    def sum_not_checked(self) -> None:
+        """What a published sum was made of was not shown."""
+        self._set(sums_not_checked=self._now.sums_not_checked + 1)
 
     def attempt_failed(self) -> None:
         """An attempt that this institution was in ended without a result."""

@@ -41,6 +41,7 @@ class ModelStore:
     def __init__(self, state: StateFolder, transport: FederationApi, watch: Watch) -> None:
         self._state, self._transport, self._watch = state, transport, watch
         self._scratch = state.path / _DOWNLOAD
+        self._digests: dict[tuple[bytes, str], tuple[bytes, ...]] = {}  # of opened chunks, by result and session
 
     def load(self, position: RunPosition) -> UNet | None:
         """The network at ``position``; None when its file is missing or damaged."""
@@ -124,6 +125,16 @@ class ModelStore:
                 opened[part.part] = self._fetch_opened(spec, result, part)
         return follow_result(spec, result, base, opened)
 
+    def opened_digests(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> tuple[bytes, ...]:
+        """SHA-256 of each chunk of an opened sum, which is the signed one; it is fetched where it was not yet.
+
+        Raises:
+            ResultError: what arrived is not the signed sum.
+        """
+        if (result.hash, part.part) not in self._digests:
+            self._fetch_opened(spec, result, part)
+        return self._digests[result.hash, part.part]
+
     def _fetch_opened(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> OpenedPart:
         agreed = spec.part(part.part)
         values = agreed.values
@@ -137,6 +148,8 @@ class ModelStore:
             digests = [hashlib.sha256(chunk).digest() for chunk in chunks]
             if segment_digest(values, spec.chunk_coordinates, digests) != part.opened_digest:
                 raise ResultError(f"the opened sum of part {part.part!r} is not the one that was signed", "aggregator")
+            self._digests = {key: known for key, known in self._digests.items() if key[0] == result.hash}
+            self._digests[result.hash, part.part] = tuple(digests)
 
             def read(index: int) -> ring.Words:
                 return ring.unpack(chunks[index], values.bits, chunk_span(values, spec.chunk_coordinates, index)[1])

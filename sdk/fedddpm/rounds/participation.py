@@ -24,6 +24,7 @@ from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.run_history import RunHistory
 from fedddpm.rounds.session import Seat, send_owed
 from fedddpm.rounds.share_guard import ShareGuard
+from fedddpm.rounds.sum_check import SumCheck
 from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
 from fedddpm.rounds.trust import AcceptedSpec, accept_roster, accept_spec, require_enrolled
 from fedddpm.state.folder import RunPosition, StateFolder
@@ -86,6 +87,15 @@ class Participation:
         )
         self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
+        self._sums = SumCheck(
+            state,
+            transport,
+            models,
+            institution.member_id,
+            institution.root_public_key,
+            institution.config.policy,
+            reporter,
+        )
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
@@ -105,6 +115,7 @@ class Participation:
                 self._send_owed()
                 summaries += self._take_last_results(current)
                 taken = self._take_results(current)
+                self._check_sums(current.run)
             summaries += taken
             over = current.run is not None and current.status == "finished"
             if current.run is not None and over:
@@ -205,6 +216,7 @@ class Participation:
         )
         if not results:
             return []
+        self._check_sums(position.run)
         if self._us.config.learning.error_feedback:
             conspirators = self._our_roster().c_max
             self._feedback.after_results(position.run, position.next_round, results, known, update, conspirators)
@@ -214,6 +226,12 @@ class Participation:
             self._attempt = None
         self._updates.clear()  # last: what a kill before this leaves is of a base model that is gone, and is not used
         return summaries
+
+    def _check_sums(self, run: str | None) -> None:
+        """Before anything is trained on it: whether the newest result is what was sent; after a kill once more."""
+        position = None if run is None else self._state.position(run)
+        if position is not None:
+            self._sums.after(position)
 
     def _summarize(self, result: RoundResult, update: LocalUpdate | None) -> RoundSummary:
         self._state.add_traffic(result.run, result.round, self._transport.connection.meter.take())
@@ -226,6 +244,7 @@ class Participation:
             time.monotonic() - self._round_began,
             None if position is None else parameters_in(self._state.path / position.model_file),
             self._shares.after(result),
+            self._sums.of(result),
         )
         append_summary(self._state.path, summary)
         self._telling.round_ended(summary)

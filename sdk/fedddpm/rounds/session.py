@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedddpm.errors import TransportError
 from fedddpm.identity import Identity
 from fedddpm.rounds.trust import AcceptedSpec
+from fedddpm.state.confirmed_sums import ConfirmedSums
 from fedddpm.state.evidence import keep_evidence
 from fedddpm.state.folder import StateFolder
 from fedddpm.state.secret import rounding_seed
@@ -24,7 +25,8 @@ from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, Spen
 from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
-from fedddpm_protocol.wire.messages import Join, Message
+from fedddpm_protocol.wire.evidence import ConfirmedSum
+from fedddpm_protocol.wire.messages import Confirmation, Join, Message, Survivor
 from fedddpm_protocol.wire.phases import ClientState, Phase, has_reached
 
 _UPLOAD_PASSES = 3
@@ -65,6 +67,10 @@ class SessionDriver:
         self._contribution = Contribution(spec, self._part.name, update, pieces, rounding)
         self._digest = update.digest
         self._join: Join | None = None
+        self._roster_document = seat.state.roster_document  # the one that the specification was accepted under
+        self._joins: Sequence[Join] = ()
+        self._sharers: tuple[str, ...] = ()
+        self._survivors: Sequence[Survivor] = ()
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
 
@@ -177,6 +183,7 @@ class SessionDriver:
                 " call the coordinator and have it removed from the roster",
             )
         self._api.post_shares(self._participant.receive_cohort(joins))
+        self._joins = joins
         return None
 
     def _upload(self) -> None:
@@ -184,6 +191,7 @@ class SessionDriver:
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
         self._participant.receive_shares(inbox.items)
+        self._sharers = tuple(sorted({item.sender for item in inbox.items} | {self._seat.member_id}, key=str.encode))
         # The scale follows from the size of the cohort, which is fixed now, so nothing was encoded before.
         self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
         # Before the first masked chunk leaves: no other update of this base model may ever follow it.
@@ -228,12 +236,14 @@ class SessionDriver:
         if self._seat.member_id not in {survivor.id for survivor in survivors}:
             return self.leave("this institution's upload came too late")
         self._api.confirm(self._participant.receive_survivors(survivors))
+        self._survivors = survivors
         return None
 
     def _unmask(self) -> None:
         self._received = reply = self._api.confirmations()
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
+        self._remember_sum(confirmations)
         # The ledger has the answer on the disk before there is a message: after a crash in between it is owed, and sent
         # at the next start as it is, for a second one over other survivors would give the update away.
         unmask = self._participant.receive_confirmations(
@@ -241,6 +251,21 @@ class SessionDriver:
         )
         owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
         send_owed(self._api, self._seat.ledger, owed)
+
+    def _remember_sum(self, confirmations: tuple[Confirmation, ...]) -> None:
+        """On the disk before the answer leaves, so that what is published can be checked after a kill as well."""
+        if self._roster_document is None:
+            return
+        confirmed = ConfirmedSum(
+            roster=self._roster_document,
+            spec=self._accepted.document,
+            session=self._session,
+            joins=tuple(self._joins),
+            sharers=self._sharers,
+            survivors=tuple(self._survivors),
+            confirmations=confirmations,
+        )
+        ConfirmedSums(self._seat.state).keep(confirmed)
 
 
 def send_owed(api: SessionApi, ledger: SpentLedger, owed: OwedUnmask) -> None:

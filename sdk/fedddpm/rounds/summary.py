@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedddpm.errors import StateError
 from fedddpm.rounds.own_share import OwnShare
+from fedddpm.rounds.sum_check import SumChecked
 from fedddpm.transport.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.result import RoundResult
@@ -40,12 +41,13 @@ class RoundSummary:
     cosine: float | None = None  # between the own update and the mean
     shares: Mapping[str, float] = field(default_factory=dict)  # by part that it contributed to
     cosines: Mapping[str, float] = field(default_factory=dict)
+    checked: Mapping[str, SumChecked] = field(default_factory=dict)  # by session, what was opened again of the sum
 
     def __str__(self) -> str:
         own = "did not train" if self.loss_before is None else f"loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
         return (
             f"round {self.round + 1}: {len(self.survivors)} of {len(self.cohort)} institutions in the mean"
-            f" ({'with' if self.took_part else 'without'} this one){self._share()}, {own},"
+            f" ({'with' if self.took_part else 'without'} this one){self._share()}{self._checked()}, {own},"
             f" federation {_loss(self.mean_loss_before)} -> {_loss(self.mean_loss_after)},"
             f" {beside_fedavg(self.traffic.bytes_up, self.traffic.bytes_down, self.fedavg_bytes)},"
             f" {self.seconds:.0f} s"
@@ -57,6 +59,9 @@ class RoundSummary:
         if self.share is None:
             return ", own share not known"
         return f", own share {100 * self.share:.0f} % (cosine {self.cosine:.2f})"
+
+    def _checked(self) -> str:
+        return "".join(f", sum of {session} checked ({what})" for session, what in self.checked.items())
 
 
 def _loss(value: float | None) -> str:
@@ -71,6 +76,7 @@ def summarize(
     seconds: float,
     parameters: int | None,
     share: OwnShare | None = None,
+    checked: Mapping[str, SumChecked] | None = None,
 ) -> RoundSummary:
     """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
     parts = {} if share is None else share.parts
@@ -97,6 +103,7 @@ def summarize(
         cosine=None if share is None else share.whole.cosine,
         shares={name: part.share for name, part in parts.items()},
         cosines={name: part.cosine for name, part in parts.items()},
+        checked=checked or {},
     )
 
 

@@ -6,10 +6,13 @@ import json
 import logging
 from pathlib import Path
 
+from fedddpm.files.atomic import write_atomic
 from fedddpm_protocol.errors import PeerProtocolError
+from fedddpm_protocol.wire.evidence import FalseSum
 from fedddpm_protocol.wire.messages import Message
 
 FILE = "evidence.jsonl"
+_PRIVATE = 0o600  # others' masked words stand in a proof
 _LOG = logging.getLogger("fedddpm")
 
 
@@ -30,3 +33,10 @@ def keep_evidence(
             file.write(json.dumps(entry) + "\n")
     except OSError as problem:  # the refusal itself matters more than its record
         _LOG.warning("evidence could not be kept: %s", problem)
+
+
+def keep_proof(folder: Path, name: str, proof: FalseSum) -> Path:
+    """Write the proof of a false sum into a file of its own, which ``fedddpm check-evidence`` reads."""
+    path = folder / name
+    write_atomic(path, proof.model_dump_json().encode(), _PRIVATE)
+    return path

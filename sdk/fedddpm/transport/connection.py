@@ -133,6 +133,10 @@ class Connection:
         headers = {"Content-Type": "application/octet-stream"}
         self._patiently(lambda: self._send("PUT", path, NOTHING, content=data, headers=headers))
 
+    def fetch(self, path: str, most_bytes: int) -> bytes:
+        """GET at most ``most_bytes`` raw bytes into memory; the caller checks what they are."""
+        return self._patiently(lambda: self._send("GET", path, Bound(most_bytes, 0))).content
+
     def download(self, path: str, target: Path, most_bytes: int, on_bytes: BytesSoFar) -> None:
         """GET at most ``most_bytes`` raw bytes into ``target``; continues a broken download where it stopped.
 

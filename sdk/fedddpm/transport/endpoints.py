@@ -8,7 +8,15 @@ from urllib.parse import quote
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.replies import BytesSoFar
 from fedddpm.transport.traffic import Traffic
-from fedddpm_protocol.wire.api import CohortReply, JoinReceipt, ResultsPage, RunState, ShareInbox, UploadStatus
+from fedddpm_protocol.wire.api import (
+    CohortReply,
+    JoinReceipt,
+    ResultsPage,
+    RunState,
+    ShareInbox,
+    UploadDigests,
+    UploadStatus,
+)
 from fedddpm_protocol.wire.messages import (
     Confirmation,
     Confirmations,
@@ -17,6 +25,7 @@ from fedddpm_protocol.wire.messages import (
     SignedDocument,
     Survivors,
     Unmask,
+    Unmasks,
     UploadManifest,
 )
 
@@ -78,6 +87,19 @@ class SessionApi:
     def unmask(self, unmask: Unmask) -> None:
         """Give the one answer; returns when the aggregator has it on its disk."""
         self._connection.post(f"{self._path}/unmask", unmask)
+
+    def unmasks(self) -> Unmasks:
+        """The answers that a published sum was opened with."""
+        return self._connection.get(Unmasks, f"{self._path}/unmasks")
+
+    def upload_digests(self, member: str) -> UploadDigests:
+        """The chunk digests of another survivor of a published sum."""
+        return self._connection.get(UploadDigests, f"{self._path}/uploads/{quote(member, safe='')}")
+
+    def masked_chunk(self, member: str, segment: str, index: int, size: int) -> bytes:
+        """One masked chunk of ``size`` bytes of a survivor of a published sum; the caller checks its digest."""
+        path = f"{self._path}/uploads/{quote(member, safe='')}/{quote(segment, safe='')}/{index}"
+        return self._connection.fetch(path, size)
 
 
 class FederationApi:

@@ -104,6 +104,7 @@ class Session:
     participants: dict[str, Participant]
     logs: dict[str, SpentLog] = field(default_factory=dict)
     drops: dict[str, str] = field(default_factory=dict)  # member -> "join" | "shares" | "upload" | "confirm"
+    seen: dict[str, Any] = field(default_factory=dict)  # what the aggregator had in the end
 
     def alive(self, members: Iterable[str], step: str) -> list[str]:
         order = ("join", "shares", "upload", "confirm", "unmask")
@@ -145,6 +146,7 @@ class Session:
                 for index in range(chunk_count(segment, self.plan.chunk_coordinates))
             ]
             opened[segment.name] = np.concatenate(pieces)
+        self.seen = {"survivors": survivors, "uploads": uploads, "confirmations": confirmations, "unmasks": unmasks}
         return Outcome(survivors.ids, opened)
 
 

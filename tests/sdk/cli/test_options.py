@@ -76,6 +76,14 @@ OPTIONS: list[Row] = [
     ("--warn-share", "policy: share of the mean to warn above", "0.5", "policy.warn_share", 0.5),
     ("--max-share", "policy: share of the mean to stop above", "0.8", "policy.max_share", 0.8),
     ("--min-bits", "policy: narrowest ring for updates", "12", "policy.min_bits", 12),
+    ("--check-sums", "policy: how much of a sum to fetch for a check", "2.5", "policy.check_sums", 2.5),
+    (
+        "--require-checks",
+        "policy: go on only where the sum could be checked",
+        None,
+        "policy.require_checks",
+        True,
+    ),
     (
         "--disclose-samples",
         "policy: give the number of images in clear if asked",

@@ -15,6 +15,7 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.chartered import follow_result
+from fedddpm_aggregator.service.rounds.retention import is_shown
 from fedddpm_aggregator.vectors.model_files import model_blob, read_model, vector_on_disk, write_safetensors
 from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opened_blob, opened_folder
 from fedddpm_aggregator.vectors.stored_chunks import UPLOADS, upload_folder
@@ -76,11 +77,15 @@ def publish(ctx: Context, attempt_id: int) -> None:
 def scrub(ctx: Context) -> None:
     """Delete what nothing needs any more of attempts that are over.
 
-    That is every single upload, and opened values that were not published: of a sum that wrapped or was held, or of a
-    run that was ended before.
+    That is every single upload, once its sum is not checked any more, and opened values that were not published: of a
+    sum that wrapped or was held, or of a run that was ended before.
     """
     with ctx.database.read() as db:
-        over = [(row, queries.sessions_of(db, row.id)) for row in queries.unscrubbed_attempts(db)]
+        over = [
+            (row, queries.sessions_of(db, row.id))
+            for row in queries.unscrubbed_attempts(db)
+            if not is_shown(ctx, db, row)
+        ]
     for attempt, sessions in over:  # marked last, so that a process killed in between leaves it to be done again
         ctx.blobs.remove_tree(upload_folder(attempt.spec_hash))
         for session in sessions:
@@ -125,6 +130,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     db.add(row)
     attempt.status = "done"
     follow_result(run, result)
+    queries.drop_shares(db, [session.id for session in queries.sessions_of(db, attempt_id)])
     db.flush()
     queries.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "round published", run=run.name, round=result.round, hash=row.hash)

@@ -1,4 +1,4 @@
-"""Old vectors: with a limit, only the newest rounds of a run keep their opened sums and models.
+"""Old vectors: single uploads go when nobody checks their sum any more; with a limit, opened sums and models go too.
 
 Rows, signatures and hashes stay for ever. Kept are theta_0, the shared parts that the run began with, the models of the
 newest rounds and the one before them: so every kept round can still be derived anew, and an institution that was away
@@ -14,8 +14,9 @@ import time
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
-from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
+from fedddpm_aggregator.db.tables import AttemptRow, ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.vectors.model_files import model_blob
 from fedddpm_aggregator.vectors.opened_values import OPENED, opened_folder
@@ -38,6 +39,20 @@ def retain(ctx: Context) -> None:
             with ctx.transaction() as db:
                 _mark(db, run_id, last_removed)
     _delete_marked(ctx)
+
+
+def is_shown(ctx: Context, db: Session, attempt: AttemptRow) -> bool:
+    """Whether the single uploads of an attempt that is over are kept, so that survivors can check its sum.
+
+    They are until a later round has closed MASKED; those of a run's last round for the time that is set. With 0 seconds
+    none are.
+    """
+    keep_s = ctx.limits.keep_uploads_s
+    result = db.get(ResultRow, (attempt.run_id, attempt.round))
+    if not keep_s or attempt.status != "done" or result is None or queries.round_is_passed(db, attempt):
+        return False
+    goes_on = db.get_one(RunRow, attempt.run_id).status in queries.OPEN
+    return goes_on or time.time() - result.published_at < keep_s
 
 
 def _due(db: Session, run_id: int, last_removed: int) -> bool:

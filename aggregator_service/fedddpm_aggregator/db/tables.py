@@ -85,6 +85,7 @@ class RunRow(Base):
     max_steps: Mapped[int] = mapped_column(Integer, comment="0: no limit")
     batch_size: Mapped[int] = mapped_column(Integer)
     learning_rate: Mapped[float] = mapped_column(Float)
+    hold_on_alarm: Mapped[bool] = mapped_column(Boolean, comment="an alarm pauses the run until it is resumed")
     join_s: Mapped[float] = mapped_column(Float, comment="durations in seconds of uptime")
     shares_s: Mapped[float] = mapped_column(Float)
     masked_s: Mapped[float] = mapped_column(Float)

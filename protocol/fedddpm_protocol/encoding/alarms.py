@@ -6,8 +6,8 @@ needs to be told by the aggregator. An alarm proves nothing and names nobody: it
 * ``loss``: three rounds running, the mean held-out loss after the round was worse than before it. What it is after a
   round is what institutions measure when the next one begins, so it is known with that round's result. A loss that
   has settled moves up and down a little for ever: the three rounds together must raise it by a twentieth.
-* ``norm``: the mean update of a part is more than 1.5 times the median of the part's means in the last rounds, also when
-  it is multiplied by the root of how many institutions are in it (the mean of fewer updates is longer by itself).
+* ``norm``: the mean update of a part is more than 1.5 times the median of the part's means in the last rounds, also
+  when it is multiplied by the root of how many institutions are in it: the mean of fewer updates is longer by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Self
 
@@ -89,7 +90,7 @@ def _loss_alarm(rounds: Sequence[RoundFigures]) -> Alarm | None:
     losses = [loss for _, loss in known]
     if rounds[-1].loss is None or len(losses) <= WORSE_ROUNDS:
         return None
-    rose = all(before < after for before, after in zip(losses, losses[1:], strict=False))
+    rose = all(before < after for before, after in pairwise(losses))
     if not rose or losses[-1] <= LEAST_RISE * losses[0]:
         return None
     way = " -> ".join(f"{loss:.4f}" for loss in losses)
@@ -109,8 +110,8 @@ def _norm_alarm(round_: int, part: str, mean: Mean, before: Sequence[Mean]) -> A
     if mean.norm <= LARGE * usual or mean.norm * math.sqrt(mean.survivors) <= LARGE * usual_of_one:
         return None
     times = f"{mean.norm / usual:.1f} times the median {usual:.3g}" if usual else "and all before were nothing"
-    text = f"the mean update of round {round_ + 1} in part {part} has norm {mean.norm:.3g}, {times} of the rounds before"
-    return Alarm(NORM, round_, text)
+    norm = f"the mean update of round {round_ + 1} in part {part} has norm {mean.norm:.3g}"
+    return Alarm(NORM, round_, f"{norm}, {times} of the rounds before")
 
 
 class AlarmWatch:
@@ -130,7 +131,8 @@ class AlarmWatch:
 
     def to_json(self) -> str:
         """All of it, for a file."""
-        return json.dumps({"figures": [asdict(one) for one in self._figures], "newest": [asdict(a) for a in self.newest]})
+        figures, newest = map(asdict, self._figures), map(asdict, self.newest)
+        return json.dumps({"figures": list(figures), "newest": list(newest)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

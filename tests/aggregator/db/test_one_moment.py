@@ -28,7 +28,7 @@ from fedddpm_aggregator.service.administration.rosters import react_to_roster
 from fedddpm_aggregator.service.administration.run_settings import RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, start_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
+from fedddpm_aggregator.service.history.run_report import run_report
 from fedddpm_aggregator.service.rounds import publishing
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
@@ -158,7 +158,7 @@ def audit_log(ctx: Context) -> Callable[[], object]:
 REPLIES: dict[str, Replying] = {
     "state": state,
     "operator's rounds": lambda ctx: lambda: remote_operations.rounds(ctx, None, 0),
-    "rounds and traffic": lambda ctx: lambda: rounds_and_traffic(ctx),
+    "report of a run": lambda ctx: lambda: run_report(ctx),
     "metrics": figures,
     "page": page,
     "stream of the page": stream,

@@ -70,6 +70,9 @@ class RunSettings:
             f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more"
         ),
     ] = None
+    hold_on_alarm: Annotated[
+        bool, Asked("pause the run when a round did harm or a mean is very large, until somebody resumes it")
+    ] = False
     join_s: Annotated[float, Asked("seconds for training and joining")] = 3600.0
     shares_s: Annotated[float, Asked("seconds for exchanging key shares")] = 60.0
     masked_s: Annotated[float, Asked("seconds for uploading")] = 600.0

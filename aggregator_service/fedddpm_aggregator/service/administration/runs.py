@@ -99,6 +99,7 @@ def resume_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) 
         run, attempt = _locked_run(db, "resume", name)
         if run.status == "paused":
             run.status = "running" if run.stalled_roster is None else "stalled"
+            run.reason = run.reason if run.status == "stalled" else None
             queries.bump_version(db)
             audit.record(ctx, db, actor, "run resumed", run=run.name)
             if run.status == "running" and attempt is not None and attempt.status != "active":

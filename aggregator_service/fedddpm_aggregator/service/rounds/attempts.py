@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow, SessionRow
-from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service import audit, conduct
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.clip_norms import clip_norm_now
 from fedddpm_aggregator.service.rounds.ring_choice import next_rings
@@ -221,3 +221,4 @@ def _record_failure(ctx: Context, db: Session, attempt: AttemptRow, reason: str)
     run = db.get_one(RunRow, attempt.run_id)
     place: dict[str, str | int] = {"run": run.name, "round": attempt.round, "attempt": attempt.attempt}
     audit.record(ctx, db, audit.SERVER, "attempt failed", reason=reason, **place)
+    conduct.name_members(ctx, db, run)

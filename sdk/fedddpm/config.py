@@ -74,6 +74,7 @@ class LocalPolicyOptions(_Options):
     max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = math.inf
     warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6
     max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
+    stop_on_alarm: Annotated[bool, Option("stop before the next training when an alarm rings")] = False
     min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
     disclose_samples: Annotated[bool, Option("give the number of images in clear if asked")] = False
     allow_two_party: Annotated[bool, Option("hides from the server, not from the other party")] = False

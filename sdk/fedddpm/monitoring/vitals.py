@@ -64,6 +64,7 @@ class Vitals:
     rounds_without: int = 0  # finished without it
     share: float | None = None  # of the own update in the newest round's mean; None where it is not known
     cosine: float | None = None  # between the two
+    alarms: frozenset[str] = frozenset()  # kinds that rang with the newest result
     attempts_failed: int = 0  # that this institution was in
     bytes_up: int = 0
     bytes_down: int = 0
@@ -119,6 +120,10 @@ class LiveVitals:
         """A round has a result; ``in_mean``: this institution's update is in it, with this share and cosine."""
         name = "rounds_in_mean" if in_mean else "rounds_without"
         self._set(**{name: getattr(self._now, name) + 1}, share=share, cosine=cosine)
+
+    def alarmed(self, kinds: frozenset[str]) -> None:
+        """These kinds of alarms rang with the newest result; none, mostly."""
+        self._set(alarms=kinds)
 
     def attempt_failed(self) -> None:
         """An attempt that this institution was in ended without a result."""

@@ -14,6 +14,7 @@ from fedddpm.data.image_set import require_labels
 from fedddpm.errors import DataError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
+from fedddpm.rounds.alarm_guard import AlarmGuard
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.institution import Institution
@@ -60,7 +61,8 @@ class Participation:
         self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
         averaging = bool(institution.config.learning.ema_decay)
-        self._history = RunHistory(state, models, transport, reporter, averaging=averaging)
+        self._alarms = AlarmGuard(state, institution.config.policy, reporter)
+        self._history = RunHistory(state, models, transport, reporter, self._alarms.follow, averaging=averaging)
         self._own = RoundUpdate(
             institution,
             state,
@@ -216,6 +218,7 @@ class Participation:
         )
         append_summary(self._state.path, summary)
         self._telling.round_ended(summary)
+        self._alarms.tell(result.run, result.round)
         self._on_round(summary)
         self._round_began = time.monotonic()
         return summary
@@ -250,6 +253,9 @@ class Participation:
         require_enough_reporters(accepted, self._us.member_id)
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)
+        with self._reporter.busy(Work.PROTOCOL):
+            self._history.arrive(accepted.spec, accepted.roster)  # who is new follows the chain of results
+        self._alarms.require_quiet(accepted.spec)
         update = self._own.of(accepted.spec, accepted.roster)
         if update is None:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -32,13 +32,23 @@ _FLOAT32_BYTES = 4
 
 
 class RunHistory:
-    """Moves the position forward, never back; ``averaging``: an average of the weights comes along."""
+    """Moves the position forward, never back; ``averaging``: an average of the weights comes along.
+
+    ``followed`` is told of verified results before anything is done with them; some may come a second time.
+    """
 
     def __init__(
-        self, state: StateFolder, models: ModelStore, transport: FederationApi, reporter: Reporter, *, averaging: bool
+        self,
+        state: StateFolder,
+        models: ModelStore,
+        transport: FederationApi,
+        reporter: Reporter,
+        followed: Callable[[Sequence[RoundResult]], None],
+        *,
+        averaging: bool,
     ) -> None:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
-        self._averaging = averaging
+        self._followed, self._averaging = followed, averaging
 
     def arrive(self, spec: RoundSpec, roster: Roster) -> RunPosition:
         """The position at the start of ``spec``'s round, with its base model at hand.
@@ -226,6 +236,8 @@ class RunHistory:
             checked = accept_results(page, roster, run, first_round, previous)
             found += checked
             first_round, previous = checked[-1].round + 1, checked[-1].hash
+        if found:
+            self._followed(found)
         return found
 
 

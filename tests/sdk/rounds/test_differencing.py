@@ -59,7 +59,7 @@ def test_a_run_keeps_its_method(state):
     assert whole.base_manifest == parts.base_manifest
     names = (whole.previous_result, whole.initial_model_hash, whole.base_model_hash)
     state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors"))
-    history = RunHistory(state, None, None, None, averaging=False)
+    history = RunHistory(state, None, None, None, lambda results: None, averaging=False)
     assert history.arrive(whole, roster).method == "FULL"
     with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
         history.arrive(parts, roster)
@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_where_it_is_known_to_be(state, otherwise, said):
     names = (spec.previous_result, spec.initial_model_hash, spec.base_model_hash)
     position = RunPosition(spec.run, spec.method, spec.round, *names, "m.safetensors")
     state.move_to(position)
-    history = RunHistory(state, None, None, None, averaging=False)
+    history = RunHistory(state, None, None, None, lambda results: None, averaging=False)
     assert history.arrive(spec, roster) == position
     with pytest.raises((SpecError, PolicyError), match=said):
         history.arrive(changed(spec, **otherwise), roster)

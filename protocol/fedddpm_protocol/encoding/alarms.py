@@ -5,7 +5,7 @@ needs to be told by the aggregator. An alarm proves nothing and names nobody: it
 
 * ``loss``: three rounds running, the mean held-out loss after the round was worse than before it. What it is after a
   round is what institutions measure when the next one begins, so it is known with that round's result. A loss that
-  has settled moves up and down a little for ever: the three rounds together must raise it by a twentieth.
+  has settled moves up and down a little for ever: all the rounds that ran together must raise it by a twentieth.
 * ``norm``: the mean update of a part is more than 1.5 times the median of the part's means in the last rounds, also
   when it is multiplied by the root of how many institutions are in it: the mean of fewer updates is longer by itself.
 """
@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from statistics import median
 from typing import Self
 
@@ -27,7 +27,7 @@ from fedddpm_protocol.encoding.losses import federation_losses
 LOSS, NORM = "loss", "norm"
 ALARMS = (LOSS, NORM)
 WORSE_ROUNDS = 3  # running, before the loss alarm rings
-LEAST_RISE = 1.05  # of the loss over these rounds
+LEAST_RISE = 1.05  # of the loss, from the first of the rounds that ran to the last
 LARGE = 1.5  # times the median
 FEWEST_MEANS = 3  # earlier ones of a part, before its norm alarm can ring: of two the median is no better than a guess
 REMEMBERED = 9  # rounds that are looked back at: clip norms and updates become smaller while a run goes on
@@ -86,17 +86,16 @@ def alarms_at(earlier: Sequence[RoundFigures], newest: RoundFigures) -> tuple[Al
 
 
 def _loss_alarm(rounds: Sequence[RoundFigures]) -> Alarm | None:
-    known = [(one.round, one.loss) for one in rounds if one.loss is not None][-WORSE_ROUNDS - 1 :]
-    losses = [loss for _, loss in known]
-    if rounds[-1].loss is None or len(losses) <= WORSE_ROUNDS:
+    if rounds[-1].loss is None:
         return None
-    rose = all(before < after for before, after in pairwise(losses))
-    if not rose or losses[-1] <= LEAST_RISE * losses[0]:
+    known = [(one.round, one.loss) for one in rounds if one.loss is not None]
+    worse = list(takewhile(lambda pair: pair[0][1] < pair[1][1], reversed(list(pairwise(known)))))[::-1]
+    if len(worse) < WORSE_ROUNDS or known[-1][1] <= LEAST_RISE * worse[0][0][1]:
         return None
-    way = " -> ".join(f"{loss:.4f}" for loss in losses)
+    way = " -> ".join(f"{loss:.4f}" for _, loss in known[-len(worse) - 1 :])
     text = (
-        f"the mean held-out loss became worse {WORSE_ROUNDS} rounds running: {way}, from before round"
-        f" {known[0][0] + 1} to before round {known[-1][0] + 1}"
+        f"the mean held-out loss became worse {len(worse)} rounds running: {way}, from before round"
+        f" {worse[0][0][0] + 1} to before round {known[-1][0] + 1}"
     )
     return Alarm(LOSS, rounds[-1].round, text)
 

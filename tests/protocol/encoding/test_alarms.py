@@ -59,6 +59,11 @@ def test_a_loss_that_has_settled_moves_up_and_down_for_ever() -> None:
     assert by_losses(0.04, 0.0401, 0.0405, 0.0425) == [(LOSS, 3)]
 
 
+def test_small_steps_in_one_direction_ring_as_well() -> None:
+    """Each three of them are below what is let through."""
+    assert by_losses(*(0.04 * 1.015**step for step in range(6))) == [(LOSS, 4), (LOSS, 5)]
+
+
 def test_rounds_without_losses_are_left_out() -> None:
     """With USPLIT the decoder may not be opened, and losses stand in no other sum."""
     told = [[part(loss, session="decoder")] for loss in (0.4, 0.41, 0.42, 0.45)]

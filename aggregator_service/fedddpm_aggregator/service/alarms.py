@@ -21,6 +21,8 @@ from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 
 log = logging.getLogger(__name__)
+TELL, HOLD = "tell", "hold"
+ON_ALARM = (TELL, HOLD)  # what a run does then
 
 
 def alarms_in(db: Session, run: RunRow) -> list[Alarm]:
@@ -49,7 +51,7 @@ def ring(ctx: Context, db: Session, run: RunRow, result: RoundResult) -> None:
         log.warning("alarm", extra={"fields": {"run": run.name, "round": alarm.round, "reason": alarm.text}})
         place: dict[str, str | int] = {"run": run.name, "round": alarm.round}
         audit.record(ctx, db, audit.SERVER, "alarm", kind=alarm.kind, reason=alarm.text, **place)
-    if alarms and run.hold_on_alarm and run.status == "running" and result.round + 1 < run.rounds:
+    if alarms and run.on_alarm == HOLD and run.status == "running" and result.round + 1 < run.rounds:
         run.status = "paused"
         run.reason = f"an alarm rang after round {result.round + 1}: {'; '.join(map(str, alarms))}"
         audit.record(ctx, db, audit.SERVER, "run paused", run=run.name, reason=run.reason)

@@ -41,6 +41,8 @@ OPTIONS = {
     "bits": "ring in which updates travel: 4, 6, 8, 12, 16, 20, 24, 32 bits [default: 8]",
     "first-bits": "ring of the first round, and wherever nothing is known of a part's size; by default 24, or --bits "
     "where that is more",
+    "on-alarm": "when a round did harm, or a mean is very large: tell; or hold, a pause until the run is resumed "
+    "[default: tell]",
     "join-s": "seconds for training and joining [default: 3600.0]",
     "shares-s": "seconds for exchanging key shares [default: 60.0]",
     "masked-s": "seconds for uploading [default: 600.0]",
@@ -63,6 +65,7 @@ CHOSEN = {  # none of them is a default, and no two are alike
     "chunk_coordinates": 8192,
     "bits": 12,
     "first_bits": 16,
+    "on_alarm": "hold",
     "join_s": 61.5,
     "shares_s": 62.5,
     "masked_s": 63.5,

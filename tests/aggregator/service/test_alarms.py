@@ -67,7 +67,7 @@ def test_a_large_mean_holds_a_run_that_asked_for_it(
     new_federation: NewFederation, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = new_federation()
-    federation.start_run(rounds=6, hold_on_alarm=True, clip="fixed")
+    federation.start_run(rounds=6, on_alarm="hold", clip="fixed")
     site = serve(federation)
     for round_ in range(3):
         whole_round(site, round_, monkeypatch, times=0.5)
@@ -91,7 +91,7 @@ def test_the_last_round_holds_nothing(
     new_federation: NewFederation, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = new_federation()
-    federation.start_run(rounds=4, hold_on_alarm=True)
+    federation.start_run(rounds=4, on_alarm="hold")
     site = serve(federation)
     for round_, loss in enumerate(RISING):
         whole_round(site, round_, monkeypatch, loss)

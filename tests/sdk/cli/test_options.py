@@ -44,6 +44,13 @@ OPTIONS: list[Row] = [
     ("--max-clip-norm", "policy: largest update norm", "2.5", "policy.max_clip_norm", 2.5),
     ("--warn-share", "policy: share of the mean to warn above", "0.5", "policy.warn_share", 0.5),
     ("--max-share", "policy: share of the mean to stop above", "0.8", "policy.max_share", 0.8),
+    (
+        "--stop-on-alarm",
+        "policy: stop before the next training when an alarm rings",
+        None,
+        "policy.stop_on_alarm",
+        True,
+    ),
     ("--min-bits", "policy: narrowest ring for updates", "12", "policy.min_bits", 12),
     (
         "--disclose-samples",

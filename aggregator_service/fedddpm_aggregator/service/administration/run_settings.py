@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.setting_errors import first_error
+from fedddpm_aggregator.service.alarms import TELL
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
@@ -70,9 +71,9 @@ class RunSettings:
             f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more"
         ),
     ] = None
-    hold_on_alarm: Annotated[
-        bool, Asked("pause the run when a round did harm or a mean is very large, until somebody resumes it")
-    ] = False
+    on_alarm: Annotated[
+        Word, Asked("when a round did harm, or a mean is very large: tell; or hold, a pause until the run is resumed")
+    ] = TELL
     join_s: Annotated[float, Asked("seconds for training and joining")] = 3600.0
     shares_s: Annotated[float, Asked("seconds for exchanging key shares")] = 60.0
     masked_s: Annotated[float, Asked("seconds for uploading")] = 600.0

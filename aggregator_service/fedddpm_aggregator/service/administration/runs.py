@@ -17,6 +17,7 @@ from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST_BITS, RING_CHOICES, RunSettings
+from fedddpm_aggregator.service.alarms import ON_ALARM
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import cannot_run, close_attempt, round_spec, start_attempt
 from fedddpm_aggregator.service.rounds.publishing import remember_model, store_model
@@ -44,6 +45,8 @@ def start_run(
     settings.require_bounds()
     if settings.clip not in CLIPPINGS:
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
+    if settings.on_alarm not in ON_ALARM:
+        raise OperatorError(f"unknown --on-alarm {settings.on_alarm!r}; choose one of {', '.join(ON_ALARM)}")
     try:
         network = read_network(initial_model)
     except ModelFileError as error:

@@ -12,14 +12,14 @@ branch_labels = None
 depends_on = None
 usable_from = '0006'
 
-HOLD = "an alarm pauses the run until it is resumed"
+ON_ALARM = "tell; or hold: an alarm pauses the run"
 
 
 def upgrade() -> None:
     """Bring the schema here."""
-    op.add_column('runs', sa.Column('hold_on_alarm', sa.Boolean(), server_default=sa.false(), nullable=False, comment=HOLD))
+    op.add_column('runs', sa.Column('on_alarm', sa.String(length=16), server_default='tell', nullable=False, comment=ON_ALARM))
 
 
 def downgrade() -> None:
     """Take the schema back."""
-    op.drop_column('runs', 'hold_on_alarm')
+    op.drop_column('runs', 'on_alarm')

@@ -19,7 +19,7 @@ from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import write_key
 from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import first_model, next_charter, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import KEY_FILE, Settings
@@ -138,7 +138,7 @@ def _start_run(context: Context, setup: Setup, root: SigningKey, folder: Path) -
     number, roster, _ = next_charter(context)
     model = _first_model(setup.coordinates, folder)
     charter = draft_charter(settings, roster, first_model(model), number)
-    start_run(context, sign_charter(charter, root), PhaseDurations(*[3600.0] * 5), model)
+    start_run(context, sign_charter(charter, root), OperatorSettings(*[3600.0] * 5), model)
 
 
 def _first_model(coordinates: int, folder: Path) -> Path:

@@ -82,6 +82,7 @@ class LocalPolicyOptions(_Options):
     allow_weights: Annotated[bool, Option("a first model without a seed, if its weights look honest")] = False
     warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6
     max_share: Annotated[float, Field(gt=0), Option("share of the mean to stop above")] = 0.9  # 1e9: no limit
+    stop_on_alarm: Annotated[bool, Option("stop before the next training when an alarm rings")] = False
     min_bits: Annotated[int, Field(ge=4, le=32), Option("narrowest ring for updates")] = 8
     check_sums: Annotated[float, Field(ge=0, allow_inf_nan=False), Option("how much of a sum to fetch for a check")] = (
         1.0  # times its size, from 1 on one chunk at least; 0: none; as many as there are institutions: every chunk

@@ -18,7 +18,7 @@ from fedddpm_aggregator.http.authentication import SIGNER, Signer
 from fedddpm_aggregator.http.problems import problem_of
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads, remote_operations
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_protocol.wire.api import MAX_INT32, Count, HexHash, UnixSeconds
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -30,7 +30,7 @@ class StartRun(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     charter: SignedDocument  # by the federation's root
-    durations: PhaseDurations
+    durations: OperatorSettings
     initial_model: HexHash  # SHA-256 of the file
 
 

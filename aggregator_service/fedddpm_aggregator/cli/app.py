@@ -29,7 +29,7 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import read_public_key, write_key
 from fedddpm_aggregator.server.process import serve_forever
 from fedddpm_aggregator.service.administration.rosters import initialise
-from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
+from fedddpm_aggregator.service.history.run_report import run_report
 from fedddpm_aggregator.telemetry.logs import configure_logging
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 
@@ -127,13 +127,13 @@ def rounds(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show the rounds of a run: cohorts, rings, survivors, sums, and what they moved."""
+    """Show the rounds of a run: cohorts, rings, survivors, sums, what they moved; alarms, and members to be called."""
     with opened(settings_of(data, database_url)) as ctx:
-        lines, traffic = rounds_and_traffic(ctx, run)
+        report = run_report(ctx, run)
     if as_json:
-        print(json.dumps([asdict(line) for line in lines], indent=2))
+        print(json.dumps([asdict(line) for line in report.lines], indent=2))
     else:
-        print_rounds(lines, traffic, console())
+        print_rounds(report, console())
 
 
 app.command("verify")(verify_command)

@@ -24,7 +24,7 @@ from fedddpm_aggregator.service.administration.charter_files import (
 )
 from fedddpm_aggregator.service.administration.roster_files import read_document, read_roster
 from fedddpm_aggregator.service.administration.rosters import install_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import (
     end_run,
     first_model,
@@ -65,7 +65,7 @@ def root_keygen(out: Annotated[Path, typer.Option(help="file of the new root key
 def install(
     signed: Annotated[Path, typer.Argument(help="roster or charter that the root has signed")],
     data: Data,
-    durations: PhaseDurations,
+    durations: OperatorSettings,
     initial_model: Annotated[Path | None, typer.Option(help="theta_0, with a charter")] = None,
     database_url: DatabaseUrl = None,
     blobs: Blobs = None,
@@ -132,7 +132,7 @@ def start(
     settings: RunSettings,
     data: Data,
     initial_model: InitialModel,
-    durations: PhaseDurations,
+    durations: OperatorSettings,
     root_key: Annotated[
         Path | None, typer.Option(help="the federation's root key; by default root.key in DATA or beside it")
     ] = None,

@@ -17,7 +17,7 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, read_key, read_owner, write_key
 from fedddpm_aggregator.service.administration.charter_files import form_of
 from fedddpm_aggregator.service.administration.roster_files import read_document
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
@@ -48,7 +48,7 @@ def keygen(
 @with_run_options
 def start(
     charter: Annotated[Path, typer.Argument(help="charter that the root has signed (federation sign-run)")],
-    durations: PhaseDurations,
+    durations: OperatorSettings,
     url: Url,
     key: Key,
     initial_model: InitialModel,

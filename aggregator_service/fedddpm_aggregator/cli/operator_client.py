@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedddpm_aggregator.api.operators import AuditEntry, Done, IncomingModel, RoundsPage
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.client_signing import message_signer, sign_request
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.untrusted.redaction import shown_url
 from fedddpm_protocol.wire.api import Problem
@@ -44,7 +44,7 @@ class OperatorClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def start_run(self, charter: SignedDocument, durations: PhaseDurations, initial_model: Path) -> dict[str, Any]:
+    def start_run(self, charter: SignedDocument, durations: OperatorSettings, initial_model: Path) -> dict[str, Any]:
         """Upload theta_0, as far as it is not there, and start the run of a charter."""
         digest, signed = self._upload(initial_model), charter.model_dump(mode="json")
         request = {"charter": signed, "durations": dataclasses.asdict(durations), "initial_model": digest}

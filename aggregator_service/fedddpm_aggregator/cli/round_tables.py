@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box, filesize
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedddpm_aggregator.service.history.run_report import RunReport
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
 from fedddpm_protocol.agreement.methods import reports_losses
@@ -41,18 +43,25 @@ def console() -> PlainConsole:
     return PlainConsole(width=None if told else WIDTH_WITHOUT_TERMINAL)
 
 
-def print_rounds(lines: list[SessionLine], traffic: list[RoundTraffic], out: Console) -> None:
-    """Sessions, what the published rounds moved, and why sessions failed or wait; readable from 80 columns on."""
-    out.print(rounds_table(lines))
-    if traffic:
-        out.print(traffic_table(traffic))
-    for line in lines:
+def print_rounds(report: RunReport, out: Console) -> None:
+    """Sessions, what the published rounds moved, why sessions failed or wait, and what people should look at.
+
+    Readable from 80 columns on.
+    """
+    out.print(rounds_table(report.lines))
+    if report.traffic:
+        out.print(traffic_table(report.traffic))
+    for line in report.lines:
         if line.reason:
             place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
             out.print(f"{place}: {plain(line.reason)}", soft_wrap=True)
+    for alarm in report.alarms:
+        out.print(f"alarm after round {alarm.round + 1}: {plain(alarm.text)}", soft_wrap=True)
+    for conduct in report.conduct:
+        out.print(f"{conduct.member} {plain(conduct.happened)}. {plain(conduct.to_do)}", soft_wrap=True)
 
 
-def rounds_table(lines: list[SessionLine]) -> Table:
+def rounds_table(lines: Sequence[SessionLine]) -> Table:
     """One row a session; losses are means over the survivors, rounds and attempts count from 1."""
     title = f"run {lines[0].run} ({lines[0].method})" if lines else "no round yet"
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -76,7 +85,7 @@ def _cells(line: SessionLine) -> tuple[str, ...]:
     return (*place, line.phase, survivors, *sums)
 
 
-def traffic_table(rounds: list[RoundTraffic]) -> Table:
+def traffic_table(rounds: Sequence[RoundTraffic]) -> Table:
     """Payload of all members together, a row a published round, and of the run so far.
 
     Naive FedAvg moves the whole network in float32, down and up.

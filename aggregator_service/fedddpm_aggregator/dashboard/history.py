@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -15,11 +15,14 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.dashboard.rounds import Failure, Round, Story, Taking
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import ModelRow, ResultRow, RunRow
+from fedddpm_aggregator.service.conduct import Conduct, conduct_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import run_called
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
+from fedddpm_protocol.encoding.alarms import Alarm
 
 REMEMBERED_RUNS = 2
+ALARMED_ROUNDS = 10  # the newest ones, whose alarms are told at the top
 CATCH_UP_S = 1.0  # for rounds that were published before this process started; more at the next look
 
 
@@ -47,6 +50,12 @@ class History:
     failures: tuple[Failure, ...]
     models: tuple[Model, ...]  # the newest ones
     taking: Mapping[str, Taking]  # by member of the newest roster
+    conduct: Sequence[Conduct]  # members that the coordinator should call
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Those of the newest rounds, the newest first."""
+        return tuple(alarm for one in reversed(self.rounds[-ALARMED_ROUNDS:]) for alarm in one.alarms)
 
     @property
     def total(self) -> RoundTraffic:
@@ -94,6 +103,7 @@ class Histories:
             failures=tuple(story.failures),
             models=_models(db, run, models, before),
             taking=story.taking(members),
+            conduct=conduct_in(self._ctx, db, run) if members else (),
         )
 
     def _story(self, run_id: int) -> Story:

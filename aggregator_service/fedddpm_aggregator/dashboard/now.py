@@ -18,7 +18,7 @@ from fedddpm_aggregator.service.administration.rosters import next_step_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phase_rules import PhaseView
 from fedddpm_aggregator.service.rounds.phases import view_of
-from fedddpm_aggregator.service.rounds.reading import PAUSED
+from fedddpm_aggregator.service.rounds.reading import why_paused
 from fedddpm_aggregator.service.rounds.sessions import LiveSession, cohort_of, live_of, survivors_of
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ProtocolError
@@ -150,7 +150,7 @@ def _run_now(ctx: Context, db: Session, run: RunRow) -> RunNow:
 def _why_not(run: RunRow) -> str | None:
     if run.status != "paused":
         return run.reason
-    return PAUSED if run.reason is None else f"{PAUSED}. Besides: {run.reason}"
+    return why_paused(run)
 
 
 def _session_now(ctx: Context, db: Session, attempt: AttemptRow, row: SessionRow) -> SessionNow:

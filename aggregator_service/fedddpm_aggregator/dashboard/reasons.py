@@ -31,11 +31,22 @@ _RULES: tuple[tuple[re.Pattern[str], Advice], ...] = tuple(
             "Ask the institutions that are not heard of to look at: fedddpm status.",
         ),
         (
+            r"an alarm rang",
+            "The run was started to be held when an alarm rings. The round is published; nothing more is trained.",
+            "Ask the institutions what changed at home. Then let it go on (federation resume-run), or end it and start "
+            "another one from a first model that is not the last one.",
+        ),
+        (
             r"is held|above the agreed|outside the agreed range|cannot sum to|not the .* that the disclosed",
             "The sum was opened but breaks the rules that all agreed on, so the model stays as it is. Nobody can tell "
-            "whose update it was.",
-            "The run stands still until the root signs a newer roster (federation roster add or remove, then "
-            "federation install). Ask the institutions which program and settings they run.",
+            "whose update it was: single updates are masked for this server too.",
+            "The run stands still until the root signs a newer roster. First ask every institution which program and "
+            "settings it runs, and what its log says of its update's norm: a working program clips by itself. Who says "
+            "that it was its own leaves by a roster without it (federation roster remove) that releases the others "
+            "(federation roster release). Never release by guess: two sums that differ by one institution show its "
+            "update, also an honest one's. What shows nothing is another run: end this one, and start from another "
+            "first model (fedddpm init-model --seed) without whoever is suspected, or by turns with halves of the "
+            "federation that are large enough. The half whose round is held again has the spoiler in it.",
         ),
         (
             r"larger than its ring",

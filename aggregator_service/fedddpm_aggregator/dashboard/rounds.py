@@ -16,6 +16,7 @@ from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.history.finished_attempts import FinishedAttempt, FinishedAttempts
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
+from fedddpm_protocol.encoding.alarms import Alarm
 from fedddpm_protocol.encoding.losses import federation_losses
 from fedddpm_protocol.wire.phases import Phase
 
@@ -38,6 +39,7 @@ class Round:
     traffic: RoundTraffic
     began_at: float  # Unix seconds, of the first attempt
     published_at: float
+    alarms: tuple[Alarm, ...]  # that rang with its result
 
     @property
     def seconds(self) -> float:
@@ -127,6 +129,7 @@ class Story:
             traffic=attempt.traffic,
             began_at=attempt.round_began_at,
             published_at=published_at,
+            alarms=attempt.alarms,
         )
         self.rounds.append(published)
 

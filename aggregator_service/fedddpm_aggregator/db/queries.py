@@ -147,6 +147,15 @@ def last_result(db: Session, run_id: int) -> ResultRow | None:
     return db.scalar(select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1))
 
 
+def results_backwards(db: Session, run_id: int) -> Iterator[ResultRow]:
+    """The results of a run, the newest first, each read when it is asked for."""
+    newest_first = select(ResultRow).where(ResultRow.run_id == run_id).order_by(ResultRow.round.desc()).limit(1)
+    row = db.scalar(newest_first)
+    while row is not None:
+        yield row
+        row = db.scalar(newest_first.where(ResultRow.round < row.round))
+
+
 def _sums(part: str) -> ColumnElement[bool]:
     """Sessions of a part: the one of its name, or those of its shards."""
     return or_(SessionRow.part == part, SessionRow.part.startswith(session_name(part, 0)[:-1], autoescape=True))

@@ -84,6 +84,7 @@ class RunRow(Base):
     max_steps: Mapped[int] = mapped_column(Integer, comment="0: no limit")
     batch_size: Mapped[int] = mapped_column(Integer)
     learning_rate: Mapped[float] = mapped_column(Float)
+    on_alarm: Mapped[str] = mapped_column(String(16), comment="tell; or hold: an alarm pauses the run")
     join_s: Mapped[float] = mapped_column(Float, comment="durations in seconds of uptime")
     shares_s: Mapped[float] = mapped_column(Float)
     masked_s: Mapped[float] = mapped_column(Float)

@@ -15,6 +15,7 @@ from fedddpm_aggregator.monitoring.figures import FigureReader, Figures, RunFigu
 from fedddpm_aggregator.monitoring.probe import Probe
 from fedddpm_aggregator.monitoring.run_totals import ROUND_S
 from fedddpm_aggregator.service.context import Context
+from fedddpm_protocol.encoding.alarms import ALARMS
 from fedddpm_protocol.wire.phases import Phase
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class DatabaseCollector(Collector):
         yield from _federation(figures)
         yield from _now(figures.newest)
         yield from _totals(figures.newest)
+        yield from _warnings(figures.newest)
 
 
 def _federation(figures: Figures) -> Iterator[Metric]:
@@ -105,6 +107,21 @@ def _totals(newest: tuple[RunFigures, ...]) -> Iterator[Metric]:
             float32.add_metric((run.name,), run.tally.float32)
             lasted.add_metric((run.name,), _buckets(run.tally.durations), run.tally.duration_s)
     yield from (published, attempts, failed, drops, moved, float32, lasted)
+
+
+def _warnings(newest: tuple[RunFigures, ...]) -> Iterator[Metric]:
+    rang = CounterMetricFamily("fedddpm_alarms", "Alarms that rang, by kind", labels=["run", "kind"])
+    rings = GaugeMetricFamily("fedddpm_alarm", "1 where the newest result rang an alarm", labels=["run", "kind"])
+    named = GaugeMetricFamily(
+        "fedddpm_members_named", "Members late, silent or with two contents; rounds names them", labels=["run"]
+    )
+    for run in newest:
+        named.add_metric((run.name,), run.named)
+        if run.tally is not None:
+            for kind in ALARMS:
+                rang.add_metric((run.name, kind), run.tally.alarms[kind])
+                rings.add_metric((run.name, kind), int(kind in run.tally.ringing))
+    yield from (rang, rings, named)
 
 
 def _buckets(counts: list[int]) -> list[tuple[str, float]]:

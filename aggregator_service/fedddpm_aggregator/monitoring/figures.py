@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, JoinRow, MessageRow, ResultRow, RunRow
 from fedddpm_aggregator.monitoring.run_totals import RunTotals
+from fedddpm_aggregator.service.conduct import conduct_in
 from fedddpm_aggregator.service.context import Context
 
 MOST_RUNS = 3  # the newest ones are told one by one
@@ -32,6 +33,7 @@ class RunFigures:
     joined: int  # members, in any session
     cohort: int
     survivors: int  # who completed an upload
+    named: int  # members that a coordinator should call
     tally: RunTotals | None  # None until all finished attempts are counted
 
 
@@ -95,5 +97,6 @@ class FigureReader:
             joined=db.scalar(joins) or 0,
             cohort=db.scalar(joins.where(JoinRow.in_cohort)) or 0,
             survivors=db.scalar(uploads) or 0,
+            named=len(conduct_in(self._ctx, db, run)) if queries.newest_roster_version(db) else 0,
             tally=tally if tally.catch_up(db, run, until) else None,
         )

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.service.history.finished_attempts import FinishedAttempt, FinishedAttempts
+from fedddpm_protocol.encoding.alarms import ALARMS
 from fedddpm_protocol.wire.phases import Phase
 
 ROUND_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
@@ -22,6 +23,8 @@ class RunTotals:
     float32: int = 0
     drops: int = 0  # cohort minus survivors of the sums that were opened
     duration_s: float = 0.0  # of all published rounds, from the start of the attempt that was published
+    alarms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ALARMS, 0))  # by kind, that rang so far
+    ringing: frozenset[str] = frozenset()  # kinds that rang with the newest result
     durations: list[int] = field(default_factory=lambda: [0] * (len(ROUND_S) + 1))  # rounds by ROUND_S, the rest last
     _attempts: FinishedAttempts = field(default_factory=FinishedAttempts)
 
@@ -38,7 +41,10 @@ class RunTotals:
             self.up += attempt.traffic.up
             self.down += attempt.traffic.down
             self.float32 += attempt.traffic.float32
+        for alarm in attempt.alarms:
+            self.alarms[alarm.kind] += 1
         if attempt.published_at is not None:
+            self.ringing = frozenset(alarm.kind for alarm in attempt.alarms)
             self._add_duration(max(attempt.published_at - attempt.row.created_at, 0.0))
 
     def _add_duration(self, seconds: float) -> None:

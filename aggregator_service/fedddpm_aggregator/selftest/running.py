@@ -22,7 +22,7 @@ from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.selftest.steps import Steps
 from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import first_model, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.verification.verify_history import verify_history
@@ -128,7 +128,7 @@ def _founded(storage: Storage, folder: Path) -> _Federation:
         install_roster(ctx, sign_roster(roster, root))
         run = RunSettings(name=RUN, method="UDEC", rounds=1, chunk_coordinates=_CHUNK)
         charter = draft_charter(run, roster, first_model(model), 1)
-        start_run(ctx, sign_charter(charter, root), PhaseDurations(), model)
+        start_run(ctx, sign_charter(charter, root), OperatorSettings(), model)
     return federation
 
 

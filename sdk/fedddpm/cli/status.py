@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedddpm.config import ClientConfig
 from fedddpm.identity import Identity
+from fedddpm.rounds.alarm_guard import ringing
 from fedddpm.rounds.own_share import OwnShare
 from fedddpm.state.report import RunReport, parameters_in, read_state
 from fedddpm.transport.connection import Connection
@@ -44,6 +45,8 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
     if report.own_share is not None:
         share = OwnShare.from_json(report.own_share)
         rows.append(("own share of the mean", f"{share} in round {share.round + 1} of run {share.run}"))
+    if report.alarms is not None:
+        rows += [("alarm", text) for text in ringing(report.alarms)]
     if not report.runs:
         rows.append(("run", "none yet"))
     if report.unacknowledged:

@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from fedddpm.monitoring.vitals import Activity, LiveVitals, Vitals, Work, sdk_version
+from fedddpm_protocol.encoding.alarms import ALARMS
 
 _NAME = "fedddpm_institution"
 _GAUGES = {
@@ -70,6 +71,10 @@ class VitalsCollector(Collector):
         yield rounds
         for field, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(f"{_NAME}_{name}", text, getattr(now, field))
+        alarm = GaugeMetricFamily(f"{_NAME}_alarm", "1 where the newest result rang an alarm", labels=["kind"])
+        for kind in ALARMS:
+            alarm.add_metric((kind,), int(kind in now.alarms))
+        yield alarm
         spent = CounterMetricFamily(f"{_NAME}_seconds", "Time spent on work; the rest is waiting", labels=["work"])
         for work in Work:
             spent.add_metric((work,), now.seconds[work])

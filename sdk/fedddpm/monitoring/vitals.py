@@ -66,6 +66,7 @@ class Vitals:
     cosine: float | None = None  # between the two
     sums_checked: int = 0  # published sums of which chunks were opened again, and were right
     sums_not_checked: int = 0  # rounds whose sums the aggregator did not show
+    alarms: frozenset[str] = frozenset()  # kinds that rang with the newest result
     attempts_failed: int = 0  # that this institution was in
     bytes_up: int = 0
     bytes_down: int = 0
@@ -129,6 +130,10 @@ class LiveVitals:
     def sum_not_checked(self) -> None:
         """What a published sum was made of was not shown."""
         self._set(sums_not_checked=self._now.sums_not_checked + 1)
+
+    def alarmed(self, kinds: frozenset[str]) -> None:
+        """These kinds of alarms rang with the newest result; none, mostly."""
+        self._set(alarms=kinds)
 
     def attempt_failed(self) -> None:
         """An attempt that this institution was in ended without a result."""

@@ -14,6 +14,7 @@ from fedddpm.data.image_set import require_labels
 from fedddpm.errors import DataError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
+from fedddpm.rounds.alarm_guard import AlarmGuard
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.chartered_runs import CharteredRuns
@@ -66,7 +67,10 @@ class Participation:
         self._feedback = ErrorFeedback(state.path, institution.member_id)
         models = ModelStore(state, transport, reporter.transfer)
         config = institution.config
-        self._history = RunHistory(state, models, transport, reporter, config.learning, config.policy)
+        self._alarms = AlarmGuard(state, config.policy, reporter)
+        self._history = RunHistory(
+            state, models, transport, reporter, self._alarms.follow, config.learning, config.policy
+        )
         self._charters = CharteredRuns(
             state,
             institution.root_public_key,
@@ -248,6 +252,7 @@ class Participation:
         )
         append_summary(self._state.path, summary)
         self._telling.round_ended(summary)
+        self._alarms.tell(result.run, result.round)
         self._on_round(summary)
         self._round_began = time.monotonic()
         return summary
@@ -286,6 +291,9 @@ class Participation:
         require_enough_work(accepted.spec, accepted.charter.training, len(self._us.images[0]), self._us.config.policy)
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)
+        with self._reporter.busy(Work.PROTOCOL):
+            self._history.arrive(accepted.spec, accepted.charter, accepted.roster)  # who is new follows the chain
+        self._alarms.require_quiet(accepted.spec)
         update = self._own.of(accepted)
         if update is None:
             return None

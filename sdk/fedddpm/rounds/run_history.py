@@ -36,7 +36,10 @@ _FLOAT32_BYTES = 4
 
 
 class RunHistory:
-    """Moves the position forward, never back; ``learning`` and ``policy`` are the institution's own settings."""
+    """Moves the position forward, never back; ``learning`` and ``policy`` are the institution's own settings.
+
+    ``followed`` is told of verified results before anything is done with them; some may come a second time.
+    """
 
     def __init__(
         self,
@@ -44,11 +47,12 @@ class RunHistory:
         models: ModelStore,
         transport: FederationApi,
         reporter: Reporter,
+        followed: Callable[[Sequence[RoundResult]], None],
         learning: LearningOptions,
         policy: LocalPolicyOptions,
     ) -> None:
         self._state, self._models, self._transport, self._reporter = state, models, transport, reporter
-        self._policy, self._averaging = policy, bool(learning.ema_decay)
+        self._followed, self._policy, self._averaging = followed, policy, bool(learning.ema_decay)
 
     def arrive(self, spec: RoundSpec, charter: Charter, roster: Roster) -> RunPosition:
         """The position at the start of ``spec``'s round, with its base model at hand.
@@ -256,6 +260,8 @@ class RunHistory:
             checked = accept_results(page, roster, run, first_round, previous)
             found += checked
             first_round, previous = checked[-1].round + 1, checked[-1].hash
+        if found:
+            self._followed(found)
         return found
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from fedddpm.errors import StateError
 
 OWN_SHARE = "own-share"  # the fact that holds the newest share of the own update
+ALARMS = "alarms"  # the fact that holds what alarms need of the newest results
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class StateReport:
     unacknowledged: int  # answers that the aggregator has not acknowledged yet
     runs: tuple[RunReport, ...]  # the one worked on last comes last
     own_share: bytes | None  # of the newest round in which it is known
+    alarms: bytes | None  # what they need of the newest results, and which rang
 
 
 def read_state(folder: Path) -> StateReport:
@@ -65,6 +67,7 @@ def read_state(folder: Path) -> StateReport:
         unacknowledged=owed,
         runs=tuple(sorted(reports, key=lambda report: report.run == newest)),
         own_share=facts.get(OWN_SHARE),
+        alarms=facts.get(ALARMS),
     )
 
 

@@ -34,7 +34,7 @@ from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.charter_files import write_charter
 from fedddpm_aggregator.service.administration.rosters import install_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, pause_run, resume_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
@@ -46,7 +46,7 @@ from fedddpm_protocol.wire.messages import SignedDocument
 OLGA = identity_of("olga")
 one_database = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
 SETTINGS = RunSettings(name="run-1", method="UDEC", rounds=2, chunk_coordinates=16, bits=32)
-DURATIONS = PhaseDurations(**QUICK)
+DURATIONS = OperatorSettings(**QUICK)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_federation_is_run_from_afar(site: Site, olga: OperatorClient) -> None
 def test_what_is_not_chartered_cannot_be_started(site: Site, olga: OperatorClient) -> None:
     federation, theta_0 = site.federation, site.federation.write_theta_0()
 
-    def refused(why: str, charter: SignedDocument, durations: PhaseDurations = DURATIONS) -> None:
+    def refused(why: str, charter: SignedDocument, durations: OperatorSettings = DURATIONS) -> None:
         with pytest.raises(OperatorError, match=why):
             olga.start_run(charter, durations, theta_0)
 
@@ -115,7 +115,7 @@ def test_what_is_not_chartered_cannot_be_started(site: Site, olga: OperatorClien
     olga.start_run(charter, DURATIONS, theta_0)
     changed = federation.signed(dataclasses.replace(SETTINGS, rounds=3), theta_0, number=2)
     refused(r"refused \(conflict\): another charter of number 2 is installed, that of run 'run-1'", changed)
-    refused(r"refused \(conflict\): run 'run-1' has been started with other durations", charter, PhaseDurations())
+    refused(r"refused \(conflict\): run 'run-1' has been started with other durations", charter, OperatorSettings())
     olga.steer_run("run-1", "end")
     with pytest.raises(OperatorError, match="it is too late to pause it"):
         olga.steer_run("run-1", "pause")

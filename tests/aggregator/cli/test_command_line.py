@@ -26,9 +26,12 @@ from fedddpm_aggregator.cli import app
 from fedddpm_aggregator.cli.options import opened, settings_of
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
 from fedddpm_aggregator.service.administration.rosters import next_step
+from fedddpm_aggregator.service.conduct import Conduct, Miss
+from fedddpm_aggregator.service.history.run_report import RunReport
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
 from fedddpm_protocol.agreement.spec import LOSS_UNITS, WEIGHT_UNITS
+from fedddpm_protocol.encoding.alarms import LOSS, Alarm
 from fedddpm_protocol.primitives.keys import fingerprint
 
 PUBLIC = {name: identity_of(name).public_key.hex() for name in "abcde"}
@@ -244,12 +247,16 @@ def test_the_rounds_table_has_room_without_a_terminal(
     traffic = [RoundTraffic(index, (16, 32), 123_456_789, 12_345_678_901, 1_234_567_890_123) for index in range(2)]
     failed = dataclasses.replace(done, round=1, part="decoder", phase="failed", sums=(), reason=why)
     monkeypatch.delenv("COLUMNS")
-    print_rounds([done, failed], traffic, console())
+    alarm = Alarm(LOSS, 1, "the mean held-out loss became worse")
+    late = Conduct(names[0], (Miss(0, 0, "join"), Miss(0, 1, "shares"), Miss(1, 0, "upload")), ())
+    print_rounds(RunReport([done, failed], traffic, [alarm], [late]), console())
     wide = capsys.readouterr().out
     assert f"6 of 6: {', '.join(names)}" in wide
     assert f"round 2, attempt 2, decoder: {why}" in wide
+    assert "alarm after round 2: the mean held-out loss became worse" in wide
+    assert f"{names[0]} was late or silent in 3 of the last 5 attempts (round 1, attempt 1: did not join" in wide
     monkeypatch.setenv("COLUMNS", "80")
-    print_rounds([done], traffic, console())
+    print_rounds(RunReport([done], traffic, [], []), console())
     narrow = capsys.readouterr().out
     assert max(map(len, narrow.splitlines())) <= 80
     assert "weight" in narrow

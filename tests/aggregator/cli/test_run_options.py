@@ -19,7 +19,7 @@ from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.cli.run_options import with_run_options
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, ROOT_PURPOSE, write_key
-from fedddpm_aggregator.service.administration.run_settings import Asked, Number, PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import Asked, Number, OperatorSettings, RunSettings
 from fedddpm_aggregator.service.rounds.chartered import charter_of
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 
@@ -52,6 +52,8 @@ DURATIONS = {
     "masked-s": "seconds for uploading [default: 600.0]",
     "confirm-s": "seconds for confirming who uploaded [default: 60.0]",
     "unmask-s": "seconds for the answers that open the sum [default: 120.0]",
+    "on-alarm": "when a round did harm, or a mean is very large: tell; or hold, a pause until the run is resumed "
+    "[default: tell]",
 }
 CHOSEN = {  # none of them is a default, and no two are alike
     "name": "run-7",
@@ -79,6 +81,7 @@ LASTING = {
     "masked_s": 63.5,
     "confirm_s": 64.5,
     "unmask_s": 65.5,
+    "on_alarm": "hold",
 }
 
 
@@ -133,7 +136,7 @@ def started(federation: Federation) -> tuple[dict[str, object], dict[str, object
 @pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
 def test_each_option_arrives_in_its_place(new_federation: NewFederation) -> None:
     assert set(CHOSEN) == {field.name for field in dataclasses.fields(RunSettings)}
-    assert set(LASTING) == {field.name for field in dataclasses.fields(PhaseDurations)}
+    assert set(LASTING) == {field.name for field in dataclasses.fields(OperatorSettings)}
     federation = new_federation()
     here = ("--data", federation.settings.data, "--initial-model", federation.write_theta_0())
     invoke(app, "federation", "start-run", *here, *rooted(federation), *options_of(CHOSEN), *options_of(LASTING))
@@ -169,7 +172,7 @@ def test_left_out_options_are_the_defaults_of_the_settings(tmp_path: Path) -> No
     invoke(app, "federation", "start-run", *here, "--name", "run-1", "--method", "udec", "--rounds", "2")
     defaults = dataclasses.asdict(RunSettings("run-1", "UDEC", 2))
     settled = {"min_cohort": federation.n_min, "first_bits": 24}  # what "as the roster and the ring say" comes to
-    assert started(federation) == ({**defaults, **settled}, dataclasses.asdict(PhaseDurations()))
+    assert started(federation) == ({**defaults, **settled}, dataclasses.asdict(OperatorSettings()))
 
 
 def test_a_number_below_the_least_is_refused_before_anything_is_opened() -> None:
@@ -206,4 +209,6 @@ def test_a_new_field_is_an_option_and_arrives_without_another_edit() -> None:
 
 
 def test_every_duration_has_a_column_of_its_name() -> None:
-    assert {field.name for field in dataclasses.fields(PhaseDurations)} <= {column.key for column in RunRow.__table__.c}
+    assert {field.name for field in dataclasses.fields(OperatorSettings)} <= {
+        column.key for column in RunRow.__table__.c
+    }

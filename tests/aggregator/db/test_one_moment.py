@@ -25,10 +25,10 @@ from fedddpm_aggregator.monitoring.figures import FigureReader
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import remote_operations
 from fedddpm_aggregator.service.administration.rosters import react_to_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.history.traffic import rounds_and_traffic
+from fedddpm_aggregator.service.history.run_report import run_report
 from fedddpm_aggregator.service.rounds import publishing
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.joins import get_cohort, post_join
@@ -65,7 +65,7 @@ class Pair:
             end_run(ctx)
         self.runs += 1
         settings = RunSettings(f"run-{self.runs}", "UDEC", 2, bits=32, chunk_coordinates=16)
-        self.federation.start(ctx, settings, self.federation.write_theta_0(self.runs), PhaseDurations(**QUICK))
+        self.federation.start(ctx, settings, self.federation.write_theta_0(self.runs), OperatorSettings(**QUICK))
         with ctx.transaction() as db:
             (run,) = queries.open_runs(db)
             start_attempt(ctx, db, run)
@@ -158,7 +158,7 @@ def audit_log(ctx: Context) -> Callable[[], object]:
 REPLIES: dict[str, Replying] = {
     "state": state,
     "operator's rounds": lambda ctx: lambda: remote_operations.rounds(ctx, None, 0),
-    "rounds and traffic": lambda ctx: lambda: rounds_and_traffic(ctx),
+    "report of a run": lambda ctx: lambda: run_report(ctx),
     "metrics": figures,
     "page": page,
     "stream of the page": stream,

@@ -23,7 +23,7 @@ from fedddpm_aggregator.app import KEY_PURPOSE, open_context
 from fedddpm_aggregator.security.key_files import read_key, write_key
 from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.rosters import initialise, install_roster
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import first_model, next_charter, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.settings import KEY_FILE, Settings
@@ -45,7 +45,7 @@ WIDER = {
     "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
     "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
 }
-UNHURRIED = PhaseDurations()
+UNHURRIED = OperatorSettings()
 QUICK = {"join_s": 30.0, "shares_s": 30.0, "masked_s": 30.0, "confirm_s": 30.0, "unmask_s": 30.0}
 
 
@@ -108,9 +108,11 @@ class Federation:
         fields |= {"bits": 32, "weighting": "hidden"}
         settings, model = RunSettings(**{**fields, **changes}), self.write_theta_0(scale)
         with self.context() as ctx:
-            self.start(ctx, settings, model, PhaseDurations(**durations))
+            self.start(ctx, settings, model, OperatorSettings(**durations))
 
-    def start(self, ctx: Context, settings: RunSettings, model: Path, durations: PhaseDurations = UNHURRIED) -> Charter:
+    def start(
+        self, ctx: Context, settings: RunSettings, model: Path, durations: OperatorSettings = UNHURRIED
+    ) -> Charter:
         """Sign a run with these settings and start it."""
         number, _, ends = next_charter(ctx)
         return start_run(ctx, self.signed(settings, model, number, ends), durations, model)[0]

@@ -75,6 +75,13 @@ OPTIONS: list[Row] = [
     ),
     ("--warn-share", "policy: share of the mean to warn above", "0.5", "policy.warn_share", 0.5),
     ("--max-share", "policy: share of the mean to stop above", "0.8", "policy.max_share", 0.8),
+    (
+        "--stop-on-alarm",
+        "policy: stop before the next training when an alarm rings",
+        None,
+        "policy.stop_on_alarm",
+        True,
+    ),
     ("--min-bits", "policy: narrowest ring for updates", "12", "policy.min_bits", 12),
     ("--check-sums", "policy: how much of a sum to fetch for a check", "2.5", "policy.check_sums", 2.5),
     (

@@ -48,7 +48,7 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
 
 @pytest.fixture
 def history(state: StateFolder) -> NoResults:
-    return NoResults(state, None, None, None, LearningOptions(), LocalPolicyOptions())  # type: ignore[arg-type]  # asks nobody here
+    return NoResults(state, None, None, None, lambda results: None, LearningOptions(), LocalPolicyOptions())  # type: ignore[arg-type]  # asks nobody here
 
 
 def runs(state: StateFolder, history: NoResults, *, must_approve: bool = False) -> CharteredRuns:

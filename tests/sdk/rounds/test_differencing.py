@@ -66,7 +66,7 @@ def test_a_run_keeps_its_method(state):
     assert whole.base_manifest == parts.base_manifest
     names = (whole.previous_result, whole.initial_model_hash, whole.base_model_hash)
     state.move_to(RunPosition(whole.run, whole.method, whole.round, *names, "m.safetensors", lineage=ONE_RESULT))
-    history = RunHistory(state, None, None, None, LearningOptions(), LocalPolicyOptions())
+    history = RunHistory(state, None, None, None, lambda results: None, LearningOptions(), LocalPolicyOptions())
     assert history.arrive(whole, charter, roster).method == "FULL"
     with pytest.raises(SpecError, match="was FULL and is now USPLIT"):
         history.arrive(parts, charter, roster)
@@ -89,7 +89,7 @@ def test_a_run_goes_on_from_where_it_is_known_to_be(state, otherwise, said):
     names = (spec.previous_result, spec.initial_model_hash, spec.base_model_hash)
     position = RunPosition(spec.run, spec.method, spec.round, *names, "m.safetensors", lineage=ONE_RESULT)
     state.move_to(position)
-    history = RunHistory(state, None, None, None, LearningOptions(), LocalPolicyOptions())
+    history = RunHistory(state, None, None, None, lambda results: None, LearningOptions(), LocalPolicyOptions())
     assert history.arrive(spec, charter, roster) == position
     with pytest.raises(CharterError, match="clip norm"):
         history.arrive(changed(spec, clip_norm=1.9), charter, roster)

@@ -12,7 +12,7 @@ from fedddpm_aggregator.errors import NotFoundError, OperatorConflictError, Oper
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration import model_uploads
 from fedddpm_aggregator.service.administration.rosters import put_in_force
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
 from fedddpm_aggregator.service.administration.runs import (
     end_run,
     pause_run,
@@ -32,7 +32,7 @@ _ACTIONS = {"pause": pause_run, "resume": resume_run, "end": end_run}
 
 
 def start(
-    ctx: Context, operator: str, document: SignedDocument, durations: PhaseDurations, initial_model: str
+    ctx: Context, operator: str, document: SignedDocument, durations: OperatorSettings, initial_model: str
 ) -> tuple[Outcome, str]:
     """Install a root-signed charter, from an uploaded first model (SHA-256, hex); what became of it and the run's name.
 

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.setting_errors import first_error
+from fedddpm_aggregator.service.alarms import ON_ALARM, TELL
 from fedddpm_aggregator.service.rounds.chartered import Durations
 from fedddpm_protocol.agreement.charter import CONSTANT, SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
@@ -83,7 +84,7 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class PhaseDurations:
+class OperatorSettings:
     """What the operator decides when a run is installed: it says nothing of the training."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # where they come as JSON
@@ -93,12 +94,17 @@ class PhaseDurations:
     masked_s: Annotated[float, Asked("seconds for uploading")] = 600.0
     confirm_s: Annotated[float, Asked("seconds for confirming who uploaded")] = 60.0
     unmask_s: Annotated[float, Asked("seconds for the answers that open the sum")] = 120.0
+    on_alarm: Annotated[
+        Word, Asked("when a round did harm, or a mean is very large: tell; or hold, a pause until the run is resumed")
+    ] = TELL
 
     def require_bounds(self) -> None:
         """OperatorError where a phase would last no time, or for ever."""
         _require_bounds(_DURATIONS, self, "the run cannot be started")
         if min(self.seconds) <= 0 or not math.isfinite(sum(self.seconds)):
             raise OperatorError("the run cannot be started: durations must be positive and finite")
+        if self.on_alarm not in ON_ALARM:
+            raise OperatorError(f"unknown --on-alarm {self.on_alarm!r}; choose one of {', '.join(ON_ALARM)}")
 
     @property
     def seconds(self) -> Durations:
@@ -106,10 +112,10 @@ class PhaseDurations:
         return (self.join_s, self.shares_s, self.masked_s, self.confirm_s, self.unmask_s)
 
 
-_SETTINGS, _DURATIONS = TypeAdapter(RunSettings), TypeAdapter(PhaseDurations)
+_SETTINGS, _DURATIONS = TypeAdapter(RunSettings), TypeAdapter(OperatorSettings)
 
 
-def _require_bounds(kind: TypeAdapter[Any], settings: RunSettings | PhaseDurations, otherwise: str) -> None:
+def _require_bounds(kind: TypeAdapter[Any], settings: RunSettings | OperatorSettings, otherwise: str) -> None:
     try:
         kind.validate_python(dataclasses.asdict(settings))
     except ValidationError as error:

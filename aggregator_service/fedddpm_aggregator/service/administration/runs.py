@@ -17,7 +17,7 @@ from fedddpm_aggregator.errors import OlderInForceError, OperatorConflictError, 
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration.charter_drafts import require_rounds
 from fedddpm_aggregator.service.administration.first_models import first_model_of
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
 from fedddpm_aggregator.service.rounds.chartered import durations_of
@@ -36,7 +36,7 @@ _NO_ROSTER = "no roster is installed; sign one (federation roster create) and in
 
 
 def start_run(
-    ctx: Context, document: SignedDocument, durations: PhaseDurations, initial_model: Path, actor: str = audit.LOCAL
+    ctx: Context, document: SignedDocument, durations: OperatorSettings, initial_model: Path, actor: str = audit.LOCAL
 ) -> tuple[Charter, bool]:
     """Install a root-signed charter, with which its run begins from theta_0 and those that it ends are over.
 
@@ -71,7 +71,7 @@ def start_run(
     return charter, True
 
 
-def started_before(ctx: Context, document: SignedDocument, durations: PhaseDurations) -> Charter | None:
+def started_before(ctx: Context, document: SignedDocument, durations: OperatorSettings) -> Charter | None:
     """The charter, where it is installed with these durations already; OperatorError as :func:`start_run`."""
     with ctx.database.read() as db:
         charter = _opened(db, document)
@@ -133,6 +133,7 @@ def resume_run(ctx: Context, actor: str = audit.LOCAL, name: str | None = None) 
         run, attempt = _locked_run(db, "resume", name)
         if run.status == "paused":
             run.status = "running" if run.stalled_roster is None else "stalled"
+            run.reason = run.reason if run.status == "stalled" else None
             queries.bump_version(db)
             audit.record(ctx, db, actor, "run resumed", run=run.name)
             if run.status == "running" and attempt is not None and attempt.status != "active":
@@ -179,7 +180,7 @@ def _opened(db: Session, document: SignedDocument) -> Charter:
         raise OperatorError(f"the charter is not signed by the pinned root key or not valid: {error}") from error
 
 
-def _was_started(db: Session, document: SignedDocument, charter: Charter, durations: PhaseDurations) -> bool:
+def _was_started(db: Session, document: SignedDocument, charter: Charter, durations: OperatorSettings) -> bool:
     """Whether this very charter is installed; OperatorConflictError with other durations, or for another one."""
     run = db.scalar(select(RunRow).where(RunRow.charter_number == charter.number))
     if run is None:
@@ -189,9 +190,9 @@ def _was_started(db: Session, document: SignedDocument, charter: Charter, durati
             f"another charter of number {charter.number} is installed, that of run {run.name!r}; let the root sign "
             f"this one with a higher number: --number {queries.newest_charter_number(db) + 1}"
         )
-    if durations_of(run) != durations.seconds:
+    if (durations_of(run), run.on_alarm) != (durations.seconds, durations.on_alarm):
         raise OperatorConflictError(
-            f"run {run.name!r} has been started with other durations of its phases, which a run keeps"
+            f"run {run.name!r} has been started with other durations of its phases, or --on-alarm, which a run keeps"
         )
     return True
 
@@ -211,7 +212,7 @@ def _require_chartered(charter: Charter, network: Network, path: Path) -> None:
         )
 
 
-def _row(charter: Charter, document: SignedDocument, durations: PhaseDurations, network: Network) -> RunRow:
+def _row(charter: Charter, document: SignedDocument, durations: OperatorSettings, network: Network) -> RunRow:
     training, travel = charter.training, charter.travel
     join_s, shares_s, masked_s, confirm_s, unmask_s = durations.seconds
     return RunRow(
@@ -236,6 +237,7 @@ def _row(charter: Charter, document: SignedDocument, durations: PhaseDurations, 
         masked_s=masked_s,
         confirm_s=confirm_s,
         unmask_s=unmask_s,
+        on_alarm=durations.on_alarm,
         architecture=canonical.encode(charter.architecture),
         manifest=manifests_json(network.manifests),
         initial_model="",

@@ -10,8 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, RunRow
+from fedddpm_aggregator.service.alarms import decoded
 from fedddpm_aggregator.service.history.session_lines import SessionLine, lines_of
 from fedddpm_aggregator.service.history.traffic import RoundTraffic, TrafficTally, models_of
+from fedddpm_protocol.encoding.alarms import Alarm, AlarmWatch
 
 _SLICE = 50  # attempts read at once
 
@@ -26,6 +28,7 @@ class FinishedAttempt:
     round_began_at: float  # Unix seconds, of the first of these attempts
     traffic: RoundTraffic | None  # of the round; None: this attempt did not publish it
     published_at: float | None  # Unix seconds
+    alarms: tuple[Alarm, ...]  # that rang with its result
 
 
 class FinishedAttempts:
@@ -37,6 +40,7 @@ class FinishedAttempts:
         self._traffic: TrafficTally | None = None
         self._round_lines: list[SessionLine] = []  # of the round that is not published yet
         self._round_began_at = 0.0
+        self._alarms = AlarmWatch()
 
     def read_on(self, db: Session, run: RunRow, until: float) -> Iterator[FinishedAttempt]:
         """Attempts of ``run`` that finished since, not much longer than ``until`` (monotonic clock)."""
@@ -59,8 +63,8 @@ class FinishedAttempts:
         traffic = self._traffic.add(round_lines)
         if traffic is not None:
             self._round_lines = []
-        published_at = None
-        if attempt.status == "done":
-            mine = (ResultRow.run_id == run.id, ResultRow.round == attempt.round)
-            published_at = db.scalar(select(ResultRow.published_at).where(*mine))
-        return FinishedAttempt(attempt, lines, round_lines, self._round_began_at, traffic, published_at)
+        row = db.get(ResultRow, (run.id, attempt.round)) if attempt.status == "done" else None
+        result = decoded(row.body) if row is not None else None
+        alarms = self._alarms.follow(result) if result is not None else ()
+        published_at = row.published_at if row is not None else None
+        return FinishedAttempt(attempt, lines, round_lines, self._round_began_at, traffic, published_at, alarms)

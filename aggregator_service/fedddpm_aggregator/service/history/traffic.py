@@ -47,15 +47,10 @@ class Models:
 
 def round_traffic(ctx: Context, run_name: str | None = None) -> list[RoundTraffic]:
     """Traffic of the published rounds of a run (the newest by default); OperatorError if there is no such run."""
-    return rounds_and_traffic(ctx, run_name)[1]
-
-
-def rounds_and_traffic(ctx: Context, run_name: str | None = None) -> tuple[list[SessionLine], list[RoundTraffic]]:
-    """The sessions of a run as ``session_lines`` tells them, and what they moved, of one moment; OperatorError."""
     with ctx.database.read() as db:
         run = run_called(db, run_name)
         lines = overview_of(db, run)
-    return lines, traffic_by_round(lines, models_of(run))
+    return traffic_by_round(lines, models_of(run))
 
 
 def models_of(run: RunRow) -> Models:

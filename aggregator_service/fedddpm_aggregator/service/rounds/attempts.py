@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow, SessionRow
-from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service import audit, conduct
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.chartered import (
     Place,
@@ -170,3 +170,4 @@ def _record_failure(ctx: Context, db: Session, attempt: AttemptRow, reason: str)
     run = db.get_one(RunRow, attempt.run_id)
     place: dict[str, str | int] = {"run": run.name, "round": attempt.round, "attempt": attempt.attempt}
     audit.record(ctx, db, audit.SERVER, "attempt failed", reason=reason, **place)
+    conduct.name_members(ctx, db, run)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.engine import insert_once
 from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
-from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service import alarms, audit, conduct
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
 from fedddpm_aggregator.service.rounds.chartered import follow_result
@@ -118,6 +118,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     run = db.get_one(RunRow, attempt.run_id)
     signed = sign_result(result, ctx.key)
     remember_model(db, hashed, size)
+    alarms.ring(ctx, db, run, result)
     row = ResultRow(
         run_id=run.id,
         round=result.round,
@@ -134,6 +135,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     db.flush()
     queries.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "round published", run=run.name, round=result.round, hash=row.hash)
+    conduct.name_members(ctx, db, run)
     start_attempt(ctx, db, run)
     log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
 

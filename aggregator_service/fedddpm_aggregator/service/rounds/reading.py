@@ -104,6 +104,15 @@ def opened_name(ctx: Context, run_name: str, round_index: int, part: str) -> tup
     raise NotFoundError(f"part {part!r} was not opened in round {round_index} of run {run_name!r}")
 
 
+def why_paused(run: RunRow) -> str:
+    """Why a paused run is, in words: because somebody paused it, or because an alarm rang."""
+    if run.reason is None:
+        return PAUSED
+    if run.stalled_roster is None:
+        return f"the run is paused, and goes on when the coordinator resumes it: {run.reason}"
+    return f"{PAUSED}. Besides: {run.reason}"
+
+
 def _run(db: Session, name: str) -> RunRow:
     run = db.scalar(select(RunRow).where(RunRow.name == name))
     if run is None:
@@ -124,7 +133,7 @@ def _status(
     if run.status == "stalled":
         return "stalled", run.reason
     if run.status == "paused":  # a word that clients know
-        return "stalled", PAUSED if run.reason is None else f"{PAUSED}. Besides: {run.reason}"
+        return "stalled", why_paused(run)
     if run.status in ("finished", "ended"):
         return "finished", run.reason
     if attempt is None:

@@ -15,7 +15,7 @@ from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.administration.first_models import findings, first_model_of
-from fedddpm_aggregator.service.administration.run_settings import PhaseDurations, RunSettings
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, first_model, next_charter, start_run
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
@@ -28,7 +28,7 @@ from fedddpm_protocol.wire.messages import SignedDocument
 
 SETTINGS = RunSettings("run-1", "UDEC", 2, bits=32, chunk_coordinates=16)
 OTHER = replace(SETTINGS, name="run-2")
-DURATIONS = PhaseDurations()
+DURATIONS = OperatorSettings()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_numbers_only_grow(federation: Federation) -> None:
         assert (charter.number, is_new) == (3, True)
         assert start_run(ctx, first, DURATIONS, model) == (charter, False)  # the same again
         with pytest.raises(OperatorError, match="has been started with other durations"):
-            start_run(ctx, first, PhaseDurations(join_s=1.0), model)
+            start_run(ctx, first, OperatorSettings(join_s=1.0), model)
     other = federation.write_theta_0(2.0)
     ending = federation.signed(OTHER, other, number=3, ends=("run-1",))
     refused(federation, ending, "another charter of number 3 is installed, that of run 'run-1'.*--number 4", other)

@@ -6,7 +6,7 @@ Order of locks, to keep replicas from waiting for each other in a circle: attemp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update

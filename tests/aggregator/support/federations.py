@@ -103,7 +103,7 @@ class Federation:
 
         Sample counts are hidden, so that the sums of weights tell who is in them.
         """
-        durations = {**QUICK, **{name: changes.pop(name) for name in QUICK if name in changes}}
+        durations = {**QUICK, **{name: changes.pop(name) for name in (*QUICK, "on_alarm") if name in changes}}
         fields: dict[str, Any] = {"name": "run-1", "method": method, "rounds": rounds, "chunk_coordinates": 16}
         fields |= {"bits": 32, "weighting": "hidden"}
         settings, model = RunSettings(**{**fields, **changes}), self.write_theta_0(scale)

@@ -1,4 +1,4 @@
-"""The HTTP interface of one secure sum: JOIN, SHARES, MASKED, CONFIRM, UNMASK."""
+"""The HTTP interface of one secure sum: JOIN, SHARES, MASKED, CONFIRM, UNMASK; and accusations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from fedddpm_aggregator.api import examples
 from fedddpm_aggregator.api.deps import PROBLEMS, Caller, Ctx, Name
 from fedddpm_aggregator.service.rounds import confirmations, joins, shares, uploads
 from fedddpm_protocol.wire.api import MAX_INT32, CohortReply, HexHash, JoinReceipt, ShareInbox, UploadStatus
-from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Join, Shares, Survivors, Unmask, UploadManifest
+from fedddpm_protocol.wire.messages import (
+    Accusation,
+    Confirmation,
+    Confirmations,
+    Join,
+    Shares,
+    Survivors,
+    Unmask,
+    UploadManifest,
+)
 
 router = APIRouter(prefix="/v1/sessions/{spec}/{part}", tags=["secure sum"], responses=PROBLEMS)
 
@@ -43,6 +52,19 @@ def post_shares(
 def get_shares(ctx: Ctx, caller: Caller, spec: HexHash, part: Name) -> ShareInbox:
     """The shares addressed to the caller."""
     return shares.get_inbox(ctx, caller, spec, part)
+
+
+@router.post("/accusations", response_class=Response)
+def post_accusation(
+    ctx: Ctx,
+    caller: Caller,
+    spec: HexHash,
+    part: Name,
+    message: Annotated[Accusation, Body(examples=[examples.ACCUSATION])],
+) -> Response:
+    """Show that shares are not what their dealers committed to, and leave the session."""
+    shares.post_accusation(ctx, caller, spec, part, message)
+    return Response(status_code=200)
 
 
 @router.put(

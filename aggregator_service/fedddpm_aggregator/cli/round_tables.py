@@ -42,14 +42,15 @@ def console() -> PlainConsole:
 
 
 def print_rounds(lines: list[SessionLine], traffic: list[RoundTraffic], out: Console) -> None:
-    """Sessions, what the published rounds moved, and why sessions failed or wait; readable from 80 columns on."""
+    """Sessions, what the published rounds moved, why sessions failed or wait, and who spoiled them."""
     out.print(rounds_table(lines))
     if traffic:
         out.print(traffic_table(traffic))
     for line in lines:
-        if line.reason:
-            place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
-            out.print(f"{place}: {plain(line.reason)}", soft_wrap=True)
+        place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
+        for words in (line.reason, *line.verdicts):
+            if words:
+                out.print(f"{place}: {plain(words)}", soft_wrap=True)
 
 
 def rounds_table(lines: list[SessionLine]) -> Table:

@@ -154,7 +154,6 @@ class ShareRow(Base):
     recipient: Mapped[str] = mapped_column(NAME, primary_key=True)
     sender: Mapped[str] = mapped_column(NAME, primary_key=True)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    signature: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class MessageRow(Base):
@@ -163,9 +162,11 @@ class MessageRow(Base):
     __tablename__ = "messages"
 
     session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
-    step: Mapped[str] = mapped_column(String(16), primary_key=True, comment="shares, upload, confirmation or unmask")
+    step: Mapped[str] = mapped_column(
+        String(16), primary_key=True, comment="shares, upload, confirmation, unmask or accusation"
+    )
     member: Mapped[str] = mapped_column(NAME, primary_key=True)
-    body: Mapped[str] = mapped_column(Text, comment="canonical JSON of the message; empty for shares (own table)")
+    body: Mapped[str] = mapped_column(Text, comment="canonical JSON of the message; of shares the deal")
     sha256: Mapped[str] = mapped_column(
         String(64), comment="hex, of the canonical JSON: tells a repeat from a conflict"
     )
@@ -197,6 +198,25 @@ class EvidenceRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     body: Mapped[str | None] = mapped_column(Text, comment="the refused message; chunks keep their hash only")
     received_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
+
+
+class VerdictRow(Base):
+    """Who spoiled a session, with what proves it; of two who contradict each other, the accuser."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (Index("uq_verdicts_session", "session_id", "member", "offence", unique=True),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id"))
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"))
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    member: Mapped[str] = mapped_column(NAME)
+    offence: Mapped[str] = mapped_column(String(32), comment="contradiction: it is not proven who")
+    words: Mapped[str] = mapped_column(Text, comment="for people")
+    roster_version: Mapped[int] = mapped_column(Integer, comment="a newer one ends what follows from it")
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True, comment="hex, of the evidence")
+    evidence: Mapped[str | None] = mapped_column(Text, comment="JSON: signed messages that prove it to third parties")
+    found_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
 
 
 class ResultRow(Base):

@@ -183,7 +183,7 @@ class SessionDriver:
         self._received = inbox = self._api.share_inbox()
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
-        self._participant.receive_shares(inbox.items)
+        self._participant.receive_shares(inbox.items, inbox.deals)
         # The scale follows from the size of the cohort, which is fixed now, so nothing was encoded before.
         self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
         # Before the first masked chunk leaves: no other update of this base model may ever follow it.

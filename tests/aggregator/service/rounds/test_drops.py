@@ -160,7 +160,7 @@ def lie(seat: Seat) -> None:
     confirmations = Confirmations.model_validate_json(seat.get("confirmations"))
     honest = seat.machine.receive_confirmations(confirmations.confirmations, lambda record: None)
     body = honest.parse()
-    wrong = {member: RevealedShare(share.kind, bytes(32)) for member, share in body.revealed.items()}
+    wrong = {member: RevealedShare(share.kind, bytes(32), share.nonce) for member, share in body.revealed.items()}
     forged = UnmaskBody(body.session_id, body.hu3, wrong).encode()
     seat.post("unmask", Unmask(id=seat.name, body=forged, signature=seat.institution.key.sign("unmask", forged)))
 

@@ -275,7 +275,7 @@ def sitecustomize(folder: Path, code: str) -> dict[str, str]:
     """Environment that lets a process run ``code`` before everything else."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))}
 
 
 @contextmanager

@@ -162,11 +162,9 @@ class MessageRow(Base):
     __tablename__ = "messages"
 
     session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
-    step: Mapped[str] = mapped_column(
-        String(16), primary_key=True, comment="shares, upload, confirmation, unmask or accusation"
-    )
+    step: Mapped[str] = mapped_column(String(16), primary_key=True, comment="shares, upload, confirmation or unmask")
     member: Mapped[str] = mapped_column(NAME, primary_key=True)
-    body: Mapped[str] = mapped_column(Text, comment="canonical JSON of the message; of shares the deal")
+    body: Mapped[str] = mapped_column(Text, comment="canonical JSON of the message; empty for shares (own table)")
     sha256: Mapped[str] = mapped_column(
         String(64), comment="hex, of the canonical JSON: tells a repeat from a conflict"
     )

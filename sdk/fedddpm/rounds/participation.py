@@ -16,6 +16,7 @@ from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
+from fedddpm.rounds.exclusions import Exclusions
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
@@ -74,6 +75,7 @@ class Participation:
         )
         self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
+        self._exclusions = Exclusions(transport, self._ledger, institution.member_id, reporter)
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
@@ -232,7 +234,8 @@ class Participation:
             self._attempt = None
         if self._attempt is None and current.spec != self._sat_out:
             self._sat_out = None
-            self._attempt = self._begin(current.spec)
+            self._exclusions.learn(current, self._our_roster())
+            self._attempt = None if self._exclusions.keep_out(current) else self._begin(current.spec)
             if self._attempt is None:
                 self._sat_out = current.spec
         if self._attempt is None:

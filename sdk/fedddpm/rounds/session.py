@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,8 +122,16 @@ class SessionDriver:
             # Too small a cohort is nobody's lie; whatever else breaks the protocol is kept, to be shown to people.
             if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
                 keep_evidence(self._seat.state.path, self._spec.hash, self._session, error, self._received)
+            self._accuse()
             self.leave(str(error))
         return None
+
+    def _accuse(self) -> None:
+        """Tell of shares that are not as their dealers committed to: the aggregator can then name who it was."""
+        accusation = self._participant.accusation
+        if accusation is not None:
+            with contextlib.suppress(ProblemError):  # too late, or refused: it is kept here
+                self._api.accuse(accusation)
 
     def leave(self, reason: str) -> None:
         """Forget the session's secrets; the stored update stays for the next attempt."""

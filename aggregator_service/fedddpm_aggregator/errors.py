@@ -6,6 +6,7 @@
     ├── WrongPhaseError         too early for this step
     ├── PhaseOverError          too late for this step
     ├── NotYoursError           a message in another member's name
+    ├── ExcludedError           a member that evidence convicts, for the time being
     ├── UnavailableError        not ready; try again later
     ├── TooManyRequestsError    slower, please
     ├── TooLargeError           a body of more bytes than are read
@@ -72,6 +73,13 @@ class NotYoursError(AggregatorError):
     """The message speaks for another member than the one who signed the request."""
 
     code = "not-yours"
+    status = 403
+
+
+class ExcludedError(AggregatorError):
+    """The member was convicted of wrong shares and is not admitted for the time being."""
+
+    code = "excluded"
     status = 403
 
 

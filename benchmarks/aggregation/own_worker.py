@@ -39,7 +39,7 @@ def upload(session: Session, machines: Machines, watch: Stopwatch) -> int:
     member, sent = session.members[0], 0
     machine = machines.participants[member]
     with watch.step("keys"):
-        machine.receive_shares(machines.items[member])
+        machine.receive_shares(machines.items[member], machines.deals)
     with watch.step("encode"):
         encoder = _encoder(session, machine)
     for index in range(chunk_count(session.part.values, session.plan.chunk_coordinates)):
@@ -99,7 +99,7 @@ def send_uploads(job: Job) -> None:
     watch, session = Stopwatch(), Session(job)
     machines, survivors = session.machines(session.plan, watch), _survivors(session, job)
     for member in survivors:
-        machines.participants[member].receive_shares(machines.items[member])
+        machines.participants[member].receive_shares(machines.items[member], machines.deals)
     encoders = {member: _encoder(session, machines.participants[member]) for member in survivors}
     sums = _sums(session)
     for segment in session.plan.segments:

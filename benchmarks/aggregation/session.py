@@ -27,7 +27,7 @@ from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, se
 from fedddpm_protocol.session.coordinator import MaskPlan, form_cohort, recover
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog
-from fedddpm_protocol.wire.messages import Join, ShareItem, Unmask
+from fedddpm_protocol.wire.messages import Deal, Join, ShareItem, Unmask
 
 Vector = npt.NDArray[np.float32]
 PART = "full"
@@ -52,6 +52,7 @@ class Machines:
     cohort: Cohort
     participants: dict[str, Participant]
     items: dict[str, list[ShareItem]]
+    deals: list[Deal]
 
 
 class Session:
@@ -82,23 +83,25 @@ class Session:
         with watch.step("exchange, server"):
             cohort = form_cohort(plan, self._roster, joins)
         items: dict[str, list[ShareItem]] = {member: [] for member in self.members}
+        deals: list[Deal] = []
         for member, participant in participants.items():
             with watch.step(_name(member, self.members)):
                 shares = participant.receive_cohort(cohort.joins)
             with watch.step("exchange, server"):
                 cohort.verify_shares(member, shares)
+            deals.append(shares.deal)
             for item in shares.items:
                 items[item.recipient].append(item)
-        return Machines(cohort, participants, items)
+        return Machines(cohort, participants, items, deals)
 
     def answers(self, survivors: Sequence[str]) -> tuple[SurvivorSet, list[Unmask]]:
         """CONFIRM and UNMASK of the same session over a short vector: the survivors and what they release."""
         machines = self.machines(replace(self.plan, segments=_SHORT), Stopwatch())
-        sharing = machines.cohort.sharing(self.members)
+        sharing = machines.cohort.sharing(machines.deals)
         digests = {}
         for member in survivors:
             machine = machines.participants[member]
-            machine.receive_shares(machines.items[member])
+            machine.receive_shares(machines.items[member], machines.deals)
             for segment in _SHORT:
                 machine.mask_chunk(segment.name, 0, ring.zeros(segment.coordinates, segment.bits))
             digests[member] = sharing.verify_manifest(member, machine.finish_upload())
@@ -128,7 +131,7 @@ class Session:
 
 def mask_plan(cohort: Cohort, short: SurvivorSet, answers: Sequence[Unmask]) -> MaskPlan:
     """The masks in the sum of ``short``'s survivors, for the vectors of ``cohort``'s plan."""
-    sharing = cohort.sharing(short.sharing.ids)
+    sharing = cohort.sharing(short.sharing.deals)
     if sharing.hu2 != short.sharing.hu2:
         raise SystemExit("the session over a short vector has other keys than the measured one")
     digests = dict.fromkeys(short.ids, bytes(32))

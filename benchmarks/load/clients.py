@@ -201,7 +201,7 @@ class Institution:
         send("POST shares", "POST", f"{self._path}/shares", machine.receive_cohort(cohort.joins))
         self._reach(Phase.MASKED)
         inbox = ShareInbox.model_validate_json(send("GET shares", "GET", f"{self._path}/shares"))
-        machine.receive_shares(inbox.items)
+        machine.receive_shares(inbox.items, inbox.deals)
         self._upload()
         self._reach(Phase.CONFIRM)
         survivors = Survivors.model_validate_json(send("GET survivors", "GET", f"{self._path}/survivors"))

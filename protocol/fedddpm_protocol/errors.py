@@ -23,13 +23,17 @@
         ├── SpecError               the round specification is wrong or not the agreed one
         │   ├── StaleRosterError        it was made for a newer roster than the one at hand
         │   └── StaleSpecError          it was made for an older roster than the one at hand
+        ├── OtherVersionError       it was signed under another version of the protocol
         ├── CohortTooSmallError     fewer members than the threshold or the minimum
         ├── CohortError             own message missing or altered in the cohort
         ├── ShareError              a share item does not open
-        │   └── ReflectedShareError     it is for or from another
+        │   ├── ReflectedShareError     it is for or from another
+        │   └── AccusationError         it is not what its dealer committed to
         ├── SurvivorsError          survivors that are no subset, or without or against the own upload
         ├── ReleaseError            a release that is unknown or already used
-        ├── CommitmentError         a reconstructed secret does not match its commitment
+        ├── CommitmentError         too few shares are there that match their commitments
+        │   └── MisdealtError           they all do, and do not make up the secret
+        ├── EvidenceError           evidence that convicts nobody
         └── ResultError             a published result that does not follow from what was opened
             ├── WrappedSumError         the sum was too large for its ring
             └── FalseSumError           it is not the sum of what was sent
@@ -195,6 +199,12 @@ class StaleSpecError(SpecError):
     code = "stale-spec"
 
 
+class OtherVersionError(PeerProtocolError):
+    """Something that was signed under another version of the protocol."""
+
+    code = "other-version"
+
+
 class CohortTooSmallError(PeerProtocolError):
     """Fewer members than the threshold or the minimum cohort allow."""
 
@@ -219,6 +229,12 @@ class ReflectedShareError(ShareError):
     code = "reflected-share"
 
 
+class AccusationError(ShareError):
+    """Shares that are not what their dealers committed to; the machine has the accusation that is to be sent."""
+
+    code = "accusation"
+
+
 class SurvivorsError(PeerProtocolError):
     """A survivor list this institution cannot confirm."""
 
@@ -232,9 +248,21 @@ class ReleaseError(PeerProtocolError):
 
 
 class CommitmentError(PeerProtocolError):
-    """Too few right shares: no reconstruction matches the commitment."""
+    """Too few shares that are as their dealers committed to."""
 
     code = "commitment"
+
+
+class MisdealtError(CommitmentError):
+    """Shares that are all as committed and do not make up the secret; ``blame`` is their dealer."""
+
+    code = "misdealt"
+
+
+class EvidenceError(PeerProtocolError):
+    """Messages that do not show what they should, or not from this session."""
+
+    code = "evidence"
 
 
 class ResultError(PeerProtocolError):

@@ -10,7 +10,11 @@ def _bytes(count: int) -> str:
 
 
 JOIN = {"body": _bytes(300), "signature": _bytes(64)}
-SHARES = {"items": [{"sender": "hospital-a", "recipient": "hospital-b", "sealed": _bytes(92), "signature": _bytes(64)}]}
+SHARES = {
+    "items": [{"sender": "hospital-a", "recipient": "hospital-b", "sealed": _bytes(156)}],
+    "deal": {"body": _bytes(500), "signature": _bytes(64)},
+}
+ACCUSATION = {"id": "hospital-a", "body": _bytes(200), "signature": _bytes(64)}
 UPLOAD = {"chunks": {"decoder": [_bytes(32), _bytes(32)], "decoder.weights": [_bytes(32)]}}
 CONFIRMATION = {"id": "hospital-a", "signature": _bytes(64)}
 UNMASK = {"id": "hospital-a", "body": _bytes(400), "signature": _bytes(64)}

@@ -11,11 +11,13 @@ from fastapi.responses import Response
 from fedddpm_aggregator.api.deps import PROBLEMS, Caller, Ctx, Name, Round, RunName
 from fedddpm_aggregator.http.blob_responses import VectorResponse, blob_response
 from fedddpm_aggregator.http.long_poll import long_poll
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.administration import rosters
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds import reading
 from fedddpm_aggregator.telemetry.logs import note
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32, HexHash, ResultsPage, RunState
+from fedddpm_protocol.wire.evidence import Evidence
 from fedddpm_protocol.wire.messages import SignedDocument
 
 LONGEST_WAIT_S = 300.0  # of a poll; longer ones save little
@@ -48,6 +50,12 @@ def state_json(ctx: Context) -> tuple[int, bytes]:
     ctx.schema.require_open()  # who waited may have waited for long
     state = reading.run_state(ctx)
     return state.version, state.model_dump_json().encode()
+
+
+@router.get("/evidence/{sha256}", response_model=Evidence)
+def get_evidence(ctx: Ctx, _caller: Caller, sha256: HexHash) -> Response:
+    """The evidence that convicts a member, for everybody to check with the roster."""
+    return Response(blame.evidence_json(ctx, sha256), media_type="application/json")
 
 
 @router.get("/models/{model}", response_class=VectorResponse)

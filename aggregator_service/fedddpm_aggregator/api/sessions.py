@@ -1,4 +1,4 @@
-"""The HTTP interface of one secure sum: JOIN, SHARES, MASKED, CONFIRM, UNMASK."""
+"""The HTTP interface of one secure sum: JOIN, SHARES, MASKED, CONFIRM, UNMASK; and accusations."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from fedddpm_protocol.wire.api import (
     UploadStatus,
 )
 from fedddpm_protocol.wire.messages import (
+    Accusation,
     Confirmation,
     Confirmations,
     Join,
@@ -61,6 +62,19 @@ def post_shares(
 def get_shares(ctx: Ctx, caller: Caller, spec: HexHash, part: Name) -> ShareInbox:
     """The shares addressed to the caller."""
     return shares.get_inbox(ctx, caller, spec, part)
+
+
+@router.post("/accusations", response_class=Response)
+def post_accusation(
+    ctx: Ctx,
+    caller: Caller,
+    spec: HexHash,
+    part: Name,
+    message: Annotated[Accusation, Body(examples=[examples.ACCUSATION])],
+) -> Response:
+    """Show that shares are not what their dealers committed to, and leave the session."""
+    shares.post_accusation(ctx, caller, spec, part, message)
+    return Response(status_code=200)
 
 
 @router.put(

@@ -44,7 +44,8 @@ def console() -> PlainConsole:
 
 
 def print_rounds(report: RunReport, out: Console) -> None:
-    """Sessions, what the published rounds moved, why sessions failed or wait, and what people should look at.
+    """Sessions, what the published rounds moved, why sessions failed or wait, who spoiled them, and what
+    people should look at.
 
     Readable from 80 columns on.
     """
@@ -52,9 +53,10 @@ def print_rounds(report: RunReport, out: Console) -> None:
     if report.traffic:
         out.print(traffic_table(report.traffic))
     for line in report.lines:
-        if line.reason:
-            place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
-            out.print(f"{place}: {plain(line.reason)}", soft_wrap=True)
+        place = f"round {line.round + 1}, attempt {line.attempt + 1}, {line.part}"
+        for words in (line.reason, *line.verdicts):
+            if words:
+                out.print(f"{place}: {plain(words)}", soft_wrap=True)
     for alarm in report.alarms:
         out.print(f"alarm after round {alarm.round + 1}: {plain(alarm.text)}", soft_wrap=True)
     for conduct in report.conduct:

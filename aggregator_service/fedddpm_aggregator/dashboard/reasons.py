@@ -80,9 +80,15 @@ _RULES: tuple[tuple[re.Pattern[str], Advice], ...] = tuple(
             f"{_AGAIN} If members keep restarting, look at their logs.",
         ),
         (
+            r"^wrong shares",
+            "The institution that is named broke the protocol; signed messages prove it, and every institution checks "
+            "them. Nothing was opened.",
+            f"{_AGAIN} The institution sits out the next ones by itself. Ask it to look at its machine and program; a "
+            "newer roster admits it again, or takes it off (federation roster remove).",
+        ),
+        (
             r"the sum cannot be opened",
-            "Answers did not fit what was agreed when the round began: an institution sent wrong shares. The messages "
-            "are kept as evidence.",
+            "Too few of the answers hold shares that are as they were dealt. Who sent others is named and sits out.",
             f"{_AGAIN} If it happens again, the root can take the institution off the roster (federation roster "
             "remove).",
         ),

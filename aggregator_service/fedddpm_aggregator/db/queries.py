@@ -32,7 +32,7 @@ from fedddpm_protocol.agreement.methods import session_name
 from fedddpm_protocol.wire.phases import Phase
 
 T = TypeVar("T")
-SHARES, UPLOAD, CONFIRMATION, UNMASK = "shares", "upload", "confirmation", "unmask"
+SHARES, UPLOAD, CONFIRMATION, UNMASK, ACCUSATION = "shares", "upload", "confirmation", "unmask", "accusation"
 MOST_EVIDENCE = 3  # messages kept per member and step, besides the accepted one
 OPEN = ("running", "stalled", "paused")  # statuses of runs that are neither finished nor ended
 CHANGED, WORK, REFUSAL = "fedddpm_changed", "fedddpm_work", "fedddpm_refusal"  # notes on an open transaction
@@ -294,22 +294,18 @@ def upload_digests(db: Session, session_id: int) -> dict[str, bytes]:
     return {member: digest or b"" for member, digest in rows}
 
 
-def add_shares(db: Session, session_id: int, sender: str, items: Iterable[tuple[str, bytes, bytes]]) -> None:
-    """Store one sender's share items: recipient, sealed bytes and signature of each."""
+def add_shares(db: Session, session_id: int, sender: str, items: Iterable[tuple[str, bytes]]) -> None:
+    """Store one sender's share items: recipient and sealed bytes of each."""
     common = {"session_id": session_id, "sender": sender}
-    values = [
-        {**common, "recipient": recipient, "sealed": sealed, "signature": signature}
-        for recipient, sealed, signature in items
-    ]
+    values = [{**common, "recipient": recipient, "sealed": sealed} for recipient, sealed in items]
     db.execute(insert(ShareRow), values)
 
 
-def shares_to(db: Session, session_id: int, recipient: str) -> list[tuple[str, bytes, bytes]]:
-    """Sender, sealed bytes and signature of the share items addressed to one member."""
+def shares_to(db: Session, session_id: int, recipient: str) -> list[tuple[str, bytes]]:
+    """Sender and sealed bytes of the share items addressed to one member."""
     mine = (ShareRow.session_id == session_id, ShareRow.recipient == recipient)
-    columns = select(ShareRow.sender, ShareRow.sealed, ShareRow.signature)
-    rows = db.execute(columns.where(*mine).order_by(ShareRow.sender))
-    return [(sender, sealed, signature) for sender, sealed, signature in rows]
+    rows = db.execute(select(ShareRow.sender, ShareRow.sealed).where(*mine).order_by(ShareRow.sender))
+    return [(sender, sealed) for sender, sealed in rows]
 
 
 def chunks_of(db: Session, session_id: int, member: str) -> Sequence[ChunkRow]:

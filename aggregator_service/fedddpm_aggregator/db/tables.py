@@ -162,7 +162,6 @@ class ShareRow(Base):
     recipient: Mapped[str] = mapped_column(NAME, primary_key=True)
     sender: Mapped[str] = mapped_column(NAME, primary_key=True)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    signature: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class MessageRow(Base):
@@ -205,6 +204,25 @@ class EvidenceRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     body: Mapped[str | None] = mapped_column(Text, comment="the refused message; chunks keep their hash only")
     received_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
+
+
+class VerdictRow(Base):
+    """Who spoiled a session, with what proves it; of two who contradict each other, the accuser."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (Index("uq_verdicts_session", "session_id", "member", "offence", unique=True),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id"))
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"))
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    member: Mapped[str] = mapped_column(NAME)
+    offence: Mapped[str] = mapped_column(String(32), comment="contradiction: it is not proven who")
+    words: Mapped[str] = mapped_column(Text, comment="for people")
+    roster_version: Mapped[int] = mapped_column(Integer, comment="a newer one ends what follows from it")
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True, comment="hex, of the evidence")
+    evidence: Mapped[str | None] = mapped_column(Text, comment="JSON: signed messages that prove it to third parties")
+    found_at: Mapped[float] = mapped_column(Float, comment="Unix seconds, for humans")
 
 
 class ResultRow(Base):

@@ -152,7 +152,7 @@ class Seat:
         """Receive shares and mask everything, without uploading."""
         self.wait_for(Phase.MASKED)
         inbox = ShareInbox.model_validate_json(self.get("shares"))
-        self.machine.receive_shares(inbox.items)
+        self.machine.receive_shares(inbox.items, inbox.deals)
         weight = weight_units(self.samples, self.spec)
         place = Place.of(self.name, self.machine.cohort_ids, self.roster.c_max)
         encoder = ValuesEncoder(self.spec, self.part, self.delta, weight, place)

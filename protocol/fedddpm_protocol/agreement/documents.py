@@ -8,6 +8,7 @@ from fedddpm_protocol.agreement.shards import largest_cohort
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import (
     MalformedError,
+    OtherVersionError,
     ResultError,
     SignatureError,
     SpecError,
@@ -15,7 +16,19 @@ from fedddpm_protocol.errors import (
     StaleSpecError,
 )
 from fedddpm_protocol.primitives import canonical, keys
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 from fedddpm_protocol.wire.messages import SignedDocument
+
+_FAMILY = "fedddpm/sa/"  # how every version of the protocol is called
+
+
+def version_of(body: bytes) -> str:
+    """The version of the protocol that the bytes of a specification or result name; empty if they name none."""
+    try:
+        name = canonical.unlp(body)[0].decode()
+    except (MalformedError, IndexError, UnicodeDecodeError):
+        return ""
+    return name if name.startswith(_FAMILY) else ""
 
 
 def sign_spec(spec: RoundSpec, server: keys.SigningKey) -> SignedDocument:
@@ -30,6 +43,7 @@ def open_spec(signed: SignedDocument, roster: Roster) -> RoundSpec:
     What an institution is willing to do is its own affair: see ``LocalPolicy.check``.
 
     Raises:
+        OtherVersionError: it is of another version of the protocol.
         SignatureError: another key signed it.
         StaleRosterError: it was made for a newer roster; StaleSpecError: for an older one.
         SpecError: its form or its federation is wrong, or it is not what follows from the roster.
@@ -71,7 +85,7 @@ def sign_result(result: RoundResult, server: keys.SigningKey) -> SignedDocument:
 
 
 def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
-    """A result signed by the roster's aggregator; SignatureError or ResultError."""
+    """A result signed by the roster's aggregator; OtherVersionError, SignatureError or ResultError."""
     _verify_server(signed, roster, "result")
     try:
         result = canonical.decode(RoundResult, signed.body)
@@ -83,6 +97,13 @@ def open_result(signed: SignedDocument, roster: Roster) -> RoundResult:
 
 
 def _verify_server(signed: SignedDocument, roster: Roster, tag: str) -> None:
+    version = version_of(signed.body)
+    if version not in ("", PROTOCOL):  # said before the signature, which is over this version's label and cannot hold
+        raise OtherVersionError(
+            f"the {tag} is of {version}, and this release speaks {PROTOCOL}: institutions and aggregator must be of "
+            "one version, and a run is finished before they are updated",
+            "aggregator",
+        )
     try:
         keys.verify(roster.server_public_key, tag, signed.body, signed.signature, "aggregator")
     except SignatureError as error:

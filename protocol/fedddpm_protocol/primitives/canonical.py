@@ -1,10 +1,11 @@
 """The only place where bytes are framed.
 
 ``LP(x1..xm)`` is the concatenation of (u64 big-endian length, bytes). Everything hashed or signed carries a purpose
-label under the prefix ``fedddpm/sa/1/``. A record has exactly one byte form: the LP of its fields in declaration
-order; decoding refuses missing, unknown and trailing bytes, and re-encodes to prove that the form was the only one.
-Fields that came later stand at the end, marked :func:`added_later`: while they and all behind them have their default
-they are left out, so that what was signed before them keeps its bytes.
+label under a prefix: that of this version of the protocol, or, for what outlives a version (:data:`LASTING`), that of
+the first. A record has exactly one byte form: the LP of its fields in declaration order; decoding refuses missing,
+unknown and trailing bytes, and re-encodes to prove that the form was the only one. Fields that came later stand at the
+end, marked :func:`added_later`: while they and all behind them have their default they are left out, so that what was
+signed before them keeps its bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedddpm_protocol.errors import MalformedError
 
-PROTOCOL = "fedddpm/sa/1"
+PROTOCOL = "fedddpm/sa/2"
 PREFIX = PROTOCOL.encode() + b"/"
+LASTING_PREFIX = b"fedddpm/sa/1/"
+# What the root signed, what models are called, what an institution bound a base model to, and streams under a seed mean
+# the same in every version. A model that was spent under one version would otherwise be unspent under the next.
+LASTING = frozenset(
+    {
+        *("architecture", "audit-entry", "dither", "initial-model", "model", "prg", "roster", "rotation"),
+        *("rounding", "shard", "study", "terms", "training", "update"),
+    }
+)
 MAX_U64 = 2**64 - 1
 MAX_INT = 2**63 - 1  # of a record's whole number
 
@@ -65,15 +75,20 @@ def unlp(data: bytes, count: int | None = None) -> list[bytes]:
     return fields
 
 
+def purpose(tag: str) -> bytes:
+    """``prefix + tag``, the first field under every hash, key derivation and signature."""
+    return (LASTING_PREFIX if tag in LASTING else PREFIX) + tag.encode()
+
+
 def label(tag: str, *fields: bytes) -> bytes:
     """``LP(prefix + tag, fields..)``: the message under every hash, key derivation and signature."""
-    return lp(PREFIX + tag.encode(), *fields)
+    return lp(purpose(tag), *fields)
 
 
 def tagged_hash(tag: str, *fields: bytes | memoryview) -> bytes:
     """``H(tag, x..)`` = SHA-256 over the labelled fields, 32 bytes; a long field may be a memoryview of bytes."""
     digest = hashlib.sha256()
-    for field in (PREFIX + tag.encode(), *fields):
+    for field in (purpose(tag), *fields):
         digest.update(u64(len(field)))
         digest.update(field)
     return digest.digest()

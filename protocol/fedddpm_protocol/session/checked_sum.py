@@ -20,7 +20,7 @@ from fedddpm_protocol.errors import CohortTooSmallError, FalseSumError, Malforme
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.session.cohort import SurvivorSet, open_cohort, session_plan
 from fedddpm_protocol.session.coordinator import MaskPlan, recover
-from fedddpm_protocol.wire.evidence import ConfirmedSum, FalseSum, ShownSum
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum, FalseSum, ShownSum
 
 _PARTS = 2**32  # of certainty, in which a chance is drawn
 
@@ -54,7 +54,7 @@ def confirmed_survivors(confirmed: ConfirmedSum, roster: Roster, spec: RoundSpec
     """
     cohort = open_cohort(session_plan(spec, roster, confirmed.session), roster, confirmed.joins)
     digests = {survivor.id: survivor.upload_digest for survivor in confirmed.survivors}
-    survivors = cohort.sharing(confirmed.sharers).survivors(digests)
+    survivors = cohort.sharing(confirmed.deals).survivors(digests)
     for confirmation in confirmed.confirmations:
         survivors.verify_confirmation(confirmation)
     if not survivors.enough(len({confirmation.id for confirmation in confirmed.confirmations})):

@@ -5,6 +5,7 @@ Each set is checked when it is built and cannot be changed afterwards; the next 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +27,15 @@ from fedddpm_protocol.errors import (
 )
 from fedddpm_protocol.primitives import keys
 from fedddpm_protocol.primitives.canonical import lp, tagged_hash, u64
-from fedddpm_protocol.session.sealed import verify_item
+from fedddpm_protocol.session.commitments import deal_hash, share_commitment
 from fedddpm_protocol.wire.messages import (
+    Commitments,
     Confirmation,
+    Deal,
+    DealBody,
     Join,
     JoinBody,
+    RevealedShare,
     Shares,
     Survivor,
     Survivors,
@@ -136,23 +141,44 @@ class Cohort:
         """1-based Shamir point of a member."""
         return self.ids.index(self.body(member).id) + 1
 
+    def verify_deal(self, deal: Deal) -> DealBody:
+        """The content of a DEAL; raises unless a member of the cohort signed it for this session and all of it."""
+        body = deal.parse()
+        self.body(body.dealer)
+        keys.verify(self.roster.public_key(body.dealer), "deal", deal.body, deal.signature, body.dealer)
+        if body.session_id != self.session_id:
+            raise ShareError("a deal is for another session", body.dealer)
+        if tuple(line.recipient for line in body.lines) != self.ids:
+            raise ShareError("a deal must have one line for every member of the cohort", body.dealer)
+        return body
+
     def verify_shares(self, sender: str, shares: Shares) -> None:
-        """Raise unless ``shares`` are one signed item from ``sender`` to every other member."""
-        self.body(sender)
+        """Raise unless ``shares`` are a deal of ``sender`` and the items that it names, one to every other member."""
+        body = self.verify_deal(shares.deal)
+        if body.dealer != sender:
+            raise ShareError(f"a deal by {body.dealer!r} stands in the place of that of {sender!r}", sender)
         recipients = [item.recipient for item in shares.items]
         if sorted(recipients) != sorted(member for member in self.ids if member != sender):
             raise ShareError("shares must go once to every other member of the cohort", sender)
+        named = {line.recipient: line.sealed for line in body.lines}
         for item in shares.items:
             if item.sender != sender:
                 raise ShareError(f"a share by {item.sender!r} stands among those of {sender!r}", sender)
-            verify_item(item, self.roster.public_key(sender), self.session_id)
+            if hashlib.sha256(item.sealed).digest() != named[item.recipient]:
+                raise ShareError(f"the share for {item.recipient!r} is not the one that the deal names", sender)
 
-    def sharing(self, senders: Iterable[str]) -> Sharing:
-        """U2; CohortTooSmallError below ``max(t, n_min)``, UnknownMemberError for an outsider."""
-        ids = tuple(sorted({self.body(sender).id for sender in senders}, key=str.encode))
+    def sharing(self, deals: Iterable[Deal]) -> Sharing:
+        """U2 from its deals; CohortTooSmallError below ``max(t, n_min)``, or what :meth:`verify_deal` raises."""
+        by_dealer: dict[str, tuple[Deal, DealBody]] = {}
+        for deal in deals:
+            body = self.verify_deal(deal)
+            if body.dealer in by_dealer:
+                raise DuplicateError(f"two deals come from {body.dealer!r}", body.dealer)
+            by_dealer[body.dealer] = (deal, body)
+        ids = tuple(sorted(by_dealer, key=str.encode))
         if len(ids) < self.quorum:
             raise CohortTooSmallError(f"{len(ids)} members shared their keys, {self.quorum} are needed")
-        return Sharing(self, ids)
+        return Sharing(self, ids, tuple(by_dealer[i][0] for i in ids), tuple(by_dealer[i][1] for i in ids))
 
 
 def open_cohort(plan: SessionPlan, roster: Roster, joins: Sequence[Join]) -> Cohort:
@@ -179,17 +205,59 @@ def open_cohort(plan: SessionPlan, roster: Roster, joins: Sequence[Join]) -> Coh
     return cohort
 
 
+def hash_of_u2(session_id: bytes, deal_hashes: Iterable[tuple[str, bytes]]) -> bytes:
+    """``hU2 = H("u2", sid, then id, H("deal", body) for each)``, in order."""
+    pairs = (field for member, digest in deal_hashes for field in (member.encode(), digest))
+    return tagged_hash("u2", session_id, *pairs)
+
+
+def hash_of_u3(session_id: bytes, hu2: bytes, digests: Iterable[tuple[str, bytes]]) -> bytes:
+    """``hU3 = H("u3", sid, hU2, then id, upload digest for each)``, in order."""
+    pairs = (field for member, digest in digests for field in (member.encode(), digest))
+    return tagged_hash("u3", session_id, hu2, *pairs)
+
+
 @dataclass(frozen=True)
 class Sharing:
-    """U2: the members whose shares arrived. ``hu2`` goes into every mask."""
+    """U2: the members whose shares arrived, with what they committed to. ``hu2`` goes into every mask."""
 
     cohort: Cohort
     ids: tuple[str, ...]
+    deals: tuple[Deal, ...]
+    bodies: tuple[DealBody, ...]
+
+    @cached_property
+    def deal_hashes(self) -> tuple[tuple[str, bytes], ...]:
+        """Each member, and the hash of its deal."""
+        return tuple(zip(self.ids, map(deal_hash, self.deals), strict=True))
 
     @cached_property
     def hu2(self) -> bytes:
-        """``H("u2", sid, ids)``: different views of U2 give masks that do not cancel."""
-        return tagged_hash("u2", self.cohort.session_id, *(member.encode() for member in self.ids))
+        """Different views of U2, or of what one of it committed to, give masks that do not cancel."""
+        return hash_of_u2(self.cohort.session_id, self.deal_hashes)
+
+    @cached_property
+    def _lines(self) -> Mapping[tuple[str, str], Commitments]:
+        return {(body.dealer, line.recipient): line for body in self.bodies for line in body.lines}
+
+    def deal(self, dealer: str) -> Deal:
+        """The deal of a member; UnknownMemberError if it is not of U2."""
+        if dealer not in self.ids:
+            raise UnknownMemberError(f"{dealer!r} did not share its keys in this session", dealer)
+        return self.deals[self.ids.index(dealer)]
+
+    def commitments(self, dealer: str, recipient: str) -> Commitments:
+        """What ``dealer`` committed to for ``recipient``; UnknownMemberError for outsiders."""
+        line = self._lines.get((dealer, recipient))
+        if line is None:
+            raise UnknownMemberError(f"no share from {dealer!r} to {recipient!r} is in this session", dealer)
+        return line
+
+    def is_as_dealt(self, dealer: str, holder: str, revealed: RevealedShare) -> bool:
+        """Whether a revealed share is the one that ``dealer`` committed to for ``holder``."""
+        commitment = self.commitments(dealer, holder).of(revealed.kind)
+        opened = (revealed.kind, revealed.nonce, revealed.share)
+        return share_commitment(self.cohort.session_id, dealer, holder, *opened) == commitment
 
     def verify_manifest(self, member: str, manifest: UploadManifest) -> bytes:
         """The upload digest of a member; checks the disclosed sample count where the spec wants one."""
@@ -232,11 +300,9 @@ class SurvivorSet:
 
     @cached_property
     def hu3(self) -> bytes:
-        """``H("u3", sid, hU2, then id, digest for each)``."""
-        pairs = (
-            field for member, digest in zip(self.ids, self.digests, strict=True) for field in (member.encode(), digest)
-        )
-        return tagged_hash("u3", self.sharing.cohort.session_id, self.sharing.hu2, *pairs)
+        """What the survivors sign, see :func:`hash_of_u3`."""
+        digests = zip(self.ids, self.digests, strict=True)
+        return hash_of_u3(self.sharing.cohort.session_id, self.sharing.hu2, digests)
 
     @property
     def dropped(self) -> tuple[str, ...]:

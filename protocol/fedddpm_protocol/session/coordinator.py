@@ -6,7 +6,7 @@ it rebuilds is checked against the commitment or public key in that member's sig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,13 @@ import numpy as np
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import SegmentSpec
-from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError, MalformedError, ProtocolError
+from fedddpm_protocol.errors import CohortTooSmallError, CommitmentError, MalformedError, MisdealtError, ProtocolError
 from fedddpm_protocol.primitives import keys, ring
 from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
-from fedddpm_protocol.primitives.shamir import reconstruct
+from fedddpm_protocol.primitives.shamir import combine
 from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, SurvivorSet, open_cohort, verify_join
-from fedddpm_protocol.wire.messages import Join, Unmask
+from fedddpm_protocol.wire.messages import Join, JoinBody, MaskKind, RevealedShare, Unmask, UnmaskBody
 
 
 def form_cohort(plan: SessionPlan, roster: Roster, joins: Sequence[Join]) -> Cohort:
@@ -98,44 +98,59 @@ class SegmentOpener:
 
 
 def recover(survivors: SurvivorSet, unmasks: Sequence[Unmask]) -> MaskPlan:
-    """Rebuild the secrets that the survivors released.
+    """Rebuild the secrets that the survivors released, from those shares that are as their dealers committed to.
 
-    Wrong shares are corrected as far as the redundancy allows. Raises CommitmentError while too few right shares are
-    there, and what :meth:`SurvivorSet.verify_unmask` raises.
+    Raises CommitmentError while too few such shares are there, MisdealtError where they do not make up a secret, and
+    what :meth:`SurvivorSet.verify_unmask` raises.
     """
     cohort = survivors.sharing.cohort
     bodies = {unmask.id: survivors.verify_unmask(unmask) for unmask in unmasks}
     if not survivors.enough(len(bodies)):
         raise CommitmentError(f"{len(bodies)} survivors answered, {cohort.threshold} are needed")
     seeds: list[tuple[bytes, int]] = []
-    liars: set[int] = set()
     for member in survivors.sharing.ids:
-        shares = {cohort.point(sender): body.revealed[member].share for sender, body in bodies.items()}
+        secret = _secret(survivors, member, bodies)
         if member in survivors.ids:
-            seeds.append((_self_seed(survivors, member, shares, liars), 1))
+            seeds.append((mask_seeds.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2), 1))
         else:
-            seeds += _pair_seeds(survivors, member, shares, liars)
+            seeds += _pair_seeds(survivors, member, secret)
     return MaskPlan(survivors, tuple(seeds))
 
 
-def _self_seed(survivors: SurvivorSet, member: str, shares: dict[int, bytes], liars: set[int]) -> bytes:
-    cohort = survivors.sharing.cohort
-    commitment = cohort.body(member).self_mask_commitment
-    secret = reconstruct(
-        shares, cohort.threshold, lambda b: mask_seeds.self_mask_commitment(member, b) == commitment, liars
-    )
-    return mask_seeds.self_seed(secret, cohort.session_id, member, survivors.sharing.hu2)
+def right_shares(survivors: SurvivorSet, dealer: str, bodies: Mapping[str, UnmaskBody]) -> dict[str, RevealedShare]:
+    """The revealed shares of a dealer that are as it committed to, by who revealed them, in order."""
+    revealed = {holder: bodies[holder].revealed[dealer] for holder in sorted(bodies, key=str.encode)}
+    is_as_dealt = survivors.sharing.is_as_dealt
+    return {holder: share for holder, share in revealed.items() if is_as_dealt(dealer, holder, share)}
 
 
-def _pair_seeds(
-    survivors: SurvivorSet, dropped: str, shares: dict[int, bytes], liars: set[int]
-) -> list[tuple[bytes, int]]:
+def is_secret_of(body: JoinBody, kind: MaskKind, secret: bytes) -> bool:
+    """Whether ``secret`` is what a JOIN commits to: its self mask, or its mask key."""
+    if kind == "self_mask":
+        return mask_seeds.self_mask_commitment(body.id, secret) == body.self_mask_commitment
+    return keys.x25519_public(secret) == body.mask_public_key
+
+
+def _secret(survivors: SurvivorSet, member: str, bodies: Mapping[str, UnmaskBody]) -> bytes:
     cohort = survivors.sharing.cohort
-    public = cohort.body(dropped).mask_public_key
-    private = reconstruct(shares, cohort.threshold, lambda secret: keys.x25519_public(secret) == public, liars)
+    right = right_shares(survivors, member, bodies)
+    if not survivors.enough(len(right)):
+        wrong = ", ".join(sorted(set(bodies) - set(right)))
+        raise CommitmentError(
+            f"{len(right)} of {cohort.threshold} needed shares of {member!r} are as they were dealt; wrong: {wrong}"
+        )
+    first = list(right.items())[: cohort.threshold]
+    secret = combine({cohort.point(holder): revealed.share for holder, revealed in first})
+    if not is_secret_of(cohort.body(member), first[0][1].kind, secret):
+        raise MisdealtError(f"the shares of {member!r} are as committed and do not make up its secret", member)
+    return secret
+
+
+def _pair_seeds(survivors: SurvivorSet, dropped: str, private: bytes) -> list[tuple[bytes, int]]:
+    cohort, hu2 = survivors.sharing.cohort, survivors.sharing.hu2
     seeds = []
     for survivor in survivors.ids:
         peer = cohort.body(survivor).mask_public_key
-        seed = mask_seeds.pair_seed(private, peer, cohort.session_id, dropped, survivor, survivors.sharing.hu2)
+        seed = mask_seeds.pair_seed(private, peer, cohort.session_id, dropped, survivor, hu2)
         seeds.append((seed, 1 if survivor.encode() < dropped.encode() else -1))
     return seeds

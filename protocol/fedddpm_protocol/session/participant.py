@@ -19,9 +19,9 @@ from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
 from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.agreement.spec import FIXED_POINT, INTEGERS, RINGS, SegmentSpec
 from fedddpm_protocol.errors import (
+    AccusationError,
     CohortError,
     CohortTooSmallError,
-    DuplicateError,
     EncodingError,
     MaskReuseError,
     PhaseError,
@@ -31,16 +31,19 @@ from fedddpm_protocol.errors import (
 )
 from fedddpm_protocol.primitives import canonical, keys, ring
 from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
-from fedddpm_protocol.primitives.shamir import RandomBytes, split
+from fedddpm_protocol.primitives.shamir import RandomBytes
 from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
-from fedddpm_protocol.session.sealed import NONCE_BYTES, channel_key, open_item, seal, verify_item
+from fedddpm_protocol.session.dealing import deal_shares, open_shares
 from fedddpm_protocol.session.session_secrets import SessionSecrets
 from fedddpm_protocol.session.spent import SpentRecord, check_answers
 from fedddpm_protocol.wire.messages import (
+    Accusation,
     Confirmation,
+    Deal,
     Join,
     JoinBody,
+    MaskKind,
     RevealedShare,
     ShareItem,
     Shares,
@@ -81,6 +84,7 @@ class Participant:
         random_bytes: RandomBytes = secrets.token_bytes,
     ) -> None:
         self.state = ClientState.TRAINED
+        self.accusation: Accusation | None = None  # to be sent, when receive_shares raised an AccusationError
         self._identity, self.member_id, self._roster, self.plan = identity, member_id, roster, plan
         self._floor = max(floor, roster.n_min)
         self._release, self._answers = release, answers
@@ -89,6 +93,7 @@ class Participant:
         self._secrets: SessionSecrets | None = None
         self._own_join: Join | None = None
         self._cohort: Cohort | None = None
+        self._own_deal: Deal | None = None
         self._sharing: Sharing | None = None
         self._survivors: SurvivorSet | None = None
         self._newest_roster = roster
@@ -154,35 +159,29 @@ class Participant:
                     f"a cohort of {', '.join(cohort.ids)} is refused"
                 )
             self._cohort = cohort
-            return self._split_and_seal(cohort)
+            shares = deal_shares(cohort, self.member_id, self._identity, self._require(self._secrets), self._random)
+            self._own_deal = shares.deal
+            return shares
 
-    def receive_shares(self, items: Sequence[ShareItem]) -> None:
-        """Step 3, part one: open the shares of the others; their senders and this member are U2.
+    def receive_shares(self, items: Sequence[ShareItem], deals: Sequence[Deal]) -> None:
+        """Step 3, part one: open the shares of the others. ``deals`` are those of U2, this member's own among them.
 
-        Raises ReflectedShareError, ShareError, SignatureError, DuplicateError or CohortTooSmallError.
+        Raises CohortError (own DEAL missing or altered), CohortTooSmallError, SignatureError, and what
+        :func:`fedddpm_protocol.session.dealing.open_shares` raises. AccusationError: see ``accusation``.
         """
         with self._step(Step.SHARES):
             cohort, held = self._require(self._cohort), self._require(self._secrets)
-            senders = [item.sender for item in items]
-            if len(set(senders)) != len(senders):
-                raise DuplicateError("two share items come from the same sender")
-            for item in items:
-                body = cohort.body(item.sender)
-                if item.sender != self.member_id:
-                    verify_item(item, self._roster.public_key(item.sender), cohort.session_id)
-                key = channel_key(
-                    bytes(held.channel_private),
-                    body.channel_public_key,
-                    cohort.session_id,
-                    item.sender,
-                    self.member_id,
-                )
-                held.shares[item.sender] = open_item(item, key, cohort.session_id, self.member_id)
-            self._sharing = cohort.sharing([*senders, self.member_id])
+            if self._own_deal is None or all(deal.body != self._own_deal.body for deal in deals):
+                raise CohortError("the deals do not hold this institution's as it was sent", "aggregator")
+            self._sharing = cohort.sharing(deals)
             if len(self._sharing.ids) < self._floor:
                 raise CohortTooSmallError(
                     f"{len(self._sharing.ids)} sharers are below this institution's {self._floor}"
                 )
+            self.accusation = open_shares(self._sharing, self.member_id, self._identity, held, items)
+            if self.accusation is not None:
+                dealers = [one.dealer for one in self.accusation.parse().accused]
+                raise AccusationError(f"the shares of {', '.join(dealers)} are not what was committed to", dealers[0])
             self._streams = {
                 segment.name: self._mask_streams(segment.name, segment.bits) for segment in self.plan.segments
             }
@@ -256,7 +255,7 @@ class Participant:
         ``commit`` raises.
         """
         with self._step(Step.CONFIRMATIONS):
-            survivors, held = self._require(self._survivors), self._require(self._secrets)
+            survivors = self._require(self._survivors)
             for confirmation in confirmations:
                 survivors.verify_confirmation(confirmation)
             confirmed = {confirmation.id for confirmation in confirmations}
@@ -266,12 +265,7 @@ class Participant:
             body = UnmaskBody(
                 session_id=survivors.sharing.cohort.session_id,
                 hu3=survivors.hu3,
-                revealed={
-                    member: RevealedShare("self_mask", held.shares[member][0])
-                    if member in survivors.ids
-                    else RevealedShare("mask_sk", held.shares[member][1])
-                    for member in survivors.sharing.ids
-                },
+                revealed={member: self._revealed(survivors, member) for member in survivors.sharing.ids},
             ).encode()
             message = Unmask(id=self.member_id, body=body, signature=self._identity.sign("unmask", body))
             commit(
@@ -335,24 +329,13 @@ class Participant:
         self._secrets = None
         self._streams.clear()
 
-    def _split_and_seal(self, cohort: Cohort) -> Shares:
-        held = self._require(self._secrets)
-        points = {member: cohort.point(member) for member in cohort.ids}
-        self_mask = split(bytes(held.self_mask), cohort.threshold, list(points.values()), self._random)
-        mask_key = split(bytes(held.mask_private), cohort.threshold, list(points.values()), self._random)
-        items = []
-        for member, point in points.items():
-            pair = (self_mask[point], mask_key[point])
-            if member == self.member_id:
-                held.shares[member] = pair
-                continue
-            peer = cohort.body(member).channel_public_key
-            key = channel_key(
-                bytes(held.channel_private), peer, cohort.session_id, self.member_id, member, blame=member
-            )
-            nonce = self._random(NONCE_BYTES)
-            items.append(seal(key, self._identity, cohort.session_id, self.member_id, member, pair, nonce))
-        return Shares(items=tuple(items))
+    def _revealed(self, survivors: SurvivorSet, dealer: str) -> RevealedShare:
+        kind: MaskKind = "self_mask" if dealer in survivors.ids else "mask_sk"
+        dealt = self._require(self._secrets).shares[dealer].of(kind)
+        revealed = RevealedShare(kind, dealt.share, dealt.nonce)
+        if not survivors.sharing.is_as_dealt(dealer, self.member_id, revealed):  # memory went bad since it was checked
+            raise EncodingError(f"the share of {dealer!r} is not the one that was received; this machine is at fault")
+        return revealed
 
     def _mask_streams(self, segment: str, bits: int) -> list[tuple[MaskStream, int]]:
         sharing, held = self._require(self._sharing), self._require(self._secrets)

@@ -1,7 +1,7 @@
-"""A member's two shares, sealed to one other member and signed.
+"""A member's two shares, sealed to one other member.
 
 The channel key and the additional data both name sender and recipient in order, so an item cannot be reflected or
-misrouted.
+misrouted. The hash of an item stands in its dealer's signed deal.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedddpm_protocol.errors import ReflectedShareError, ShareError
+from fedddpm_protocol.errors import ShareError
 from fedddpm_protocol.primitives import keys
-from fedddpm_protocol.primitives.canonical import kdf, label, lp
-from fedddpm_protocol.wire.messages import ShareItem
+from fedddpm_protocol.primitives.canonical import kdf, label
+from fedddpm_protocol.session.session_secrets import DealtPair, DealtShare
 
 NONCE_BYTES = 12
-SHARE_BYTES = 32
+PART_BYTES = 32  # of a share, and of the nonce of its commitment
 
 
 def channel_key(
@@ -26,43 +26,25 @@ def channel_key(
     return kdf(shared, session_id, "chan", sender.encode(), recipient.encode())
 
 
-def _signed_bytes(session_id: bytes, sender: str, recipient: str, sealed: bytes) -> bytes:
-    return lp(session_id, sender.encode(), recipient.encode(), sealed)
+def seal(key: bytes, session_id: bytes, sender: str, recipient: str, pair: DealtPair, nonce: bytes) -> bytes:
+    """``nonce, AES-256-GCM(self-mask share, mask-key share, nonce of the first, nonce of the second)``: 156 bytes."""
+    plain = pair.self_mask.share + pair.mask_sk.share + pair.self_mask.nonce + pair.mask_sk.nonce
+    return nonce + AESGCM(key).encrypt(nonce, plain, _associated(session_id, sender, recipient))
 
 
-def seal(
-    key: bytes,
-    identity: keys.SigningKey,
-    session_id: bytes,
-    sender: str,
-    recipient: str,
-    shares: tuple[bytes, bytes],
-    nonce: bytes,
-) -> ShareItem:
-    """Seal (share of the self mask, share of the mask key), 32 bytes each, with AES-256-GCM."""
-    associated = label("shares", session_id, sender.encode(), recipient.encode())
-    sealed = nonce + AESGCM(key).encrypt(nonce, shares[0] + shares[1], associated)
-    signature = identity.sign("share", _signed_bytes(session_id, sender, recipient, sealed))
-    return ShareItem(sender=sender, recipient=recipient, sealed=sealed, signature=signature)
-
-
-def verify_item(item: ShareItem, public_key: bytes, session_id: bytes) -> None:
-    """Raise SignatureError unless the sender's identity signed this item for this session and recipient."""
-    signed = _signed_bytes(session_id, item.sender, item.recipient, item.sealed)
-    keys.verify(public_key, "share", signed, item.signature, item.sender)
-
-
-def open_item(item: ShareItem, key: bytes, session_id: bytes, recipient: str) -> tuple[bytes, bytes]:
-    """The two shares; ReflectedShareError if the item is not for ``recipient``, ShareError if it does not open."""
-    if item.recipient != recipient or item.sender == recipient:
-        raise ReflectedShareError(
-            f"a share from {item.sender!r} to {item.recipient!r} was delivered to {recipient!r}", "aggregator"
-        )
-    associated = label("shares", session_id, item.sender.encode(), recipient.encode())
+def open_sealed(sealed: bytes, key: bytes, session_id: bytes, sender: str, recipient: str) -> DealtPair:
+    """What is in a sealed item; ShareError if it does not open."""
     try:
-        plain = AESGCM(key).decrypt(item.sealed[:NONCE_BYTES], item.sealed[NONCE_BYTES:], associated)
+        plain = AESGCM(key).decrypt(
+            sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _associated(session_id, sender, recipient)
+        )
     except InvalidTag as error:
-        raise ShareError("a sealed share does not open", item.sender) from error
-    if len(plain) != 2 * SHARE_BYTES:
-        raise ShareError(f"a sealed share holds {len(plain)} bytes instead of {2 * SHARE_BYTES}", item.sender)
-    return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+        raise ShareError("a sealed share does not open", sender) from error
+    if len(plain) != 4 * PART_BYTES:
+        raise ShareError(f"a sealed share holds {len(plain)} bytes instead of {4 * PART_BYTES}", sender)
+    self_mask, mask_sk, *nonces = (plain[start : start + PART_BYTES] for start in range(0, len(plain), PART_BYTES))
+    return DealtPair(DealtShare(self_mask, nonces[0]), DealtShare(mask_sk, nonces[1]))
+
+
+def _associated(session_id: bytes, sender: str, recipient: str) -> bytes:
+    return label("shares", session_id, sender.encode(), recipient.encode())

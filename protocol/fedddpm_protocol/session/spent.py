@@ -5,6 +5,9 @@ without one member and differences the two sums isolates that member; with this 
 durably before the UNMASK is sent, together with the message, so that a restart resends the same bytes. Only the root
 can lift it, once, by a Release in a newer roster.
 
+CONVICTED: a member of that set who is convicted of wrong shares on the same base model and part (see ``verdicts``) may
+be missing from the next sum: what honest members put in is the same in both, so the difference is the convicted's own.
+
 ONE TRAINING: that rule counts on an update being the same in every sum over one base. So an institution trains on a
 base model under one set of terms, which is durable before the first step, and nothing but one update of it ever goes
 under a mask. An aggregator that lets one member train in earnest and all others at a learning rate of nothing, or one
@@ -36,12 +39,24 @@ class SpentRecord:
     release: Release | None = None  # consumed by this record
 
 
+def without(recorded: tuple[str, ...], convicted: Collection[str]) -> tuple[str, ...]:
+    """The recorded survivors but for those that were convicted by evidence: who has to meet again."""
+    return tuple(member for member in recorded if member not in convicted)
+
+
 def usable_release(
-    recorded: tuple[str, ...], roster: Roster, base: bytes, part: str, used: Collection[Release]
+    recorded: tuple[str, ...],
+    roster: Roster,
+    base: bytes,
+    part: str,
+    used: Collection[Release],
+    convicted: Collection[str] = (),
 ) -> Release | None:
-    """The root's unused release that starts from the recorded survivors, or None."""
+    """The root's unused release that starts from the recorded survivors, with or without the convicted; or None."""
+    starts = (recorded, without(recorded, convicted))
     for release in roster.releases:
-        if (release.base_model_hash, release.part, release.old_u3) == (base, part, recorded) and release not in used:
+        mine = (release.base_model_hash, release.part) == (base, part) and release.old_u3 in starts
+        if mine and release not in used:
             return release
     return None
 
@@ -74,19 +89,27 @@ def check_answers(part: str, answers: int) -> None:
         )
 
 
-def check_spent(recorded: tuple[str, ...], used: Collection[Release], record: SpentRecord, answers: int = 0) -> None:
+def check_spent(
+    recorded: tuple[str, ...],
+    used: Collection[Release],
+    record: SpentRecord,
+    answers: int = 0,
+    convicted: Collection[str] = (),
+) -> None:
     """Raise unless ``record`` may be written over the ``recorded`` survivors (empty: unspent), after ``answers`` of it.
 
-    Raises ReleaseError (consumed before, or for another step) or SpentError (other survivors, or too many answers).
+    ``convicted``: of whom evidence on this base model and part was checked; they may be missing. Raises ReleaseError
+    (consumed before, or for another step) or SpentError (other survivors, or too many answers).
     """
     release = record.release
     if release is not None:
         if release in used:
             raise ReleaseError("this release of the base model was already used")
-        step = (release.base_model_hash, release.part, release.old_u3, release.new_u3)
-        if step != (record.base_model_hash, record.part, recorded, record.u3):
+        step = (release.base_model_hash, release.part, release.new_u3)
+        starts = (recorded, without(recorded, convicted))
+        if step != (record.base_model_hash, record.part, record.u3) or release.old_u3 not in starts:
             raise ReleaseError("this release is for another base model, part or survivors")
-    elif recorded and recorded != record.u3:
+    elif recorded and record.u3 != without(recorded, set(convicted) - set(record.u3)):
         raise SpentError(
             f"part {record.part!r} of this base model already took part in the sum of {', '.join(recorded)}; "
             f"a second sum over {', '.join(record.u3)} could reveal a single update"
@@ -102,6 +125,7 @@ class SpentLog:
         self._survivors: dict[tuple[bytes, str], tuple[str, ...]] = {}
         self._answers: Counter[tuple[bytes, str]] = Counter()
         self._used: set[Release] = set()
+        self._convicted: dict[tuple[bytes, str], set[str]] = {}
         self._terms: dict[bytes, bytes] = {}
         self._given: dict[bytes, bytes] = {}
         for record in records:
@@ -116,8 +140,12 @@ class SpentLog:
         check_given(self._given.setdefault(base, update_digest), update_digest)
 
     def recorded(self, base: bytes, part: str) -> tuple[str, ...]:
-        """Survivors this base model and part were spent on; empty if unspent."""
-        return self._survivors.get((base, part), ())
+        """Survivors this base model and part were spent on, who have to meet again; empty if unspent."""
+        return without(self._survivors.get((base, part), ()), self._convicted.get((base, part), ()))
+
+    def convict(self, base: bytes, part: str, member: str) -> None:
+        """Let ``member`` be missing; to be called once evidence about this base model and part was checked."""
+        self._convicted.setdefault((base, part), set()).add(member)
 
     def answers(self, base: bytes, part: str) -> int:
         """How many sums over this base model and part were answered for."""
@@ -125,12 +153,14 @@ class SpentLog:
 
     def release(self, roster: Roster, base: bytes, part: str) -> Release | None:
         """The release that applies now, or None."""
-        return usable_release(self.recorded(base, part), roster, base, part, self._used)
+        recorded, convicted = self._survivors.get((base, part), ()), self._convicted.get((base, part), ())
+        return usable_release(recorded, roster, base, part, self._used, convicted)
 
     def commit(self, record: SpentRecord) -> None:
         """Check and keep ``record``; raises as :func:`check_spent`."""
         base, part = record.base_model_hash, record.part
-        check_spent(self.recorded(base, part), self._used, record, self.answers(base, part))
+        recorded, convicted = self._survivors.get((base, part), ()), self._convicted.get((base, part), ())
+        check_spent(recorded, self._used, record, self.answers(base, part), convicted)
         self._keep(record)
 
     def _keep(self, record: SpentRecord) -> None:

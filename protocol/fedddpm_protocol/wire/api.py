@@ -13,6 +13,7 @@ from fedddpm_protocol.wire.messages import (
     MAX_COHORT,
     MAX_MEMBERS,
     ChunkDigests,
+    Deal,
     Join,
     MemberId,
     Message,
@@ -69,6 +70,14 @@ class SessionState(Reply):
     reason: ShortWords | None = None  # why a session failed
 
 
+class Exclusion(Reply):
+    """A member that is not admitted now, and the evidence why (at /v1/evidence)."""
+
+    member: MemberId
+    words: ShortWords
+    evidence: HexHash
+
+
 class RunState(Reply):
     """Everything an institution needs to know what to do next; ``version`` grows with every change."""
 
@@ -86,6 +95,7 @@ class RunState(Reply):
     sessions: Annotated[dict[Name, SessionState], Field(max_length=MAX_SESSIONS)]
     results: RoundIndex  # finished rounds of the run
     last_result: HexHash | None
+    excluded: Annotated[tuple[Exclusion, ...], Field(max_length=MAX_COHORT)] = ()
     server_time: UnixSeconds  # for humans and for clock correction only
 
 
@@ -103,9 +113,10 @@ class CohortReply(Reply):
 
 
 class ShareInbox(Reply):
-    """Shares addressed to the asking member, and U2 as the aggregator sees it."""
+    """Shares addressed to the asking member, and U2 as the aggregator sees it, with what everybody committed to."""
 
     items: Annotated[tuple[ShareItem, ...], Field(max_length=MAX_COHORT)]
+    deals: Annotated[tuple[Deal, ...], Field(max_length=MAX_COHORT)]
     sharers: Annotated[tuple[MemberId, ...], Field(max_length=MAX_COHORT)]
 
 

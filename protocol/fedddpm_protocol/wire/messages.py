@@ -60,12 +60,14 @@ Base64 = (
 )
 Bytes32 = Annotated[bytes, *Base64, Field(min_length=32, max_length=32), _base64_schema(32, 32)]
 Signature = Annotated[bytes, *Base64, Field(min_length=64, max_length=64), _base64_schema(64, 64)]
-SealedBytes = Annotated[bytes, *Base64, Field(min_length=92, max_length=92), _base64_schema(92, 92)]
+SealedBytes = Annotated[bytes, *Base64, Field(min_length=156, max_length=156), _base64_schema(156, 156)]
 Body = Annotated[bytes, *Base64, Field(min_length=1, max_length=2**20), _base64_schema(2**20, 1)]
 # What one member signs in a session names the other members, once or with a share of each. (Multiples of 3 are exact in
 # base64.)
 JoinBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=12_288), _base64_schema(12_288, 1)]
 UnmaskBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=24_576), _base64_schema(24_576, 1)]
+DealBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=36_864), _base64_schema(36_864, 1)]
+AccusationBytes = Annotated[bytes, *Base64, Field(min_length=1, max_length=24_576), _base64_schema(24_576, 1)]
 MemberId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -124,13 +126,99 @@ class ShareItem(Message):
     sender: MemberId
     recipient: MemberId
     sealed: SealedBytes
+
+
+@dataclass(frozen=True)
+class Commitments:
+    """What a dealer commits to for one member; ``sealed`` and ``channel_key`` are empty in the line of its own."""
+
+    recipient: str
+    sealed: bytes  # SHA-256 of the sealed item
+    channel_key: bytes  # to the key that it is sealed with
+    self_mask: bytes  # to the recipient's share of the self mask
+    mask_sk: bytes  # and to that of the mask key
+
+    def __post_init__(self) -> None:
+        if len(self.self_mask) != 32 or len(self.mask_sk) != 32 or len(self.sealed) not in (0, 32):
+            raise ValueError("a commitment must have 32 bytes")
+        if len(self.channel_key) != len(self.sealed):
+            raise ValueError("a sealed item and its key are committed to together, or neither")
+
+    def of(self, kind: MaskKind) -> bytes:
+        """The commitment to a share of ``kind``."""
+        return self.self_mask if kind == "self_mask" else self.mask_sk
+
+
+@dataclass(frozen=True)
+class DealBody:
+    """The signed content of a DEAL: a line for every member of the cohort, in order, the dealer's own among them."""
+
+    session_id: bytes
+    dealer: str
+    lines: tuple[Commitments, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.session_id) != 32:
+            raise ValueError("a session id must have 32 bytes")
+        if [line.recipient for line in self.lines if not line.sealed] != [self.dealer]:
+            raise ValueError("a dealer seals an item to everybody but itself")
+
+
+class Deal(Message):
+    """Step 2: what one member commits to, for everybody to see before anything is masked."""
+
+    body: DealBytes
     signature: Signature
+
+    def parse(self) -> DealBody:
+        """The content; MalformedError if it is not canonical."""
+        return canonical.decode(DealBody, self.body)
 
 
 class Shares(Message):
-    """Step 2: the sealed shares of one sender, or the inbox of one recipient."""
+    """Step 2: the sealed shares of one sender, and its commitments to them."""
 
     items: Annotated[tuple[ShareItem, ...], Field(max_length=MAX_COHORT)]
+    deal: Deal
+
+
+@dataclass(frozen=True)
+class Accused:
+    """A dealer whose item is wrong, and the key that shows it: of this pair and this direction, and of nothing else."""
+
+    dealer: str
+    deal_hash: bytes  # of the deal that the accuser saw: a dealer that signed two cannot turn it against the accuser
+    channel_key: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.deal_hash) != 32 or len(self.channel_key) != 32:
+            raise ValueError("the hash of a deal and a channel key must have 32 bytes")
+
+
+@dataclass(frozen=True)
+class AccusationBody:
+    """The signed content of an accusation."""
+
+    session_id: bytes
+    accuser: str
+    accused: tuple[Accused, ...]
+
+    def __post_init__(self) -> None:
+        dealers = [one.dealer for one in self.accused]
+        if len(self.session_id) != 32 or not dealers or dealers != sorted(set(dealers), key=str.encode):
+            raise ValueError("an accusation names a session, and each dealer once and in order")
+
+
+class Accusation(Message):
+    """Instead of step 3: what a member got is not what its dealers committed to. It leaves the session with it."""
+
+    id: MemberId
+    body: AccusationBytes
+    signature: Signature
+
+    def parse(self) -> AccusationBody:
+        """The content; MalformedError if it is not canonical."""
+        return canonical.decode(AccusationBody, self.body)
 
 
 class UploadManifest(Message):
@@ -173,6 +261,7 @@ class RevealedShare:
 
     kind: MaskKind
     share: bytes  # 32 bytes
+    nonce: bytes  # 32 bytes: opens its dealer's commitment
 
 
 @dataclass(frozen=True)
@@ -184,24 +273,25 @@ class UnmaskBody:
     revealed: Mapping[str, RevealedShare]  # by member id
 
     def encode(self) -> bytes:
-        """``LP(sid, hU3, then id, kind, share for each member in order)``."""
+        """``LP(sid, hU3, then id, kind, share, nonce for each member in order)``."""
         fields = [self.session_id, self.hu3]
         for member in sorted(self.revealed, key=str.encode):
             item = self.revealed[member]
-            fields += [member.encode(), item.kind.encode(), item.share]
+            fields += [member.encode(), item.kind.encode(), item.share, item.nonce]
         return canonical.lp(*fields)
 
     @classmethod
     def decode(cls, body: bytes) -> UnmaskBody:
         """Inverse of :meth:`encode`; MalformedError unless canonical."""
         fields = canonical.unlp(body)
-        if len(fields) < 2 or len(fields) % 3 != 2 or any(len(field) != 32 for field in fields[:2]):
-            raise MalformedError("an UNMASK is not of the form (sid, hU3, (id, kind, share)..)")
+        if len(fields) < 2 or len(fields) % 4 != 2 or any(len(field) != 32 for field in fields[:2]):
+            raise MalformedError("an UNMASK is not of the form (sid, hU3, (id, kind, share, nonce)..)")
         revealed: dict[str, RevealedShare] = {}
-        for member, kind, share in zip(fields[2::3], fields[3::3], fields[4::3], strict=True):
-            if kind not in (b"self_mask", b"mask_sk") or len(share) != 32:
-                raise MalformedError("an UNMASK holds an unknown kind or a share that has not 32 bytes")
-            revealed[_member_name(member)] = RevealedShare("self_mask" if kind == b"self_mask" else "mask_sk", share)
+        for member, kind, share, nonce in zip(*(fields[first::4] for first in range(2, 6)), strict=True):
+            if kind not in (b"self_mask", b"mask_sk") or len(share) != 32 or len(nonce) != 32:
+                raise MalformedError("an UNMASK holds an unknown kind, or a share or nonce that has not 32 bytes")
+            known: MaskKind = "self_mask" if kind == b"self_mask" else "mask_sk"
+            revealed[_member_name(member)] = RevealedShare(known, share, nonce)
         decoded = cls(fields[0], fields[1], revealed)
         if decoded.encode() != body:
             raise MalformedError("an UNMASK is not in its canonical form")

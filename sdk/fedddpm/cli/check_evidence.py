@@ -22,7 +22,7 @@ def check_evidence(
     from fedddpm_protocol.errors import ProtocolError
     from fedddpm_protocol.primitives.keys import fingerprint
     from fedddpm_protocol.session.checked_sum import judge
-    from fedddpm_protocol.wire.evidence import FalseSum
+    from fedddpm_protocol.wire.sum_proofs import FalseSum
 
     root = load_public_key(federation_root)
     try:

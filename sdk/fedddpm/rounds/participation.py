@@ -18,6 +18,7 @@ from fedddpm.rounds.alarm_guard import AlarmGuard
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.chartered_runs import CharteredRuns
+from fedddpm.rounds.exclusions import Exclusions
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
@@ -100,6 +101,7 @@ class Participation:
             institution.config.policy,
             reporter,
         )
+        self._exclusions = Exclusions(transport, self._ledger, institution.member_id, reporter)
         self._guard = RestoreGuard(state, institution.config.after_restore)
         self._roster: Roster | None = None
         self._attempt: Attempt | None = None
@@ -272,7 +274,8 @@ class Participation:
             charter = self._charters.accept(current.charter, current.run or "", self._our_roster())
             if charter is None:
                 return None  # until somebody here agrees to it
-            self._attempt = self._begin(current.spec, charter)
+            self._exclusions.learn(current, self._our_roster())
+            self._attempt = None if self._exclusions.keep_out(current) else self._begin(current.spec, charter)
             if self._attempt is None:
                 self._sat_out = current.spec
         if self._attempt is None:

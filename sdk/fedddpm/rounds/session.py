@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, Spen
 from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
-from fedddpm_protocol.wire.evidence import ConfirmedSum
-from fedddpm_protocol.wire.messages import Confirmation, Join, Message, Survivor
+from fedddpm_protocol.wire.messages import Confirmation, Deal, Join, Message, Survivor
 from fedddpm_protocol.wire.phases import ClientState, Phase, has_reached
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum
 
 _UPLOAD_PASSES = 3
 
@@ -69,7 +70,7 @@ class SessionDriver:
         self._join: Join | None = None
         self._roster_document = seat.state.roster_document  # the one that the specification was accepted under
         self._joins: Sequence[Join] = ()
-        self._sharers: tuple[str, ...] = ()
+        self._deals: tuple[Deal, ...] = ()
         self._survivors: Sequence[Survivor] = ()
         self._received: Message | None = None  # what the aggregator said last, kept if it breaks the protocol
         self._participant = self._new_participant()
@@ -127,8 +128,16 @@ class SessionDriver:
             # Too small a cohort is nobody's lie; whatever else breaks the protocol is kept, to be shown to people.
             if isinstance(error, PeerProtocolError) and not isinstance(error, CohortTooSmallError):
                 keep_evidence(self._seat.state.path, self._spec.hash, self._session, error, self._received)
+            self._accuse()
             self.leave(str(error))
         return None
+
+    def _accuse(self) -> None:
+        """Tell of shares that are not as their dealers committed to: the aggregator can then name who it was."""
+        accusation = self._participant.accusation
+        if accusation is not None:
+            with contextlib.suppress(ProblemError):  # too late, or refused: it is kept here
+                self._api.accuse(accusation)
 
     def leave(self, reason: str) -> None:
         """Forget the session's secrets; the stored update stays for the next attempt."""
@@ -190,8 +199,8 @@ class SessionDriver:
         self._received = inbox = self._api.share_inbox()
         if self._seat.member_id not in inbox.sharers:
             return self.leave("this institution's shares came too late")
-        self._participant.receive_shares(inbox.items)
-        self._sharers = tuple(sorted({item.sender for item in inbox.items} | {self._seat.member_id}, key=str.encode))
+        self._participant.receive_shares(inbox.items, inbox.deals)
+        self._deals = inbox.deals
         # The scale follows from the size of the cohort, which is fixed now, so nothing was encoded before.
         self._contribution.take_place(self._seat.member_id, self._participant.cohort_ids, self._accepted.roster.c_max)
         # Before the first masked chunk leaves: no other update of this base model may ever follow it.
@@ -261,7 +270,7 @@ class SessionDriver:
             spec=self._accepted.document,
             session=self._session,
             joins=tuple(self._joins),
-            sharers=self._sharers,
+            deals=self._deals,
             survivors=tuple(self._survivors),
             confirmations=confirmations,
         )

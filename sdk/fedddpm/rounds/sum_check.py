@@ -34,8 +34,8 @@ from fedddpm_protocol.session.checked_sum import (
     require_confirmed,
 )
 from fedddpm_protocol.session.cohort import SurvivorSet
-from fedddpm_protocol.wire.evidence import ConfirmedSum, FalseSum, ShownSum
 from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum, FalseSum, ShownSum
 
 _CALL = "Stop, and give that file to the federation's coordinator and to the other institutions"
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedddpm.errors import StateError
 from fedddpm.state.folder import StateFolder
-from fedddpm_protocol.wire.evidence import ConfirmedSum
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum
 
 _CONFIRMED = "confirmed-sum/"  # and the session
 _DRAW, _CHECKED, _FALSE = "sum-draw/", "sum-checked", "false-sum/"

@@ -57,6 +57,11 @@ CREATE TABLE IF NOT EXISTS releases_used (
     root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, old_u3 TEXT NOT NULL, new_u3 TEXT NOT NULL,
     PRIMARY KEY (root, base_model_hash, part, old_u3, new_u3)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS convictions ( -- members whom evidence convicts, by the sum that it is about
+    root BLOB NOT NULL, base_model_hash BLOB NOT NULL, part TEXT NOT NULL, member TEXT NOT NULL,
+    evidence TEXT NOT NULL,              -- JSON, as it was checked
+    PRIMARY KEY (root, base_model_hash, part, member)
+) STRICT;
 CREATE TABLE IF NOT EXISTS bases_seen (base_model_hash BLOB PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS traffic (
     run TEXT NOT NULL, round INTEGER NOT NULL,

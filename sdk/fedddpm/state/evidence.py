@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fedddpm.files.atomic import write_atomic
 from fedddpm_protocol.errors import PeerProtocolError
-from fedddpm_protocol.wire.evidence import FalseSum
 from fedddpm_protocol.wire.messages import Message
+from fedddpm_protocol.wire.sum_proofs import FalseSum
 
 FILE = "evidence.jsonl"
 _PRIVATE = 0o600  # others' masked words stand in a proof

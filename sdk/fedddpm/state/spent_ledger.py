@@ -14,7 +14,16 @@ from fedddpm.state.folder import StateFolder, ids_from_json, ids_to_json
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Release, Roster
 from fedddpm_protocol.errors import ConflictError, SpentError
-from fedddpm_protocol.session.spent import SpentRecord, check_given, check_spent, check_terms, usable_release
+from fedddpm_protocol.session.spent import (
+    SpentRecord,
+    check_given,
+    check_spent,
+    check_terms,
+    usable_release,
+    without,
+)
+from fedddpm_protocol.session.verdicts import Conviction
+from fedddpm_protocol.wire.evidence import Evidence
 from fedddpm_protocol.wire.messages import Unmask
 
 _KEY = "root = ? AND base_model_hash = ? AND part = ?"
@@ -80,19 +89,29 @@ class SpentLedger:
             return self._answers(db, base_model_hash, part)
 
     def recorded(self, base_model_hash: bytes, part: str) -> tuple[str, ...]:
-        """Survivors this base model and part were spent on; empty if unspent.
+        """Survivors this base model and part were spent on, who have to meet again; empty if unspent.
 
-        A sum of another method over the same tensors counts too: FULL's sum holds those of USPLIT's three parts.
+        Those that evidence convicts need not (see :meth:`convict`). A sum of another method over the same tensors
+        counts too: FULL's sum holds those of USPLIT's three parts.
         SpentError if there were several, over different survivors.
         """
         with self._state.transaction() as db:
-            return self._recorded(db, base_model_hash, part)
+            recorded = self._recorded(db, base_model_hash, part)
+            return without(recorded, self._convicted(db, base_model_hash, part))
+
+    def convict(self, conviction: Conviction, evidence: Evidence) -> None:
+        """Let a member be missing from the next sum over a base model and part, on evidence that was checked."""
+        member, row = conviction.verdict.member, (conviction.base_model_hash, conviction.part)
+        with self._state.transaction() as db:
+            values = (self._state.root, *row, member, evidence.model_dump_json())
+            db.execute("INSERT OR IGNORE INTO convictions VALUES (?, ?, ?, ?, ?)", values)
 
     def release(self, roster: Roster, base_model_hash: bytes, part: str) -> Release | None:
         """The root's unused release that applies now, or None."""
         with self._state.transaction() as db:
             recorded = self._recorded(db, base_model_hash, part)
-            return usable_release(recorded, roster, base_model_hash, part, self._used(db, base_model_hash, part))
+            used, convicted = self._used(db, base_model_hash, part), self._convicted(db, base_model_hash, part)
+            return usable_release(recorded, roster, base_model_hash, part, used, convicted)
 
     def commit(self, spec_hash: bytes, record: SpentRecord, session: str | None = None) -> None:
         """Make the record and its message durable; returns only when they are on the disk.
@@ -113,7 +132,8 @@ class SpentLedger:
                 raise ConflictError("a different answer was already given in this session")
             answers = self._answers(db, base, part)
             before = answers - 1 if again else answers
-            check_spent(self._recorded(db, base, part), self._used(db, base, part), record, before)
+            recorded, convicted = self._recorded(db, base, part), self._convicted(db, base, part)
+            check_spent(recorded, self._used(db, base, part), record, before, convicted)
             db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (self._state.root, base, part, before + 1))
             db.execute(
                 "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
@@ -177,6 +197,10 @@ class SpentLedger:
                 " start the run from another first model"
             )
         return ids_from_json(spent.pop()) if spent else ()
+
+    def _convicted(self, db: sqlite3.Connection, base: bytes, part: str) -> set[str]:
+        query = f"SELECT member FROM convictions WHERE {_KEY}"  # noqa: S608 - a constant
+        return {member for (member,) in db.execute(query, (self._state.root, base, part))}
 
     def _used(self, db: sqlite3.Connection, base: bytes, part: str) -> set[Release]:
         query = f"SELECT old_u3, new_u3 FROM releases_used WHERE {_KEY}"  # noqa: S608 - a constant

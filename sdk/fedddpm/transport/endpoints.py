@@ -17,7 +17,9 @@ from fedddpm_protocol.wire.api import (
     UploadDigests,
     UploadStatus,
 )
+from fedddpm_protocol.wire.evidence import Evidence
 from fedddpm_protocol.wire.messages import (
+    Accusation,
     Confirmation,
     Confirmations,
     Join,
@@ -54,6 +56,10 @@ class SessionApi:
     def post_shares(self, shares: Shares) -> None:
         """Give own sealed shares, one for each other member."""
         self._connection.post(f"{self._path}/shares", shares)
+
+    def accuse(self, accusation: Accusation) -> None:
+        """Show that shares are not what their dealers committed to."""
+        self._connection.post(f"{self._path}/accusations", accusation)
 
     def share_inbox(self) -> ShareInbox:
         """Sealed shares addressed to this institution."""
@@ -119,6 +125,10 @@ class FederationApi:
     def state(self, after: int, wait_s: float) -> RunState:
         """Where the run stands; returns when its version is above ``after``, or after ``wait_s`` seconds."""
         return self.connection.poll(RunState, "/v1/state", {"after": after}, wait_s)
+
+    def evidence(self, sha256: str) -> Evidence:
+        """What convicts a member; the caller checks it."""
+        return self.connection.get(Evidence, f"/v1/evidence/{sha256}")
 
     def results(self, run: str, first_round: int) -> tuple[SignedDocument, ...]:
         """Signed results from ``first_round`` on, in order, at most a hundred."""

@@ -25,8 +25,8 @@ class ProblemError(TransportError):
 
     @property
     def moved_on(self) -> bool:
-        """Whether the session went on without this request: late, or not yet."""
-        return self.code in ("phase-over", "wrong-phase", "not-found") or self.status == 410
+        """Whether the session goes on without this request: late, not yet, or not from this institution."""
+        return self.code in ("phase-over", "wrong-phase", "not-found", "excluded") or self.status == 410
 
 
 class NotEnrolledError(ProblemError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.protocol.support.sessions import inputs_for, make_participants, make_plan, make_roster, mask_all
+from tests.protocol.support.sessions import inbox_of, inputs_for, make_participants, make_plan, make_roster, mask_all
 
 from fedddpm_aggregator.blobs.interface import Blobs
 from fedddpm_aggregator.reduction.threads import open_segment
@@ -29,7 +29,7 @@ class Uploaded:
         shares = [machine.receive_cohort(joins) for machine in machines.values()]
         self.uploads, digests, self.total = {}, {}, ring.zeros(words, bits)
         for name in list(machines)[:4]:
-            machines[name].receive_shares([i for s in shares for i in s.items if i.recipient == name])
+            machines[name].receive_shares(*inbox_of(name, shares))
             inputs = inputs_for(name, segments)
             ring.add_in_place(self.total, inputs["part"], bits)
             self.uploads[name] = mask_all(machines[name], inputs)["part"]

@@ -17,7 +17,7 @@ from tests.e2e.federation import Federation, sitecustomize
 from fedddpm import LocalPolicyOptions
 from fedddpm.rounds.sum_check import FalseSumFoundError
 from fedddpm_aggregator.service.verification.verify_history import verify_history
-from fedddpm_protocol.wire.evidence import FalseSum
+from fedddpm_protocol.wire.sum_proofs import FalseSum
 
 EVERYTHING, NOTHING = LocalPolicyOptions(check_sums=128), LocalPolicyOptions(check_sums=0)
 # Code of the server's process: one chunk of every opened sum is moved by a step.

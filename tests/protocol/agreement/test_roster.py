@@ -263,7 +263,7 @@ def test_the_two_party_opt_in_does_not_lower_a_cohort_that_was_asked_for() -> No
 
 
 BAD_SPECS: dict[str, dict[str, Any]] = {
-    "protocol": {"protocol": "fedddpm/sa/2"},
+    "protocol": {"protocol": "fedddpm/sa/1"},
     "method": {"method": "HALF"},
     "parts": {"parts": ()},
     "round": {"round": 3},

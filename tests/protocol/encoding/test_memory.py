@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tests.protocol.support.sessions import make_participants, make_plan, make_roster
+from tests.protocol.support.sessions import inbox_of, make_participants, make_plan, make_roster
 
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.session.coordinator import recover
@@ -25,7 +25,7 @@ def masking_machines(n: int, coordinates: int) -> dict[str, Participant]:
     joins = [machine.join(1) for machine in machines.values()]
     shares = {name: machine.receive_cohort(joins) for name, machine in machines.items()}
     for name, machine in machines.items():
-        machine.receive_shares([i for s in shares.values() for i in s.items if i.recipient == name])
+        machine.receive_shares(*inbox_of(name, shares.values()))
     return machines
 
 

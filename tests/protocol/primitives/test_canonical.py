@@ -180,7 +180,7 @@ def test_types_without_a_canonical_form_are_a_mistake_of_the_programmer() -> Non
 
 
 def test_labels_separate_purposes() -> None:
-    assert label("join", b"x") == lp(b"fedddpm/sa/1/join", b"x")
+    assert label("join", b"x") == lp(b"fedddpm/sa/2/join", b"x")
     assert len({tagged_hash(tag, b"x") for tag in ("spec", "session", "u2", "u3", "join", "")}) == 6
     keys = [
         kdf(b"k", b"s", "chan", b"a", b"b"),
@@ -192,14 +192,16 @@ def test_labels_separate_purposes() -> None:
 
 # --- the UNMASK body, which is a list of its own ---------------------------------------------------------------------
 
-GOOD = UnmaskBody(
-    bytes(32), bytes(32), {"b": RevealedShare("self_mask", bytes(32)), "a": RevealedShare("mask_sk", b"\1" * 32)}
-)
+SHARES = {
+    "b": RevealedShare("self_mask", bytes(32), bytes(32)),
+    "a": RevealedShare("mask_sk", b"\1" * 32, b"\2" * 32),
+}
+GOOD = UnmaskBody(bytes(32), bytes(32), SHARES)
 
 
 def test_unmask_bodies_are_sorted() -> None:
     fields = unlp(GOOD.encode())
-    assert [fields[2], fields[5]] == [b"a", b"b"]
+    assert [fields[2], fields[6]] == [b"a", b"b"]
     assert UnmaskBody.decode(GOOD.encode()) == GOOD
 
 
@@ -215,8 +217,9 @@ BAD_UNMASKS = {
     "kind": lambda f: f.__setitem__(3, b"both"),
     "short-share": lambda f: f.__setitem__(4, bytes(31)),
     "long-share": lambda f: f.__setitem__(4, bytes(33)),
-    "unsorted": lambda f: f.__setitem__(slice(2, 8), [*f[5:8], *f[2:5]]),
-    "twice": lambda f: f.extend(f[2:5]),
+    "short-nonce": lambda f: f.__setitem__(5, bytes(31)),
+    "unsorted": lambda f: f.__setitem__(slice(2, 10), [*f[6:10], *f[2:6]]),
+    "twice": lambda f: f.extend(f[2:6]),
     "not-ascii": lambda f: f.__setitem__(2, b"\xc3\xa4"),
     "missing": lambda f: f.pop(),
     "trailing": lambda f: f.append(b""),
@@ -237,7 +240,14 @@ def test_unmask_body_with_trailing_or_missing_bytes() -> None:
 
 
 def test_the_protocol_names_its_version() -> None:
-    assert canonical.PREFIX == b"fedddpm/sa/1/"
+    assert canonical.PREFIX == b"fedddpm/sa/2/"
+
+
+def test_what_outlives_a_version_keeps_the_label_of_the_first() -> None:
+    """A roster that is signed stays so, and a model that is spent is not unspent under another name."""
+    kept = {tag for tag in ("roster", "model", "terms", "update", "prg", "join", "deal", "spec", "result", "chan")
+            if label(tag) == lp(b"fedddpm/sa/1/" + tag.encode())}  # fmt: skip
+    assert kept == {"roster", "model", "terms", "update", "prg"}
 
 
 @pytest.mark.parametrize("number", [MAX_INT + 1, MAX_U64])

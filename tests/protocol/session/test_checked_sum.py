@@ -23,7 +23,7 @@ from fedddpm_protocol.errors import (
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.checked_sum import CheckedSum, chance_to_find, check_shown, draw_chunks, judge
 from fedddpm_protocol.session.mask_seeds import self_mask_commitment
-from fedddpm_protocol.wire.evidence import FalseSum
+from fedddpm_protocol.wire.sum_proofs import FalseSum
 
 CHUNKS = COORDINATES // CHUNK
 
@@ -104,7 +104,7 @@ def test_nobody_frames_an_honest_aggregator() -> None:
         honest.model_copy(update={"words": honest.words | {"site-0": bytes(CHUNK)}}),
         honest.model_copy(update={"result": lie.result}),  # of another session of the same attempt, by the same key
         honest.model_copy(update={"shown": lie.shown}),
-        honest.model_copy(update={"confirmed": sum_.confirmed.model_copy(update={"sharers": ("site-0", "site-1")})}),
+        honest.model_copy(update={"confirmed": sum_.confirmed.model_copy(update={"deals": sum_.confirmed.deals[:2]})}),
     ]
     for evidence in (forged[0], forged[2], forged[3]):
         with pytest.raises(PeerProtocolError) as caught:

@@ -38,6 +38,35 @@ def test_one_base_and_part_is_summed_over_one_set() -> None:
     assert log.recorded(BASE, "part") == OLD
 
 
+def test_only_the_convicted_may_be_missing() -> None:
+    log = SpentLog([record((*OLD, "d"))])
+    with pytest.raises(SpentError):
+        log.commit(record(OLD))
+    log.convict(BASE, "decoder", "d")  # of another part: changes nothing here
+    with pytest.raises(SpentError):
+        log.commit(record(OLD))
+    log.convict(BASE, "part", "d")
+    assert log.recorded(BASE, "part") == OLD
+    for other in (OLD[:2], ("a", "b", "d"), (*OLD, "e"), (*OLD, "d", "e")):
+        with pytest.raises(SpentError):
+            log.commit(record(other))
+    log.commit(record((*OLD, "d")))  # as before the conviction
+    log.commit(record(OLD))
+    with pytest.raises(SpentError):
+        log.commit(record((*OLD, "d")))  # nobody comes back into a smaller sum
+
+
+def test_a_release_may_start_with_or_without_the_convicted() -> None:
+    for start in (OLD, ("a", "b")):
+        release = Release(BASE, "part", start, NEW)
+        log = SpentLog([record(OLD)])
+        roster = replace(make_roster(5), releases=(release,))
+        assert (log.release(roster, BASE, "part") == release) is (start == OLD)
+        log.convict(BASE, "part", "c")
+        assert log.release(roster, BASE, "part") == release
+        log.commit(record(NEW, release))
+
+
 def test_a_release_is_used_once() -> None:
     release = Release(BASE, "part", OLD, NEW)
     log = SpentLog([record(OLD)])

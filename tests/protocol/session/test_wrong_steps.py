@@ -42,7 +42,7 @@ def call(machine: Participant, step: Step) -> None:
     calls: dict[Step, Any] = {
         Step.JOIN: lambda: machine.join(5),
         Step.COHORT: lambda: machine.receive_cohort([]),
-        Step.SHARES: lambda: machine.receive_shares([]),
+        Step.SHARES: lambda: machine.receive_shares([], []),
         Step.UPLOAD: lambda: machine.finish_upload(),
         Step.SURVIVORS: lambda: machine.receive_survivors([]),
         Step.CONFIRMATIONS: lambda: machine.receive_confirmations([], SpentLog().commit),

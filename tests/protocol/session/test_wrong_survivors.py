@@ -17,11 +17,11 @@ from tests.protocol.test_vectors import Replay
 
 from fedddpm_protocol.errors import (
     CohortTooSmallError,
+    DuplicateError,
     PhaseError,
     SignatureError,
     SpentError,
     SurvivorsError,
-    UnknownMemberError,
 )
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
@@ -98,10 +98,13 @@ def test_the_aggregator_cannot_build_survivors_out_of_nothing(replay: Replay) ->
         replay.sharing.survivors({**digests, "stranger": bytes(32)})
     with pytest.raises(CohortTooSmallError):
         replay.sharing.survivors(dict(list(digests.items())[:2]))
+    deals = [shares.deal for shares in replay.shares.values()]
     with pytest.raises(CohortTooSmallError):
-        replay.cohort.sharing(replay.case["u2"][:2])
-    with pytest.raises(UnknownMemberError):
-        replay.cohort.sharing([*replay.case["u2"], "stranger"])
+        replay.cohort.sharing(deals[:2])
+    with pytest.raises(DuplicateError):
+        replay.cohort.sharing([*deals, deals[0]])
+    with pytest.raises(SignatureError):
+        replay.cohort.sharing([deals[0].model_copy(update={"signature": deals[1].signature}), *deals[1:]])
 
 
 def refuse_confirmations(replay: Replay, confirmations: list[Confirmation], error: type[Exception]) -> Any:

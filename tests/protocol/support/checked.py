@@ -19,8 +19,8 @@ from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import SurvivorSet, session_plan
-from fedddpm_protocol.wire.evidence import ConfirmedSum, FalseSum, ShownSum
 from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum, FalseSum, ShownSum
 
 ROOT = SigningKey(b"\x77" * 32)
 COORDINATES, CHUNK = 320, 64  # five chunks
@@ -101,7 +101,7 @@ def published(
         spec=sign_spec(spec, SERVER),
         session="full",
         joins=cohort.joins,
-        sharers=survivors.sharing.ids,
+        deals=survivors.sharing.deals,
         survivors=survivors.message.survivors,
         confirmations=tuple(session.seen["confirmations"]),
     )

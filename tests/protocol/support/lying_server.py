@@ -15,17 +15,18 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from tests.protocol.support.sessions import identity_of, inputs_for, make_plan, make_roster, mask_all
+from tests.protocol.support.sessions import identity_of, inbox_of, inputs_for, make_plan, make_roster, mask_all
 
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.cohort import Cohort
+from fedddpm_protocol.session.dealing import deal_shares
 from fedddpm_protocol.session.participant import Participant
-from fedddpm_protocol.session.sealed import channel_key, seal
+from fedddpm_protocol.session.session_secrets import SessionSecrets
 from fedddpm_protocol.session.spent import SpentLog
-from fedddpm_protocol.wire.messages import Confirmation, Join, JoinBody, ShareItem, Shares, Survivor
+from fedddpm_protocol.wire.messages import Confirmation, Join, JoinBody, Shares, Survivor
 from fedddpm_protocol.wire.phases import ClientState
 
 PRIME = 2**61 - 1
@@ -49,6 +50,7 @@ class Corrupt:
 
     def __init__(self, member: str, identity: SigningKey) -> None:
         self.member, self._identity = member, identity
+        self._dealt: dict[bytes, Shares] = {}
         self._private = {name: bytes([len(member), index]) * 16 for index, name in enumerate(("c", "m", "b"))}
         self._salt = canonical.tagged_hash("test", member.encode())
 
@@ -60,11 +62,12 @@ class Corrupt:
         body = canonical.encode(JoinBody(spec_hash, self.member, 1, public[0], public[1], bytes(32), bytes(32), ()))
         return Join(body=body, signature=self._identity.sign("join", body))
 
-    def share(self, cohort: Cohort, recipient: str) -> ShareItem:
-        public = cohort.body(recipient).channel_public_key
-        key = channel_key(self._key("c"), public, cohort.session_id, self.member, recipient)
-        pair = (bytes(32), bytes(32))
-        return seal(key, self._identity, cohort.session_id, self.member, recipient, pair, bytes(12))
+    def shares(self, cohort: Cohort) -> Shares:
+        """Shares of nothing, as well made as honest ones, and the same whoever asks."""
+        if cohort.session_id not in self._dealt:
+            held = SessionSecrets(bytearray(self._key("c")), bytearray(self._key("m")), bytearray(32))
+            self._dealt[cohort.session_id] = deal_shares(cohort, self.member, self._identity, held, bytes)
+        return self._dealt[cohort.session_id]
 
     def confirm(self, hu3: bytes) -> Confirmation:
         return Confirmation(id=self.member, signature=self._identity.sign("confirm", hu3))
@@ -179,15 +182,18 @@ class World:
     def _shares(self, machine: Participant, view: set[str], lie: bool) -> None:
         cohort = machine._cohort
         assert cohort is not None
-        inbox = [self.corrupt[m].share(cohort, machine.member_id) for m in view & self.corrupt.keys() & set(cohort.ids)]
+        outboxes = [self.corrupt[m].shares(cohort) for m in view & self.corrupt.keys() & set(cohort.ids)]
+        stale = []
         for sender in view - {machine.member_id}:
             kept = [items for (_, by), items in self.outboxes.items() if by == sender]
             now = self.outboxes.get((cohort.session_id, sender))
             if lie and kept:  # from the oldest session, and for whomever it was
-                inbox += kept[0].items[:1]
+                stale += kept[0].items[:1]
             elif now is not None:
-                inbox += [item for item in now.items if item.recipient == machine.member_id]
-        machine.receive_shares(inbox)
+                outboxes.append(now)
+        own = self.outboxes[cohort.session_id, machine.member_id]
+        items, deals = inbox_of(machine.member_id, [*outboxes, own])
+        machine.receive_shares(items + stale, deals)
 
     def _upload(self, machine: Participant, view: set[str], lie: bool) -> None:
         sharing = machine._sharing

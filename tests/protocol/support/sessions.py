@@ -17,7 +17,7 @@ from fedddpm_protocol.session.cohort import SessionPlan
 from fedddpm_protocol.session.coordinator import form_cohort, recover
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
-from fedddpm_protocol.wire.messages import Join, ShareItem, Unmask
+from fedddpm_protocol.wire.messages import Deal, Join, ShareItem, Shares, Unmask
 
 CHUNK = 8
 SEGMENTS = (SegmentSpec("part", 32, 20, "fixed-point"), SegmentSpec("part.weights", 32, 3, "integers"))
@@ -77,6 +77,13 @@ def inputs_for(member: str, segments: Iterable[SegmentSpec]) -> dict[str, ring.W
     }
 
 
+def inbox_of(member: str, outboxes: Iterable[Shares]) -> tuple[list[ShareItem], list[Deal]]:
+    """What a member receives when ``outboxes`` were sent, its own among them: the items for it, and all deals."""
+    sent = list(outboxes)
+    items = [item for shares in sent for item in shares.items if item.recipient == member]
+    return items, [shares.deal for shares in sent]
+
+
 def mask_all(participant: Participant, inputs: Mapping[str, ring.Words]) -> dict[str, list[bytes]]:
     plan = participant.plan
     uploads: dict[str, list[bytes]] = {}
@@ -114,18 +121,16 @@ class Session:
     def run(self, commit: Callable[[SpentRecord], None] | None = None) -> Outcome:
         joins: list[Join] = [p.join(1) for p in self.participants.values()]
         cohort = form_cohort(self.plan, self.roster, joins)
-        items: dict[str, list[ShareItem]] = {member: [] for member in cohort.ids}
+        outboxes: dict[str, Shares] = {}
         senders = self.alive(cohort.ids, "shares")
         for member in senders:
-            shares = self.participants[member].receive_cohort(cohort.joins)
-            cohort.verify_shares(member, shares)
-            for item in shares.items:
-                items[item.recipient].append(item)
-        sharing = cohort.sharing(senders)
+            outboxes[member] = self.participants[member].receive_cohort(cohort.joins)
+            cohort.verify_shares(member, outboxes[member])
+        sharing = cohort.sharing(shares.deal for shares in outboxes.values())
         uploads, digests = {}, {}
         for member in self.alive(senders, "upload"):
             machine = self.participants[member]
-            machine.receive_shares(items[member])
+            machine.receive_shares(*inbox_of(member, outboxes.values()))
             uploads[member] = mask_all(machine, inputs_for(member, self.plan.segments))
             digests[member] = sharing.verify_manifest(member, machine.finish_upload())
         survivors = sharing.survivors(digests)
@@ -163,5 +168,5 @@ def masking_machine(**plan: Any) -> Participant:
     machines = make_participants(roster, make_plan(roster, **plan))
     joins = [machine.join(1) for machine in machines.values()]
     shares = {name: machine.receive_cohort(joins) for name, machine in machines.items()}
-    machines["site-0"].receive_shares([i for s in shares.values() for i in s.items if i.recipient == "site-0"])
+    machines["site-0"].receive_shares(*inbox_of("site-0", shares.values()))
     return machines["site-0"]

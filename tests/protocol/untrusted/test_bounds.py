@@ -32,7 +32,8 @@ def test_every_message_has_a_bound(kind: type[BaseModel]) -> None:
 def test_each_kind_has_its_own() -> None:
     most = {kind.__name__: bound_of(kind).size for kind in REPLIES if kind is not messages.UploadManifest}
     assert most["SignedDocument"] < 1.5 * MIB < most["CohortReply"] < 3 * MIB < most["RunState"] < most["ResultsPage"]
-    assert max(most[name] for name in ("Problem", "JoinReceipt", "Survivors", "Confirmations", "ShareInbox")) < MIB / 8
+    assert max(most[name] for name in ("Problem", "JoinReceipt", "Survivors", "Confirmations")) < MIB / 8
+    assert most["ShareInbox"] < 7 * MIB  # a line of every member's deal for every member
 
 
 def test_the_largest_instances_fit() -> None:
@@ -112,6 +113,14 @@ def test_the_largest_messages_of_a_member_fit() -> None:
     ids = tuple(f"{number:064d}" for number in range(messages.MAX_COHORT))
     join = messages.JoinBody(bytes(32), ids[0], 2**63 - 1, *(bytes([n]) * 32 for n in range(4)), ids)
     assert messages.Join(body=canonical.encode(join), signature=bytes(64)).parse() == join
-    revealed = {one: messages.RevealedShare("self_mask", bytes(32)) for one in ids}
+    revealed = {one: messages.RevealedShare("self_mask", bytes(32), bytes(32)) for one in ids}
     unmask = messages.UnmaskBody(bytes(32), bytes(32), revealed)
     assert messages.Unmask(id="a", body=unmask.encode(), signature=bytes(64)).parse() == unmask
+    lines = tuple(
+        messages.Commitments(one, *[bytes(32) if one != ids[0] else b""] * 2, *[bytes(32)] * 2) for one in ids
+    )
+    deal = messages.DealBody(bytes(32), ids[0], lines)
+    assert messages.Deal(body=canonical.encode(deal), signature=bytes(64)).parse() == deal
+    accused = tuple(messages.Accused(one, bytes(32), bytes(32)) for one in ids[1:])
+    accusation = messages.AccusationBody(bytes(32), ids[0], accused)
+    assert messages.Accusation(id="a", body=canonical.encode(accusation), signature=bytes(64)).parse() == accusation

@@ -14,8 +14,10 @@ from fedddpm_protocol.wire.messages import (
     MAX_CHUNKS,
     MAX_COHORT,
     MAX_SEGMENTS,
+    Accusation,
     Confirmation,
     Confirmations,
+    Deal,
     Join,
     Message,
     ShareItem,
@@ -32,14 +34,17 @@ def b64(size: int) -> str:
     return base64.b64encode(bytes(range(7, 7 + size % 200)) + bytes(size - size % 200)).decode()
 
 
-ITEM = {"sender": "site-0", "recipient": "site-1", "sealed": b64(92), "signature": b64(64)}
+ITEM = {"sender": "site-0", "recipient": "site-1", "sealed": b64(156)}
+DEAL = {"body": b64(50), "signature": b64(64)}
 SURVIVOR = {"id": "site-0", "upload_digest": b64(32)}
 CONFIRMATION = {"id": "site-0", "signature": b64(64)}
 GOOD: list[tuple[type[Message], dict[str, Any]]] = [
     (SignedDocument, {"body": b64(50), "signature": b64(64)}),
     (Join, {"body": b64(50), "signature": b64(64)}),
     (ShareItem, ITEM),
-    (Shares, {"items": [ITEM]}),
+    (Deal, DEAL),
+    (Shares, {"items": [ITEM], "deal": DEAL}),
+    (Accusation, {"id": "site-0", "body": b64(50), "signature": b64(64)}),
     (UploadManifest, {"chunks": {"full": [b64(32)]}, "samples": 3, "samples_signature": b64(64)}),
     (Survivor, SURVIVOR),
     (Survivors, {"survivors": [SURVIVOR]}),
@@ -47,7 +52,7 @@ GOOD: list[tuple[type[Message], dict[str, Any]]] = [
     (Confirmations, {"confirmations": [CONFIRMATION]}),
     (Unmask, {"id": "site-0", "body": b64(50), "signature": b64(64)}),
     (api.CohortReply, {"joins": [{"body": b64(50), "signature": b64(64)}]}),
-    (api.ShareInbox, {"items": [ITEM], "sharers": ["site-0"]}),
+    (api.ShareInbox, {"items": [ITEM], "deals": [DEAL], "sharers": ["site-0"]}),
     (api.JoinReceipt, {"outcome": "accepted", "newest_seq": 4}),
     (api.UploadStatus, {"chunks": {"full": {"0": "ab" * 32}}, "complete": False}),
     (api.ResultsPage, {"results": [{"body": b64(50), "signature": b64(64)}]}),
@@ -138,7 +143,7 @@ def test_member_ids_are_safe_names(member: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        (Shares, {"items": [ITEM] * (MAX_COHORT + 1)}),
+        (Shares, {"items": [ITEM] * (MAX_COHORT + 1), "deal": DEAL}),
         (Survivors, {"survivors": [SURVIVOR] * (MAX_COHORT + 1)}),
         (Survivors, {"survivors": []}),
         (Confirmations, {"confirmations": [CONFIRMATION] * (MAX_COHORT + 1)}),

@@ -26,6 +26,7 @@ def test_a_share_that_does_not_open_is_kept_and_the_next_attempt_goes_on(federat
     assert summaries["hospital-a"][0].took_part
     (line,) = (fed.folder / "state-hospital-a" / "evidence.jsonl").read_text().splitlines()
     entry = json.loads(line)
-    assert entry["blame"] == spoiled[0]
-    assert entry["code"] == "bad-signature"
+    assert entry["blame"] == "aggregator"  # the dealer signed what it sent
+    assert entry["code"] == "share"
+    assert spoiled[0] in entry["refused"]
     assert len(entry["received"]["items"]) == 2

@@ -8,7 +8,9 @@ from fedddpm_protocol.wire.api import PROBLEM_TYPE
 from fedddpm_protocol.wire.messages import SignedDocument
 
 ESCAPES = "\x1b[2J\x1b]0;forged\x07\n2026-01-01 00:00:00 Warning: forged\r\u202e\u200b[bold]x[/bold]"
-B64 = {size: SignedDocument(body=bytes(size), signature=bytes(64)).model_dump(mode="json")["body"] for size in (32, 92)}
+B64 = {
+    size: SignedDocument(body=bytes(size), signature=bytes(64)).model_dump(mode="json")["body"] for size in (32, 156)
+}
 SIGNATURE = SignedDocument(body=b"x", signature=bytes(64)).model_dump(mode="json")["signature"]
 DOCUMENT = {"body": "eA==", "signature": SIGNATURE}
 SESSION = {"phase": "join", "cohort_size": 3, "posted": 1, "reason": "waits"}
@@ -30,7 +32,8 @@ GOOD = {
     "join": {"outcome": "accepted", "newest_seq": 1},
     "cohort": {"joins": [DOCUMENT]},
     "share_inbox": {
-        "items": [{"sender": "a", "recipient": "b", "sealed": B64[92], "signature": SIGNATURE}],
+        "items": [{"sender": "a", "recipient": "b", "sealed": B64[156]}],
+        "deals": [DOCUMENT],
         "sharers": ["a"],
     },
     "upload_status": {"chunks": {"decoder": {"0": "0" * 64}}, "complete": False},

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, ResultRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.sessions import join_message
 from fedddpm_protocol.agreement.result import PartResult
@@ -34,6 +35,7 @@ class SessionLine:
     survivors: tuple[str, ...]
     sums: tuple[Count, ...]  # opened: weight, loss before, loss after in protocol units
     reason: str | None
+    verdicts: tuple[str, ...]  # who spoiled it, with the names of the evidence
     base_model: str  # hex
     model: str | None  # hex of the model that the attempt published
     bits: int  # ring of the values
@@ -90,6 +92,7 @@ def lines_of(db: Session, run: RunRow, attempt: AttemptRow) -> list[SessionLine]
             survivors=result.survivors if result else uploads,
             sums=result.sums if result else (),
             reason=row.reason,
+            verdicts=tuple(blame.told(verdict) for verdict in blame.verdicts_in(db, row.id)),
             base_model=spec.base_model_hash.hex(),
             model=published.model if published is not None else None,
             bits=spec.part(row.part).values.bits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.errors import PhaseOverError, WrongPhaseError
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phases import advance
 from fedddpm_aggregator.service.rounds.sessions import (
@@ -16,6 +17,7 @@ from fedddpm_aggregator.service.rounds.sessions import (
     require_reached,
     survivors_of,
 )
+from fedddpm_protocol.session.verdicts import judge_answer
 from fedddpm_protocol.wire.messages import Confirmation, Confirmations, Survivors, Unmask
 from fedddpm_protocol.wire.phases import Phase
 
@@ -53,6 +55,7 @@ def get_confirmations(ctx: Context, spec_hash: str, part: str) -> Confirmations:
 def post_unmask(ctx: Context, caller: str, spec_hash: str, part: str, unmask: Unmask) -> None:
     """Accept a survivor's answer; durable when this returns, so that the institution may stop resending it.
 
+    One that reveals a wrong share is kept, and convicts the caller; a sum is opened without that share.
     A right answer that comes while or after the sum is opened is kept as well: nobody is punished for being last.
     """
     require_own(caller, unmask.id)
@@ -64,6 +67,9 @@ def post_unmask(ctx: Context, caller: str, spec_hash: str, part: str, unmask: Un
             raise PhaseOverError(f"the session of part {part!r} failed: {live.session.reason}; join the next attempt")
         if not reached(live, Phase.UNMASK):
             raise WrongPhaseError(f"part {part!r} is in {live.phase}; an UNMASK comes after the confirmations")
-        survivors_of(db, live).verify_unmask(unmask)
+        survivors = survivors_of(db, live)
+        verdict = judge_answer(survivors, unmask)
         remember(db, live, queries.UNMASK, caller, unmask)
+        if verdict is not None:
+            blame.keep_verdict(ctx, db, live.attempt, live.session, survivors.sharing.cohort, verdict)
         advance(ctx, db, live)

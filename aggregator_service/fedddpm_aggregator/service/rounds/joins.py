@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import JoinRow
-from fedddpm_aggregator.errors import PhaseOverError
+from fedddpm_aggregator.errors import ExcludedError, PhaseOverError
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phases import advance
 from fedddpm_aggregator.service.rounds.sessions import (
@@ -30,13 +31,14 @@ from fedddpm_protocol.wire.phases import Phase
 def post_join(ctx: Context, caller: str, spec_hash: str, part: str, join: Join) -> JoinReceipt:
     """Accept a JOIN. Until the cohort closes a higher seq replaces the older; afterwards it marks the member dropped.
 
-    Raises PhaseOverError after the cohort closed, DuplicateError for another member's session key, and what
-    :func:`fedddpm_protocol.session.cohort.verify_join` raises.
+    Raises ExcludedError for a convicted member, PhaseOverError after the cohort closed, DuplicateError for another
+    member's session key, and what :func:`fedddpm_protocol.session.cohort.verify_join` raises.
     """
     with ctx.transaction() as db:
         live = load(ctx, db, spec_hash, part, lock=True)
         body = verify_join(live.plan, live.roster, join)
         require_own(caller, body.id)
+        _require_admitted(db, live, caller)
         row = db.get(JoinRow, (live.session.id, caller))
         if row is not None and body.seq <= row.seq:
             same = (join.body, join.signature) == (row.body, row.signature)
@@ -63,6 +65,15 @@ def get_cohort(ctx: Context, spec_hash: str, part: str) -> CohortReply:
         live = load(ctx, db, spec_hash, part)
         require_reached(live, Phase.SHARES)
         return CohortReply(joins=cohort_of(db, live).joins)
+
+
+def _require_admitted(db: Session, live: LiveSession, caller: str) -> None:
+    row = blame.excluded_from(db, live.attempt).get(caller)
+    if row is not None:
+        raise ExcludedError(
+            f"{caller!r} sits out the next attempts of this run, or until the root signs a newer roster, because of "
+            f"evidence that every institution can check: {blame.told(row)}"
+        )
 
 
 def _mark_dropped(ctx: Context, db: Session, live: LiveSession, row: JoinRow | None) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import settle
 from fedddpm_aggregator.service.rounds.phase_rules import (
@@ -68,7 +69,8 @@ def view_of(ctx: Context, db: Session, live: LiveSession) -> PhaseView:
         run = db.get_one(RunRow, live.attempt.run_id)
         joined = queries.joined(db, row.id)
         needed = max(run.min_cohort, live.roster.n_min)
-        return PhaseView(phase, row.elapsed_s, spec.join_s, frozenset(live.plan.reporters), joined, needed)
+        expected = frozenset(live.plan.reporters) - blame.excluded_from(db, live.attempt).keys()
+        return PhaseView(phase, row.elapsed_s, spec.join_s, expected, joined, needed)
     dropped = dropped_of(db, live)
     if phase is Phase.SHARES:
         cohort = cohort_of(db, live)
@@ -164,6 +166,9 @@ def _wait_or_give_up(ctx: Context, db: Session, live: LiveSession, view: PhaseVi
         return
     missing = ", ".join(sorted(view.expected - view.done)) or "nobody"
     reason = f"waiting for members: {why}. Not heard of: {missing}"
+    convicted = blame.excluded_from(db, live.attempt)
+    if convicted:
+        reason += f". Not admitted until the root signs a newer roster: {', '.join(sorted(convicted))}"
     spent = sorted(
         {
             body.recorded_u3

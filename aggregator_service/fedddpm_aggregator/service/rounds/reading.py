@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, ModelRow, ResultRow, RunRow, SessionRow
 from fedddpm_aggregator.errors import NotFoundError, RemovedError
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.chartered import charter_document
 from fedddpm_aggregator.service.rounds.sessions import join_message
@@ -60,6 +61,7 @@ def run_state(ctx: Context) -> RunState:
             sessions=sessions,
             results=result.round + 1 if result is not None else 0,
             last_result=result.hash if result is not None else None,
+            excluded=blame.exclusions(db, attempt) if attempt is not None else (),
             server_time=time.time(),
         )
 

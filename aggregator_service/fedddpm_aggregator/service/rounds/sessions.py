@@ -23,7 +23,7 @@ from fedddpm_aggregator.telemetry.logs import note
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import ConflictError
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort
-from fedddpm_protocol.wire.messages import Join, Message
+from fedddpm_protocol.wire.messages import Deal, Join, Message, Shares
 from fedddpm_protocol.wire.phases import Phase, has_reached
 
 T = TypeVar("T", Cohort, Sharing, SurvivorSet)
@@ -144,7 +144,8 @@ def sharing_of(db: Session, live: LiveSession) -> Sharing:
     """U2 of a session past SHARES."""
 
     def build() -> Sharing:
-        return cohort_of(db, live).sharing(queries.members_of(db, live.session.id, queries.SHARES))
+        bodies = queries.bodies_of(db, live.session.id, queries.SHARES)
+        return cohort_of(db, live).sharing(Deal.model_validate_json(body) for body in bodies)
 
     return _FIXED.get(live, Phase.SHARES, build)
 
@@ -197,13 +198,13 @@ def known(db: Session, live: LiveSession, step: str, member: str, message: Messa
 def remember(
     db: Session, live: LiveSession, step: str, member: str, message: Message, *, upload_digest: bytes | None = None
 ) -> None:
-    """Store an accepted message."""
+    """Store an accepted message; of shares the deal, since the items have a table of their own."""
     body, digest = sha256_of(message)
     row = MessageRow(
         session_id=live.session.id,
         step=step,
         member=member,
-        body="" if step == queries.SHARES else body,
+        body=message.deal.model_dump_json() if isinstance(message, Shares) else body,
         sha256=digest,
         upload_digest=upload_digest,
     )

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.reduction.threads import DamagedUploadError, open_segment
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import settle
 from fedddpm_aggregator.service.rounds.phase_rules import no_answer_can_come
@@ -30,9 +32,11 @@ from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import check_opened
 from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.encoding.scale import Energy
-from fedddpm_protocol.errors import CommitmentError, ResultError, WrappedSumError
+from fedddpm_protocol.errors import CommitmentError, MisdealtError, ResultError, WrappedSumError
 from fedddpm_protocol.primitives import canonical, ring
+from fedddpm_protocol.session.cohort import SurvivorSet
 from fedddpm_protocol.session.coordinator import MaskPlan, recover
+from fedddpm_protocol.session.verdicts import judge_secrets
 from fedddpm_protocol.wire.messages import Unmask, UploadManifest
 from fedddpm_protocol.wire.phases import Phase
 
@@ -101,8 +105,12 @@ def _prepare(ctx: Context, attempt_id: int, session_id: int) -> _Job | None:
         survivors = survivors_of(db, live)
         answers = queries.messages_of(db, session_id, queries.UNMASK)
         uploads = queries.messages_of(db, session_id, queries.UPLOAD)
+    unmasks = [Unmask.model_validate_json(row.body) for row in answers]
     try:
-        masks = recover(survivors, [Unmask.model_validate_json(row.body) for row in answers])
+        masks = recover(survivors, unmasks)
+    except MisdealtError:
+        _convict(ctx, attempt_id, session_id, survivors, unmasks)
+        return None
     except CommitmentError as error:
         _give_up_if_over(ctx, attempt_id, session_id, len(answers), str(error))
         return None
@@ -113,6 +121,18 @@ def _prepare(ctx: Context, attempt_id: int, session_id: int) -> _Job | None:
     manifests = {row.member: UploadManifest.model_validate_json(row.body) for row in uploads}
     spec = ctx.spec_of(live.attempt)
     return _Job(session_id, spec, live.attempt.spec_hash, live.session.part, masks, manifests)
+
+
+def _convict(ctx: Context, attempt_id: int, session_id: int, survivors: SurvivorSet, unmasks: Sequence[Unmask]) -> None:
+    """Fail a session that a dealer of wrong shares keeps shut; the others go on without it."""
+    verdicts = judge_secrets(survivors, unmasks)
+    with ctx.transaction() as db:
+        live = _loaded(ctx, db, attempt_id, session_id, lock=True)
+        if live.phase is not Phase.UNMASK or live.attempt.status != "active":
+            return
+        for verdict in verdicts:
+            blame.keep_verdict(ctx, db, live.attempt, live.session, survivors.sharing.cohort, verdict)
+        fail(ctx, db, live, blame.sentence(verdicts))
 
 
 def _give_up_if_over(ctx: Context, attempt_id: int, session_id: int, answers: int, why: str) -> None:

@@ -25,8 +25,9 @@ from fedddpm_aggregator.service.rounds.chartered import charter_of
 from fedddpm_aggregator.service.rounds.sessions import LiveSession
 from fedddpm_aggregator.service.verification.verify_charters import verify_charter, verify_follows
 from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_derivation, verify_model, verify_result
-from fedddpm_aggregator.service.verification.verify_sessions import verify_session
+from fedddpm_aggregator.service.verification.verify_sessions import verify_session, verify_verdicts
 from fedddpm_protocol.agreement.charter import Charter
+from fedddpm_protocol.agreement.documents import version_of
 from fedddpm_protocol.agreement.lineage import Lineage
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector
@@ -37,6 +38,7 @@ from fedddpm_protocol.agreement.shards import sessions_of
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.primitives.canonical import PROTOCOL
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.wire.messages import SignedDocument
 
@@ -63,6 +65,10 @@ def verify_history(ctx: Context, root: bytes | None = None, step: Step = lambda 
     with ctx.database.read() as db:
         runs = db.scalars(select(RunRow).order_by(RunRow.id)).all()
     for run in runs:
+        version = _version_of(ctx, run)
+        if version != PROTOCOL:
+            counts[f"runs under {version}, not followed by this release"] += 1
+            continue
         _Run(ctx, run, rosters, counts, step, lambda: _verify_rosters(ctx, root, counts)).verify()
     try:
         with ctx.database.read() as db:
@@ -71,6 +77,14 @@ def verify_history(ctx: Context, root: bytes | None = None, step: Step = lambda 
     except AuditError as error:
         raise HistoryError(str(error)) from error
     return counts
+
+
+def _version_of(ctx: Context, run: RunRow) -> str:
+    """The version of the protocol that a run was made under; this one's for a run without an attempt."""
+    with ctx.database.read() as db:
+        first = select(AttemptRow.spec).where(AttemptRow.run_id == run.id).order_by(AttemptRow.id).limit(1)
+        spec = db.scalar(first)
+    return PROTOCOL if spec is None else version_of(spec) or PROTOCOL
 
 
 def _verify_told(db: Session) -> None:
@@ -223,6 +237,7 @@ class _Run:
         for name, row in rows.items():
             with _place(f"session {name!r}"):
                 live = LiveSession(attempt, row, session_plan(spec, roster, name), roster)
+                verify_verdicts(db, live, self._counts)
                 parts.append(verify_session(self._ctx, db, live, self._counts) or PartResult.not_opened(name))
         self._counts["attempts"] += 1
         self._counts["sessions"] += len(rows)

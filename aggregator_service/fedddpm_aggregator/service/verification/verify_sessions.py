@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import ChunkRow, JoinRow, MessageRow, ShareRow
 from fedddpm_aggregator.errors import HistoryError
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.sessions import LiveSession, join_message
 from fedddpm_protocol.agreement.result import PartResult
@@ -20,8 +21,9 @@ from fedddpm_protocol.encoding.encoder import weight_units
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.session.cohort import Sharing, SurvivorSet, open_cohort, verify_join
-from fedddpm_protocol.session.sealed import verify_item
-from fedddpm_protocol.wire.messages import Confirmation, ShareItem, Unmask, UploadManifest
+from fedddpm_protocol.session.verdicts import verify_evidence
+from fedddpm_protocol.wire.evidence import Evidence
+from fedddpm_protocol.wire.messages import Confirmation, Deal, Unmask, UploadManifest
 from fedddpm_protocol.wire.phases import Phase
 
 
@@ -54,18 +56,22 @@ def verify_session(ctx: Context, db: Session, live: LiveSession, counts: Counter
             _require_no_result(live)
             return None
         members = open_cohort(live.plan, live.roster, [join_message(row) for row in cohort])
-        for item in stored.shares:
-            what = f"a share of {item.sender!r}"
-            message = ShareItem(
-                sender=item.sender, recipient=item.recipient, sealed=item.sealed, signature=item.signature
-            )
-            verify_item(message, live.roster.public_key(item.sender), members.session_id)
+        deals = {}
+        for message_row in stored.messages[queries.SHARES]:
+            what = f"the deal of {message_row.member!r}"
+            deals[message_row.member] = Deal.model_validate_json(message_row.body)
+            dealt = members.verify_deal(deals[message_row.member])
+            _require(dealt.dealer == message_row.member, "it is stored under another name")
+            named = {line.recipient: line.sealed for line in dealt.lines}
+            for item in (item for item in stored.shares if item.sender == dealt.dealer):
+                what = f"a share of {item.sender!r}"
+                _require(hashlib.sha256(item.sealed).digest() == named[item.recipient], "its deal names another one")
         counts["sealed shares"] += len(stored.shares)
         if not stored.messages[queries.UPLOAD]:
             _require_no_result(live)
             return None
         what = "the set of sharers"
-        sharing = members.sharing(row.member for row in stored.messages[queries.SHARES])
+        sharing = members.sharing(deals.values())
         digests = {}
         for message_row in stored.messages[queries.UPLOAD]:
             what = f"the upload of {message_row.member!r}"
@@ -85,6 +91,21 @@ def verify_session(ctx: Context, db: Session, live: LiveSession, counts: Counter
         return _verify_result(ctx, live, survivors, stored)
     except (ProtocolError, ValueError) as error:
         raise HistoryError(f"{what} does not hold: {error}") from error
+
+
+def verify_verdicts(db: Session, live: LiveSession, counts: Counter[str]) -> None:
+    """Check the evidence of every verdict in a session: it must say what is stored. HistoryError if it does not."""
+    for row in blame.verdicts_in(db, live.session.id):
+        if row.evidence is None:
+            continue
+        try:
+            evidence = Evidence.model_validate_json(row.evidence)
+            found = verify_evidence(live.roster, evidence).verdict
+            _require(evidence.sha256 == row.sha256, "it is stored under another name")
+            _require((found.member, found.offence) == (row.member, row.offence), "it convicts somebody else")
+        except (ProtocolError, ValueError) as error:
+            raise HistoryError(f"the evidence against {row.member!r} does not hold: {error}") from error
+        counts["verdicts"] += 1
 
 
 def _read(db: Session, session_id: int) -> _Stored:

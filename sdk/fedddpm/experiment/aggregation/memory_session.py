@@ -20,7 +20,7 @@ from fedddpm_protocol.session.cohort import SurvivorSet, session_plan
 from fedddpm_protocol.session.coordinator import MaskPlan, form_cohort, recover
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog
-from fedddpm_protocol.wire.messages import MAX_COHORT, ShareItem
+from fedddpm_protocol.wire.messages import MAX_COHORT, Deal, ShareItem
 
 Chunks = dict[str, list[bytes]]  # segment name -> packed chunks
 
@@ -83,15 +83,17 @@ class Session:
         machines = {member: self._machine(member) for member in self._contributions}
         cohort = form_cohort(plan, roster, [machine.join(1) for machine in machines.values()])
         inboxes: dict[str, list[ShareItem]] = {member: [] for member in cohort.ids}
+        deals: list[Deal] = []
         for member in cohort.ids:
             shares = machines[member].receive_cohort(cohort.joins)
             cohort.verify_shares(member, shares)
+            deals.append(shares.deal)
             for item in shares.items:
                 inboxes[item.recipient].append(item)
-        sharing = cohort.sharing(cohort.ids)
+        sharing = cohort.sharing(deals)
         uploads, digests = {}, {}
         for member in sharing.ids:
-            machines[member].receive_shares(inboxes[member])
+            machines[member].receive_shares(inboxes[member], deals)
             self._contributions[member].take_place(member, cohort.ids, roster.c_max)
             uploads[member] = self._mask(machines[member], self._contributions[member])
             manifest = machines[member].finish_upload(self._contributions[member].disclosed_samples)

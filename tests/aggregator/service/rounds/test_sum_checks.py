@@ -20,8 +20,8 @@ from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.roster import sign_roster
 from fedddpm_protocol.session.checked_sum import check_shown, confirmed_survivors
 from fedddpm_protocol.wire.api import CohortReply, UploadDigests
-from fedddpm_protocol.wire.evidence import ConfirmedSum, ShownSum
 from fedddpm_protocol.wire.messages import Confirmations, Survivors, Unmasks
+from fedddpm_protocol.wire.sum_proofs import ConfirmedSum, ShownSum
 
 pytestmark = pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)  # its subject is not the database
 SHOWN = ("unmasks", "uploads/a", "uploads/a/decoder/0")
@@ -79,7 +79,7 @@ def test_a_survivor_opens_every_chunk_itself(new_federation: NewFederation, serv
             spec=sign_spec(a.spec, ctx.key),
             session="decoder",
             joins=CohortReply.model_validate_json(a.get("cohort")).joins,
-            sharers=("a", "b", "c", "d"),
+            deals=a.deals,
             survivors=Survivors.model_validate_json(a.get("survivors")).survivors,
             confirmations=Confirmations.model_validate_json(a.get("confirmations")).confirmations,
         )

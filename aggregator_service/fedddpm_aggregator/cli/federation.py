@@ -33,8 +33,7 @@ from fedddpm_aggregator.service.administration.runs import (
     resume_run,
     start_run,
 )
-from fedddpm_protocol.agreement.charter import Charter, sign_charter
-from fedddpm_protocol.agreement.charter_words import charter_rows
+from fedddpm_protocol.agreement.charter import Charter, charter_rows, sign_charter
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.primitives.keys import SigningKey, fingerprint
 

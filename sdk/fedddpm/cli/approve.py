@@ -19,7 +19,7 @@ def approve(
     """Show the newest run that the federation's root signed, and approve it (with approve_runs = true)."""
     from fedddpm.errors import ConfigError
     from fedddpm.state.charter_book import approve_newest, read_newest
-    from fedddpm_protocol.agreement.charter_words import charter_rows
+    from fedddpm_protocol.agreement.charter import charter_rows
 
     known = read_newest(state_dir)
     if known is None:

@@ -25,7 +25,6 @@ class Seat(institution.Seat):
         """As :meth:`mask` for ring words that no honest encoder would give."""
         self.wait_for(Phase.MASKED)
         inbox = ShareInbox.model_validate_json(self.get("shares"))
-        self.deals = inbox.deals
         self.machine.receive_shares(inbox.items, inbox.deals)
         sums = sums_words(self.part, weight_units(self.samples, self.spec), 0.5, 0.25)
         for segment, words in ((self.part.values, values), (self.part.weights, sums)):

@@ -10,13 +10,12 @@ import pytest
 from tests.protocol.support.charters import chartered
 from tests.protocol.support.specs import make_spec
 
-from fedddpm_protocol.agreement.charter import Charter, FirstModel, open_charter, sign_charter
-from fedddpm_protocol.agreement.charter_words import charter_rows
+from fedddpm_protocol.agreement.charter import Charter, FirstModel, charter_rows, open_charter, sign_charter
 from fedddpm_protocol.errors import CharterError, SignatureError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.wire.messages import SignedDocument
 
-CHARTER, SPEC = chartered(make_spec(bits=24, chunk_coordinates=65536))
+CHARTER, SPEC = chartered(make_spec(bits=24, chunk_coordinates=65536, initial_seed=b""))
 
 
 def test_it_is_opened_under_the_root_key_alone() -> None:

@@ -19,7 +19,7 @@ from fedddpm_aggregator.service.verification.verify_history import verify_histor
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.roster import sign_roster
 from fedddpm_protocol.session.checked_sum import check_shown, confirmed_survivors
-from fedddpm_protocol.wire.api import CohortReply, UploadDigests
+from fedddpm_protocol.wire.api import CohortReply, ShareInbox, UploadDigests
 from fedddpm_protocol.wire.messages import Confirmations, Survivors, Unmasks
 from fedddpm_protocol.wire.sum_proofs import ConfirmedSum, ShownSum
 
@@ -79,7 +79,7 @@ def test_a_survivor_opens_every_chunk_itself(new_federation: NewFederation, serv
             spec=sign_spec(a.spec, ctx.key),
             session="decoder",
             joins=CohortReply.model_validate_json(a.get("cohort")).joins,
-            deals=a.deals,
+            deals=ShareInbox.model_validate_json(a.get("shares")).deals,
             survivors=Survivors.model_validate_json(a.get("survivors")).survivors,
             confirmations=Confirmations.model_validate_json(a.get("confirmations")).confirmations,
         )

@@ -117,10 +117,9 @@ def test_what_is_not_chartered_cannot_be_started(site: Site, olga: OperatorClien
     refused(r"refused \(conflict\): another charter of number 2 is installed, that of run 'run-1'", changed)
     refused(r"refused \(conflict\): run 'run-1' has been started with other durations", charter, OperatorSettings())
     olga.steer_run("run-1", "end")
-    with pytest.raises(OperatorError, match="it is too late to pause it"):
-        olga.steer_run("run-1", "pause")
-    with pytest.raises(OperatorError, match=r"refused \(not-found\)"):
-        olga.steer_run("run-2", "pause")
+    for run, why in (("run-1", "it is too late to pause it"), ("run-2", r"refused \(not-found\)")):
+        with pytest.raises(OperatorError, match=why):
+            olga.steer_run(run, "pause")
     assert actions(federation).count(audit.REFUSED) == 7
 
 

@@ -77,7 +77,7 @@ class LocalPolicyOptions(_Options):
     max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = 100.0
     max_small_gradients: Annotated[
         float, Field(gt=0, le=1), Option("share of the first gradient below Adam's epsilon; 1: no limit")
-    ] = 0.25
+    ] = 0.5
     weight_slack: Annotated[float, Field(ge=1), Option("widens what honest weights lie within; 1e9: no limit")] = 1.0
     allow_weights: Annotated[bool, Option("a first model without a seed, if its weights look honest")] = False
     warn_share: Annotated[float, Field(gt=0), Option("share of the mean to warn above")] = 0.6

@@ -2,7 +2,7 @@
 
 Adam's first step is ``lr * g / (|g| + epsilon)``: the sign of a gradient that is above epsilon, and the gradient
 itself, with all that it shows of the images, where it is below. New networks have one element in a thousand there,
-well trained ones one in a hundred (``docs/adr/0021``), a network that somebody made for it nearly all.
+well trained ones a few in a hundred (``docs/adr/0021``), a network that somebody made for it nearly all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def require_ordinary(parameters: Mapping[str, nn.Parameter], epsilon: float, mos
             f" pass it on as it is, with the images in it, as on a model that somebody made to read them; the policy"
             f" allows {_percent(most)} (max_small_gradients), and {_percent(_IN_ONE_TENSOR)} in one tensor. Nothing was"
             " trained or sent",
-            "Stop, and call the federation's coordinator: honest models have about 1 %, and far less when new",
+            "Stop, and call the federation's coordinator: honest models have a few percent, and far less when new",
         )
 
 

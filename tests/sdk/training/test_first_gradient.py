@@ -39,18 +39,18 @@ def network(preset: str = "tiny") -> UNet:
 @pytest.mark.parametrize("kind", ["noise", "black", "one"])
 def test_honest_networks_are_far_from_it(preset: str, kind: str) -> None:
     model = network(preset)
-    trainer(model, kind, MOST / 5, max_steps=1).train()
-    trainer(model, kind, MOST / 5, max_steps=1, precision="bfloat16").train()  # and after a step
+    trainer(model, kind, MOST / 50, max_steps=1).train()
+    trainer(model, kind, MOST / 50, max_steps=1, precision="bfloat16").train()  # and after a step
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize("scale", [1e-5, 1e-6, 1e-8, 1e-10])
 def test_a_last_layer_of_next_to_nothing_is_found_before_the_first_step(scale: float) -> None:
     model = network()
     with torch.no_grad():
         model.decoder.to_image.weight.mul_(scale)
     before = flatten(model)
     with pytest.raises(
-        PolicyError, match=r"below Adam's epsilon.*allows 25 % .max_small_gradients.*Nothing was trained"
+        PolicyError, match=r"below Adam's epsilon.*allows 50 % .max_small_gradients.*Nothing was trained"
     ):
         trainer(model).train()
     assert (flatten(model) == before).all()
@@ -96,8 +96,8 @@ def test_one_tensor_may_have_more_than_all_together() -> None:
     layer[:910] = -1e-9
     with pytest.raises(PolicyError, match="91 % of those of layer"):
         require_ordinary({"large": large, "layer": parameter(layer)}, EPSILON, MOST)
-    with pytest.raises(PolicyError, match="26 % of its"):
-        require_ordinary({"large": parameter(torch.cat((torch.full((260,), 1e-9), torch.ones(740))))}, EPSILON, MOST)
+    with pytest.raises(PolicyError, match="51 % of its"):
+        require_ordinary({"large": parameter(torch.cat((torch.full((510,), 1e-9), torch.ones(490))))}, EPSILON, MOST)
     few = torch.ones(64)
     few[:63] = 0
     few[0] = 1e-9  # one of one: no share

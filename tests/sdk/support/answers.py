@@ -39,6 +39,8 @@ GOOD = {
     "upload_status": {"chunks": {"decoder": {"0": "0" * 64}}, "complete": False},
     "survivors": {"survivors": [{"id": "a", "upload_digest": B64[32]}]},
     "confirmations": {"confirmations": [{"id": "a", "signature": SIGNATURE}]},
+    "unmasks": {"unmasks": [{"id": "a", "body": B64[32], "signature": SIGNATURE}]},
+    "upload_digests": {"chunks": {"decoder": [B64[32]]}},
 }
 PROBLEM = {
     "type": PROBLEM_TYPE + "x",

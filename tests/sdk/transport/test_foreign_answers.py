@@ -48,6 +48,9 @@ def arguments(folder):
         "confirm": (confirmation,),
         "confirmations": (),
         "unmask": (Unmask(id="a", body=b"x", signature=bytes(64)),),
+        "unmasks": (),
+        "upload_digests": ("a",),
+        "masked_chunk": ("a", "decoder", 0, 100),
     }
 
 

@@ -143,7 +143,7 @@ def test_an_update_that_is_not_clipped(new_federation: NewFederation, tmp_path: 
     spoiler = fed.members[3]
     honest = others(fed.members, spoiler)
     began(fed, spoiler, UNCLIPPED, tmp_path / "spoiler")
-    wait_until(lambda: fed.state().status == "stalled", "a round that is held")
+    wait_until(lambda: fed.state().status == "stalled", "a round that is held", 200)
     shown = page(fed)
     assert "Nobody can tell whose update it was" in shown
     assert "Never release by guess" in shown

@@ -42,7 +42,7 @@ WIDER = {
     "bottleneck": (TensorSpec("bottleneck.a", (100,)),),
     "decoder": (TensorSpec("decoder.a", (600,)), TensorSpec("decoder.b", (100,))),
 }
-# Rounds are quick because everybody answers: no phase ends by its time, however busy the machine, unless a test says so.
+# Rounds are quick because everybody answers: no phase ends by its time on a busy machine, unless a test says so.
 QUICK = dict.fromkeys(("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s"), 300.0)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.e2e.federation import Federation
+from tests.e2e.federation import Federation, InstalledFederation
 from tests.support.postgresql import new_postgresql_database
 
 __all__ = ["new_postgresql_database"]
@@ -23,10 +23,20 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def new_federation(tmp_path: Path) -> Iterator[NewFederation]:
     """``new_federation("abc", c_max=1)`` enrols three institutions; their processes end with the test."""
+    yield from _federations(tmp_path, Federation)
+
+
+@pytest.fixture
+def new_installed_federation(tmp_path: Path) -> Iterator[NewFederation]:
+    """As ``new_federation`` with the installed programs."""
+    yield from _federations(tmp_path, InstalledFederation)
+
+
+def _federations(folder: Path, kind: type[Federation]) -> Iterator[NewFederation]:
     made: list[Federation] = []
 
     def make(members: str = "abc", **fields: object) -> Federation:
-        made.append(Federation.make(tmp_path, members, **fields))
+        made.append(kind.make(folder, members, **fields))
         return made[-1]
 
     yield make

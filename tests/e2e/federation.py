@@ -1,12 +1,14 @@
-"""A small federation for the tests: institutions and aggregator are the installed commands, each a process of its own.
+"""A small federation for the tests: institutions and aggregator are the two commands, each a process of its own.
 
-The operator's short commands (keys, roster, start-run) run inside the test process, which saves seconds a test;
-``test_methods`` and ``test_examples`` start them as processes too.
+Those processes are forked from one that has imported the command, and the operator's short commands (keys, roster,
+start-run) run inside the test process, which saves seconds a test; ``test_methods`` and ``test_examples`` start the
+installed programs.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +21,7 @@ import pytest
 from local_federation import BIN, CommandError, LocalFederation, run
 from sqlalchemy import select
 from tests.e2e.proxy import Proxy
+from tests.support import fork_server
 from tests.support.low_floors import LOW_FLOORS, with_low_floors
 from typer.testing import CliRunner
 
@@ -71,6 +74,7 @@ def wait_until(true: Callable[[], object], what: str, timeout_s: float = 90.0) -
 class Federation(LocalFederation):
     """A :class:`LocalFederation` with images, quick commands and looks into what came out."""
 
+    processes: dict[str, fork_server.Process]  # type: ignore[assignment]
     stack: ExitStack
     proxies: dict[str, Proxy]
     here: dict[str, threading.Thread]
@@ -196,6 +200,19 @@ class Federation(LocalFederation):
         self.stack.close()
         super().stop()
 
+    def _start(self, name: str, *command: str | Path) -> None:
+        program, *arguments = command
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = fork_server.start(
+                Path(program).name,
+                *arguments,
+                environment=os.environ | {"OMP_NUM_THREADS": str(self.threads), "COLUMNS": "140"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
     # --- what came out ------------------------------------------------------------------------------------------------
 
     @property
@@ -265,6 +282,12 @@ class Federation(LocalFederation):
         before, after = (sum(loss_units(entry[name]) for entry in own) for name in ("loss_before", "loss_after"))
         assert line.sums == (sum(weights), before, after)
         return line
+
+
+class InstalledFederation(Federation):
+    """A :class:`Federation` whose processes are started as people start them."""
+
+    _start = LocalFederation._start
 
 
 def command_error(*command: str | Path) -> str:

@@ -57,8 +57,8 @@ def check_parts(fed: Federation, method: Method) -> None:
         (Method.UDEC, 8),
     ],
 )
-def test_two_rounds_of_three(new_federation: NewFederation, method: Method, bits: int) -> None:
-    fed = new_federation("abc")
+def test_two_rounds_of_three(new_installed_federation: NewFederation, method: Method, bits: int) -> None:
+    fed = new_installed_federation("abc")
     fed.start(method, rounds=2, bits=bits, first_bits=max(bits, 16))
     fed.join_in()
     fed.end()

@@ -55,12 +55,12 @@ def check_round(fed: Federation, result: RoundResult) -> bool:
 
 
 @pytest.mark.soak
-def test_random_kills(new_federation: NewFederation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_kills(new_installed_federation: NewFederation, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("FEDDDPM_SOAK_SEED", str(random.SystemRandom().randrange(2**32))))
     dice, kills, checked = random.Random(seed), [], 0
     with capsys.disabled():
         print(f"\nsoak with FEDDDPM_SOAK_SEED={seed}")
-    fed = new_federation("abcd", c_max=1)
+    fed = new_installed_federation("abcd", c_max=1)
     durations = {"shares_s": 10, "masked_s": 20, "confirm_s": 10, "unmask_s": 20, "join_s": 60}
     fed.start(rounds=ROUNDS, epochs=4, weighting="hidden", **durations)
     fed.join_in()

@@ -23,7 +23,6 @@ from fedddpm_aggregator.blobs.interface import (
     TEMPORARY,
     BlobConflictError,
     full_disk_as_typed_error,
-    kept,
     require_name,
 )
 
@@ -59,17 +58,23 @@ class DirectoryBlobs:
             self._require_same(path, data)
             return
         try:
-            with self.create(name) as file:
+            with self._create(name) as file:
                 file.write(data)
         except BlobConflictError:
             self._require_same(path, data)
 
     @contextlib.contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
+    def create_or_keep(self, name: str) -> Iterator[BinaryIO]:
         """A file to write; it appears under ``name``, durable, when the block ends without an error.
 
-        Raises BlobConflictError if the name exists by then.
+        A blob that exists by then is kept.
         """
+        with contextlib.suppress(BlobConflictError), self._create(name) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def _create(self, name: str) -> Iterator[BinaryIO]:
+        """As :meth:`create_or_keep`, but BlobConflictError for a blob that exists by then."""
         path = self.path(name)
         with full_disk_as_typed_error():
             _make_directories(self.root, path.parent)
@@ -86,10 +91,6 @@ class DirectoryBlobs:
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_directory(path.parent)
-
-    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """As :meth:`create` for a name that tells the content: one that exists is kept."""
-        return kept(self.create(name))
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """The bytes of a blob from ``start`` on, at most ``size`` of them; FileNotFoundError if there is none."""

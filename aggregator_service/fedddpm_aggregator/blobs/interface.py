@@ -36,7 +36,9 @@ class BlobSettingsError(Exception):
 class Blobs(Protocol):
     """Blobs by name, each written once; names are relative paths of safe components.
 
-    A blob is visible by its name only when it is whole and durable, and of two writers of one name exactly one wins.
+    A blob is visible by its name only when it is whole and durable, and is one writer's, never a mixture. Of several
+    writers of one name with different bytes :meth:`put` lets exactly one succeed; :meth:`create_or_keep` is for names
+    that decide the bytes, so that it does not matter whose stay.
     Every method raises ValueError for a name that is none and, where blobs are in an object store,
     BlobsUnavailableError or BlobSettingsError.
     """
@@ -55,14 +57,12 @@ class Blobs(Protocol):
         Raises BlobConflictError when other bytes are there, StorageFullError when there is no room.
         """
 
-    def create(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """A local file with a ``fileno()`` to write; it appears under ``name`` when the block ends without an error.
 
-        Raises BlobConflictError if the name exists by then.
+        A blob that exists by then is kept. Of writers that end at the same moment the store may take one after the
+        other: none is told whose bytes stay.
         """
-
-    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """As :meth:`create` for a name that tells the content: one that exists is kept."""
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """The bytes of a blob from ``start`` on, at most ``size`` of them; FileNotFoundError if there is none."""
@@ -106,13 +106,6 @@ def require_name(name: str) -> str:
     if any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")):
         raise ValueError(f"{name!r} is no blob name")
     return name
-
-
-@contextlib.contextmanager
-def kept(writer: contextlib.AbstractContextManager[BinaryIO]) -> Iterator[BinaryIO]:
-    """``writer`` of a blob that may come to exist meanwhile."""
-    with contextlib.suppress(BlobConflictError), writer as file:
-        yield file
 
 
 @contextlib.contextmanager

@@ -1,8 +1,12 @@
 """Blobs as objects of an S3-compatible store.
 
-A blob that fits into one request is created on the condition that its name is free, which the store decides. A larger
-one is first uploaded in pieces under a temporary name and then copied, inside the store, on the same condition. So a
-reader never sees half a blob and two writers never mix, whichever machines they run on.
+A blob that fits into one request is created on the condition that its name is free (If-None-Match: *), which the store
+decides. A larger one is first uploaded in pieces under a temporary name and then copied, inside the store, on the same
+condition. So a reader never sees half a blob and two writers never mix, whichever machines they run on.
+
+The condition of one request is what a store must keep, however many come at once; of the copy's last step not every
+store does (SeaweedFS 4.48 lets two that end together both pass). So only a name that decides the bytes is written by a
+copy, and whoever must know who was first uses :meth:`ObjectBlobs.put`, which is one request for any size.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from fedddpm_aggregator.blobs.interface import (
     LEFTOVER_AGE,
     TEMPORARY,
     BlobConflictError,
+    BlobSettingsError,
     BlobsUnavailableError,
     full_disk_as_typed_error,
-    kept,
     require_name,
 )
 from fedddpm_aggregator.blobs.s3 import BeyondTheEndError, errors_of, open_store
@@ -45,6 +49,7 @@ class ObjectBlobs:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._store = open_store(self._url)
+        self._keeps = False  # until the store has shown that it heeds the condition of a write
 
     def __repr__(self) -> str:
         return f"ObjectBlobs({self._url!r})"
@@ -72,22 +77,16 @@ class ObjectBlobs:
         raise BlobsUnavailableError(f"{self._url}: {name} comes and goes; try again later")
 
     @contextlib.contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
+    def create_or_keep(self, name: str) -> Iterator[BinaryIO]:
         """A temporary local file to write; it is uploaded as ``name`` when the block ends without an error.
 
-        Raises BlobConflictError if the name exists by then.
+        A blob that exists by then is kept.
         """
         require_name(name)
         with full_disk_as_typed_error(), tempfile.TemporaryFile(prefix=TEMPORARY) as file:
             yield file
             file.flush()
-            created = self._uploaded(name, file)
-        if not created:
-            raise BlobConflictError(f"blob {name} exists")
-
-    def create_or_keep(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """As :meth:`create` for a name that tells the content: one that exists is kept."""
-        return kept(self.create(name))
+            self._upload(name, file)
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """The bytes of a blob from ``start`` on, at most ``size`` of them; FileNotFoundError if there is none."""
@@ -166,10 +165,20 @@ class ObjectBlobs:
                 self._delete([entry["path"] for entry in found if entry["last_modified"] < too_old])
 
     def check_writable(self) -> None:
-        """Store and delete a small object; raises what every method raises."""
+        """Store and delete a small object; raises what every method raises.
+
+        BlobSettingsError where the store ignores the condition of a write: then nothing is written once.
+        """
         probe = _temporary_name()
         self._created(probe, b"probe")
+        kept = self._keeps or not self._created(probe, b"another")
         self._delete([probe])
+        if not kept:
+            raise BlobSettingsError(
+                f"{self._url}: the object store writes over what is there although it is asked not to "
+                "(If-None-Match: *); use one that has conditional writes"
+            )
+        self._keeps = True
 
     def _created(self, name: str, data: bytes) -> bool:
         """Whether ``name`` was free and holds ``data`` now."""
@@ -180,23 +189,21 @@ class ObjectBlobs:
             return False
         return True
 
-    def _uploaded(self, name: str, file: BinaryIO) -> bool:
-        """As :meth:`_created` for a file of any size; memory holds a few pieces of it."""
+    def _upload(self, name: str, file: BinaryIO) -> None:
+        """Store a file of any size unless ``name`` is taken; memory holds a few pieces of it."""
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size <= ONE_REQUEST_BYTES:
-            return self._created(name, file.read())
+            self._created(name, file.read())
+            return
         temporary = _temporary_name()
         try:
-            with errors_of(self._url):
+            with contextlib.suppress(BlobConflictError), errors_of(self._url):
                 obstore.put(self._store, temporary, file, max_concurrency=2)
                 obstore.copy(self._store, temporary, name, overwrite=False)
-        except BlobConflictError:
-            return False
         finally:
             with contextlib.suppress(BlobsUnavailableError):  # it is a leftover then, and removed as one
                 self._delete([temporary])
-        return True
 
     def _delete(self, names: list[str]) -> None:
         if names:

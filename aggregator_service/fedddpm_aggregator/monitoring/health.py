@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from fedddpm_aggregator.blobs.interface import BlobSettingsError
 from fedddpm_aggregator.db.schema import this_release
 from fedddpm_aggregator.monitoring.probe import Probe
 from fedddpm_aggregator.service.context import Context
@@ -81,5 +82,8 @@ async def _checked(name: str, ask: Callable[[float], Awaitable[T]]) -> tuple[str
         log.warning("check", extra={"fields": {"check": name, "error": HANGS}})
         return HANGS, None
     except Exception as error:  # noqa: BLE001 - whatever it is, the check failed
-        log.warning("check", extra={"fields": {"check": name, "error": type(error).__name__}})
+        fields = {"check": name, "error": type(error).__name__}
+        if isinstance(error, BlobSettingsError):  # our words: what to do, and no credentials
+            fields["reason"] = str(error)
+        log.warning("check", extra={"fields": fields})
         return FAILED, None

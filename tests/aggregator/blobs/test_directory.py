@@ -58,7 +58,7 @@ def test_leftovers_are_old_where_other_replicas_may_be_writing(blobs: DirectoryB
     old = blobs.root / ".writing-dead"
     old.write_bytes(b"half")
     os.utime(old, (time.time() - LEFTOVER_AGE.total_seconds() - 60,) * 2)
-    with blobs.create("a/0") as file:
+    with blobs.create_or_keep("a/0") as file:
         file.write(b"half")
         replica.remove_leftovers()
         file.write(b" and the rest")

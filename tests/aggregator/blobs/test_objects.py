@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+import threading
 import traceback
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tests.support.s3_server import S3Server, objects_of
@@ -61,6 +64,39 @@ def test_plain_http_is_for_this_machine_or_on_request(s3_url: str, monkeypatch: 
         open_blobs(s3_url)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     open_blobs(s3_url)
+
+
+class Overwriting(BaseHTTPRequestHandler):
+    """An object store that takes every write, whatever the condition."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer(b"", ETag='"0"')
+
+    def do_POST(self) -> None:  # deletions
+        keys = re.findall(rb"<Key>.*?</Key>", self.rfile.read(int(self.headers["content-length"])))
+        self._answer(b"<DeleteResult><Deleted>%s</Deleted></DeleteResult>" % b"".join(keys))
+
+    def _answer(self, body: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_store_that_overwrites_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Overwriting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            monkeypatch.setenv(name, "some")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(BlobSettingsError, match=r"s3://any/x: the object store writes over what is there"):
+            open_blobs("s3://any/x").check_writable()
+        server.shutdown()
 
 
 def test_large_blobs_leave_no_temporary_objects(s3_url: str) -> None:

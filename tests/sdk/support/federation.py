@@ -1,14 +1,14 @@
-"""A federation for tests: a root key, members with images, and a real aggregator process."""
+"""A federation for tests: a root key, members with images, and an aggregator process."""
 
 import json
 import re
 import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import torch
+from tests.support.fork_server import start
 from tests.support.low_floors import with_low_floors
 from typer.testing import CliRunner
 
@@ -22,7 +22,6 @@ from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi
 from fedddpm_aggregator.cli.app import app as operator
 
-AGGREGATOR = [sys.executable, "-m", "fedddpm_aggregator"]
 SIZE = 8
 FEW = {"min_steps": 1, "min_images": 1}  # as many as these members have
 NETWORK = NetworkOptions(poll_s=2, patience_s=60)
@@ -78,9 +77,9 @@ class Federation:
         aggregator("federation", "start-run", "--data", self.data, *rooted, *named, *model, *flags)
 
     def serve(self, port=0):
-        command = [*AGGREGATOR, "serve", "--data", str(self.data), "--port", str(port)]
+        arguments = ("serve", "--data", self.data, "--port", str(port))
         with (self.folder / "aggregator.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = start("fedddpm-aggregator", *arguments, stdout=subprocess.PIPE, stderr=log)
         line = self.process.stdout.readline()
         self.url = re.search(r"http://\S+", line).group()
 

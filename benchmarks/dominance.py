@@ -39,7 +39,7 @@ from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.partition import flatten, manifest, unflatten
 from fedddpm.model.unet import UNet
-from fedddpm.rounds.own_share import OwnShare, own_share
+from fedddpm.rounds.guards.own_share import OwnShare, own_share
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_training import train_update
 from fedddpm.updates.local_update import LocalUpdate

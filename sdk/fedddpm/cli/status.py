@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fedddpm.config import ClientConfig
 from fedddpm.identity import Identity
-from fedddpm.rounds.alarm_guard import ringing
-from fedddpm.rounds.own_share import OwnShare
+from fedddpm.rounds.guards.alarm_guard import ringing
+from fedddpm.rounds.guards.own_share import OwnShare
 from fedddpm.state.report import RunReport, parameters_in, read_state
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi

@@ -14,19 +14,19 @@ from fedddpm.data.image_set import require_labels
 from fedddpm.errors import DataError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity, Work
-from fedddpm.rounds.alarm_guard import AlarmGuard
 from fedddpm.rounds.announcements import Announcements
 from fedddpm.rounds.attempt import Attempt, require_enough_reporters
 from fedddpm.rounds.chartered_runs import CharteredRuns
 from fedddpm.rounds.exclusions import Exclusions
+from fedddpm.rounds.guards.alarm_guard import AlarmGuard
+from fedddpm.rounds.guards.share_guard import ShareGuard
+from fedddpm.rounds.guards.sum_check import SumCheck
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
 from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.run_history import RunHistory
 from fedddpm.rounds.session import Seat, send_owed
-from fedddpm.rounds.share_guard import ShareGuard
-from fedddpm.rounds.sum_check import SumCheck
 from fedddpm.rounds.summary import RoundSummary, append_summary, summarize
 from fedddpm.rounds.trust import AcceptedSpec, accept_roster, accept_spec, require_enrolled
 from fedddpm.state.folder import RunPosition, StateFolder

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedddpm.errors import StateError
-from fedddpm.rounds.own_share import OwnShare
-from fedddpm.rounds.sum_check import SumChecked
+from fedddpm.rounds.guards.own_share import OwnShare
+from fedddpm.rounds.guards.sum_check import SumChecked
 from fedddpm.transport.traffic import Traffic, beside_fedavg, fedavg_bytes
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.result import RoundResult

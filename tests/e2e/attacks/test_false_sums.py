@@ -15,7 +15,7 @@ from tests.e2e.conftest import NewFederation
 from tests.e2e.federation import Federation, sitecustomize
 
 from fedddpm import LocalPolicyOptions
-from fedddpm.rounds.sum_check import FalseSumFoundError
+from fedddpm.rounds.guards.sum_check import FalseSumFoundError
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.wire.sum_proofs import FalseSum
 

@@ -15,7 +15,7 @@ from fedddpm import LocalPolicyOptions
 from fedddpm.config import load_config
 from fedddpm.errors import ConfigError
 from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
-from fedddpm.rounds.own_share import OwnShare, Products, own_share
+from fedddpm.rounds.guards.own_share import OwnShare, Products, own_share
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from fedddpm.config import LocalPolicyOptions
 from fedddpm.errors import PolicyError
-from fedddpm.rounds.own_share import OwnShare, own_share
+from fedddpm.rounds.guards.own_share import OwnShare, own_share
 from fedddpm.state.folder import StateFolder
 from fedddpm.state.report import OWN_SHARE
 from fedddpm.updates.contribution import scaled_pieces

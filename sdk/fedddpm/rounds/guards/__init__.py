@@ -1,0 +1,1 @@
+"""What an institution looks at round after round and stops for: alarms, its own share, sums that are false."""

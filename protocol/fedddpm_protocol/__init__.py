@@ -1,1 +1,1 @@
-"""The secure-aggregation protocol fedddpm/sa/1."""
+"""The secure-aggregation protocol fedddpm/sa/2."""

@@ -12,7 +12,7 @@ from threading import Lock
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fedddpm_aggregator.dashboard.rounds import Failure, Round, Story, Taking
+from fedddpm_aggregator.dashboard.rounds import Failure, Round, Spoiled, Story, Taking
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import ModelRow, ResultRow, RunRow
 from fedddpm_aggregator.service.conduct import Conduct, conduct_in
@@ -48,6 +48,7 @@ class History:
     complete: bool  # whether all published rounds are in it yet
     rounds: tuple[Round, ...]
     failures: tuple[Failure, ...]
+    spoiled: tuple[Spoiled, ...]
     models: tuple[Model, ...]  # the newest ones
     taking: Mapping[str, Taking]  # by member of the newest roster
     conduct: Sequence[Conduct]  # members that the coordinator should call
@@ -101,6 +102,7 @@ class Histories:
             complete=story.complete,
             rounds=tuple(story.rounds),
             failures=tuple(story.failures),
+            spoiled=tuple(story.spoiled),
             models=_models(db, run, models, before),
             taking=story.taking(members),
             conduct=conduct_in(self._ctx, db, run) if members else (),

@@ -6,7 +6,7 @@ Only what the aggregator learns anyway by running the protocol: who did which st
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, NonceRow, RunRow, SessionRow
+from fedddpm_aggregator.service import blame
 from fedddpm_aggregator.service.administration.rosters import next_step_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.phase_rules import PhaseView
@@ -45,6 +46,7 @@ class Standing:
 
 
 OUT = Standing("out", "not in this round")
+CONVICTED = Standing("dropped", "sits out: it broke the protocol")
 NO_ROUND = Standing("out", "no round is open")
 _ORDER = ("late", "dropped", "wait", "done", "out")  # what is shown of a member that stands in several sessions
 
@@ -204,14 +206,24 @@ def _members(ctx: Context, db: Session, roster: Roster, run: RunNow | None) -> t
     seen = _last_requests(ctx, db)
     moment = time.time()
     sessions = run.sessions if run is not None and run.open else ()
+    convicted = _convicted(db) if sessions else ()
     return tuple(
         MemberNow(
             id=member,
-            standing=_worst([s.standings[member] for s in sessions if member in s.standings], bool(sessions)),
+            standing=CONVICTED
+            if member in convicted
+            else _worst([s.standings[member] for s in sessions if member in s.standings], bool(sessions)),
             seen_s=max(0.0, moment - seen[member]) if member in seen else None,
         )
         for member in roster.ids
     )
+
+
+def _convicted(db: Session) -> Collection[str]:
+    """Who is not admitted to the attempt that is open."""
+    run = queries.current_run(db)
+    attempt = queries.newest_attempt(db, run.id) if run is not None else None
+    return blame.excluded_from(db, attempt) if attempt is not None else ()
 
 
 def _worst(standings: Sequence[Standing], round_is_open: bool) -> Standing:

@@ -63,6 +63,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Spoiled:
+    """Who broke the protocol in a session, and how."""
+
+    round: int
+    attempt: int
+    session: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Taking:
     """A member's part in the run so far."""
 
@@ -80,6 +90,7 @@ class Story:
 
     rounds: list[Round] = field(default_factory=list)
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=MOST_FAILURES))
+    spoiled: deque[Spoiled] = field(default_factory=lambda: deque(maxlen=MOST_FAILURES))
     _attempts: FinishedAttempts = field(default_factory=FinishedAttempts)
     _taken: Counter[str] = field(default_factory=Counter)
     _last_at: dict[str, float] = field(default_factory=dict)
@@ -109,6 +120,7 @@ class Story:
     def _add(self, attempt: FinishedAttempt) -> None:
         lines, published_at = attempt.lines, attempt.published_at
         self.failures += _failures(lines)
+        self.spoiled += (Spoiled(one.round, one.attempt, one.part, words) for one in lines for words in one.verdicts)
         summed = [line for line in lines if line.model is not None and line.phase == Phase.DONE]
         if attempt.traffic is None or published_at is None or not summed:
             return

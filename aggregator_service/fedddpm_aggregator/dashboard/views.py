@@ -122,6 +122,7 @@ class Views:
             older=rounds[-LINES].index if len(rounds) > LINES else None,
             newest=before is None,
             failures=history.failures[-LINES:][::-1] if history else (),
+            spoiled=history.spoiled[-LINES:][::-1] if history else (),
             models=history.models[::-1] if history else (),
             wide=loss_chart(history.rounds, *WIDE) if history else None,
             narrow=loss_chart(history.rounds, *NARROW) if history else None,

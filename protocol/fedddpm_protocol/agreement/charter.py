@@ -63,7 +63,7 @@ class TrainingRules:
         """The learning rate of a round, counted from 0; the same bits for everybody."""
         if self.schedule == CONSTANT:
             return self.learning_rate
-        return self.learning_rate * (rounds - round_index) / rounds
+        return self.learning_rate * ((rounds - round_index) / rounds)  # exactly that of the first round in it
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_a_clip_norm_above_the_charters_needs_no_results_to_be_refused() -> None
 
 def test_a_learning_rate_follows_its_schedule() -> None:
     charter = replace(CHARTER, training=replace(CHARTER.training, schedule="linear"))
-    spec = following(charter, SPEC, learning_rate=1e-3 * 2 / 3)
+    spec = following(charter, SPEC, learning_rate=1e-3 * (2 / 3))
     require_follows(spec, charter, ONE_RESULT)
     with pytest.raises(CharterError, match="learning rate"):
         require_follows(following(charter, SPEC), charter, ONE_RESULT)

@@ -317,4 +317,5 @@ def test_sessions_come_to_an_end_in_the_random_search() -> None:
 
     run_state_machine_as_test(Counting, settings=settings(BOUNDED, max_examples=30))
     assert seen["sums"] >= 3
-    assert {"cohort-too-small", "share", "base-spent", "survivors"} <= seen["refusals"]
+    assert {"cohort-too-small", "base-spent", "survivors"} <= seen["refusals"]
+    assert {"accusation", "reflected-share"} & seen["refusals"]

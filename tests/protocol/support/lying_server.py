@@ -183,17 +183,18 @@ class World:
         cohort = machine._cohort
         assert cohort is not None
         outboxes = [self.corrupt[m].shares(cohort) for m in view & self.corrupt.keys() & set(cohort.ids)]
-        stale = []
+        stale = {}
         for sender in view - {machine.member_id}:
             kept = [items for (_, by), items in self.outboxes.items() if by == sender]
             now = self.outboxes.get((cohort.session_id, sender))
             if lie and kept:  # from the oldest session, and for whomever it was
-                stale += kept[0].items[:1]
-            elif now is not None:
+                stale[sender] = kept[0].items[0]
+            if now is not None:
                 outboxes.append(now)
         own = self.outboxes[cohort.session_id, machine.member_id]
         items, deals = inbox_of(machine.member_id, [*outboxes, own])
-        machine.receive_shares(items + stale, deals)
+        fresh = [item for item in items if item.sender not in stale]
+        machine.receive_shares([*fresh, *stale.values()], deals)
 
     def _upload(self, machine: Participant, view: set[str], lie: bool) -> None:
         sharing = machine._sharing

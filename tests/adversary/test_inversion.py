@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.attack.images import REPEATS, SOLVES
+from benchmarks.attack.scenario import REPEATS, SOLVES, Scenario
 from tests.adversary.conftest import NewLyingFederation
 from tests.adversary.support.defences import DEFENCES, SECRET_DRAWS, SEEDED_MODEL, Defence, all_but
 from tests.adversary.support.inversion import PlantedTrap, Reached, Trap, few_images
@@ -23,7 +23,7 @@ AGAINST_PLANTED = tuple(defence for defence in DEFENCES if defence is not SEEDED
 
 
 def attacked(
-    new: NewLyingFederation, policy: LocalPolicyOptions, kind: type[Trap] = Trap, adversary: str = REPEATS
+    new: NewLyingFederation, policy: LocalPolicyOptions, kind: type[Trap] = Trap, adversary: Scenario = REPEATS
 ) -> tuple[Trap, Reached | FedDDPMError]:
     """What the adversary reaches, or the error with which an institution refused to send what it waits for."""
     fed = new()

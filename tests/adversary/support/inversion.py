@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from benchmarks.attack.images import REPEATS, Setting, search
+from benchmarks.attack.images import Setting, search
 from benchmarks.attack.inversion import crafted, silenced
+from benchmarks.attack.scenario import REPEATS, Scenario
 from benchmarks.attack.scores import Score, as_floats, chance, score
 from benchmarks.attack.training import telling_offer
 from tests.adversary.support.lying_server import LyingFederation, OpenSum
@@ -79,7 +80,7 @@ class Trap:
             self._cap = telling_offer(spec, self._fed.members, self._each, SETTING.names).weight_cap
         return spec.with_terms_hash(weight_cap=self._cap)
 
-    def spring(self, adversary: str = REPEATS) -> Reached:
+    def spring(self, adversary: Scenario = REPEATS) -> Reached:
         """Solve the newest opened sum for the images."""
         opened, truth = self._fed.opened[-1], truth_of(self._fed, self._each)
         found = search(SETTING, self.base, opened.spec, opened.mean, self._fed.members, self._each, adversary)

@@ -24,6 +24,7 @@ class Defence:
     """One defence. ``policy``: the settings that switch it off; ``replaced``: what is put in the place of functions."""
 
     name: str
+    said: str  # in the words of its refusal; empty: it refuses nothing, and what is found is at chance
     policy: Mapping[str, object] = field(default_factory=dict)
     replaced: Mapping[str, Callable[..., object]] = field(default_factory=dict)  # by "module:name" or "module:A.name"
 
@@ -55,10 +56,18 @@ def _public_seed(state: object) -> int:
     return institution_seed(state._member.decode(), secret=False)  # type: ignore[attr-defined]
 
 
-SECRET_DRAWS = Defence("secret draws", replaced={"fedddpm.rounds.round_update:training_seed": _public_seed})
-LEAST_WORK = Defence("least work", policy={"min_images": 1, "min_steps": 1, "min_images_seen": 1})
-SEEDED_MODEL = Defence("first model from a seed", policy={"allow_weights": True})
-DEFENCES = tuple(defence for defence in (SECRET_DRAWS, LEAST_WORK, SEEDED_MODEL) if defence.is_there)
+SECRET_DRAWS = Defence("secret draws", "", replaced={"fedddpm.rounds.round_update:training_seed": _public_seed})
+LEAST_WORK = Defence("least work", "images", policy={"min_images": 1, "min_steps": 1, "min_images_seen": 1})
+SEEDED_MODEL = Defence("first model from a seed", "allow_weights", policy={"allow_weights": True})
+CHARTER = Defence(
+    "charter",
+    "the charter of run",
+    replaced={
+        "fedddpm.rounds.trust:require_chartered": lambda *_: None,
+        "fedddpm.rounds.run_history:require_follows": lambda *_: None,
+    },
+)
+DEFENCES = tuple(defence for defence in (SECRET_DRAWS, LEAST_WORK, SEEDED_MODEL, CHARTER) if defence.is_there)
 
 
 def all_but(on: Defence | None, patch: pytest.MonkeyPatch) -> LocalPolicyOptions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.adversary.conftest import NewLyingFederation, new_lying_federation
+from tests.adversary.support.defences import CHARTER
 from tests.adversary.support.lying_server import LyingFederation
 from tests.e2e.federation import wait_until
 
@@ -18,6 +19,13 @@ from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.update_store import UpdateStore
 
 __all__ = ["new_lying_federation"]
+
+
+@pytest.fixture(autouse=True)
+def _without_charters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They refuse other terms before this rule has to."""
+    if CHARTER.is_there:
+        CHARTER.switch_off(monkeypatch)
 
 
 def joined(fed: LyingFederation, count: int) -> None:

@@ -63,7 +63,7 @@ def images_out_of_a_sum(plan: Plan, data: ImageSet, console: Console) -> tuple[l
     attacks = []
     for attack in attack_all(plan.setting, shares, others):
         attacks.append(attack)
-        said = f"{attack.case.randomness} randomness, adversary {attack.case.adversary}: {attack.seconds:.0f} s"
+        said = f"{attack.case.randomness} randomness, adversary {attack.case.adversary.name}: {attack.seconds:.0f} s"
         console.print(said, highlight=False)
     title = f"{plan.members * plan.images} images of {plan.members} institutions out of one secure sum"
     console.print(peers.table(title, report.IMAGES, [report.attack_cells(one) for one in attacks]))

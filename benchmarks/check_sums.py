@@ -71,7 +71,7 @@ def cost(members: int, parameters: int, chunk_coordinates: int, effort: float) -
 
 def _messages(part: PartSpec, members: int, chunk_coordinates: int) -> int:
     ids = [f"institution-{index:03d}" for index in range(members)]
-    revealed = {member: RevealedShare("self_mask", secrets.token_bytes(32)) for member in ids}
+    revealed = {member: RevealedShare("self_mask", secrets.token_bytes(32), secrets.token_bytes(32)) for member in ids}
     body = UnmaskBody(secrets.token_bytes(32), secrets.token_bytes(32), revealed).encode()
     answers = Unmasks(unmasks=tuple(Unmask(id=m, body=body, signature=secrets.token_bytes(64)) for m in ids))
     chunks = {

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
 from benchmarks.aggregation.sum_spec import sum_spec
+from benchmarks.attack.scenario import EQUALS, LARGE, Scenario
 
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.config import LocalPolicyOptions
@@ -65,6 +66,7 @@ class Way:
     images: tuple[int, ...]
     weighting: str
     adaptive: bool
+    scenario: Scenario = LARGE
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def ways(big: int, small: int) -> tuple[Way, ...]:
         Way("by samples, fixed", uneven, "hidden", adaptive=False),
         Way("equal, fixed", uneven, "equal", adaptive=False),
         Way("equal, adaptive", uneven, "equal", adaptive=True),
-        Way("three equals", even, "equal", adaptive=True),
+        Way(EQUALS.name, even, "equal", adaptive=True, scenario=EQUALS),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from benchmarks.attack.inversion import LEARNING_RATE, crafted, reconstruct, reconstruct_blind
+from benchmarks.attack.scenario import REPEATS, SOLVES, Scenario
 from benchmarks.attack.scores import Score, as_floats, chance, score
 from benchmarks.attack.training import Terms, institution_seed, offer, predicted, secure_sum, telling_offer, train
 from torch import Tensor
@@ -18,7 +19,6 @@ from fedddpm_protocol.agreement.model_layout import Architecture, Vector
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 PUBLIC, SECRET = "public", "secret"
-REPEATS, SOLVES = "repeats the draws", "solves for the noise"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Case:
     """Where the institutions' randomness comes from, and what the adversary makes of it."""
 
     randomness: str
-    adversary: str
+    adversary: Scenario
 
 
 CASES = (Case(PUBLIC, REPEATS), Case(SECRET, REPEATS), Case(SECRET, SOLVES))
@@ -78,7 +78,13 @@ def opened(base: UNet, spec: RoundSpec, shares: Sequence[ImageSet], members: Seq
 
 
 def search(
-    setting: Setting, base: UNet, spec: RoundSpec, mean: Vector, members: Sequence[str], images: int, adversary: str
+    setting: Setting,
+    base: UNet,
+    spec: RoundSpec,
+    mean: Vector,
+    members: Sequence[str],
+    images: int,
+    adversary: Scenario,
 ) -> Tensor:
     """The adversary's images [N, C, H, W]: of one member after the other, or in no order where it solves for noise."""
     if adversary == SOLVES:

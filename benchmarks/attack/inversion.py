@@ -35,13 +35,19 @@ _DIFFUSION = Diffusion()
 
 def crafted(architecture: Architecture, seed: int = 0) -> UNet:
     """A first model whose gradient Adam passes on as it is, and which does not look at the timestep."""
-    model = initial_network(architecture, seed_of(seed))
+    model = silenced(initial_network(architecture, seed_of(seed)))
     with torch.no_grad():
         for name, weights in model.named_parameters():
-            if name == "decoder.to_image.weight":
-                weights.mul_(_LAST)
-            elif name == "decoder.to_image.bias" or name.endswith(".time.1.weight"):
+            if name.endswith(".time.1.weight"):
                 weights.zero_()
+    return model
+
+
+def silenced(model: UNet) -> UNet:
+    """``model``, changed in place so that it predicts next to nothing: a small move, in the last convolution alone."""
+    with torch.no_grad():
+        model.get_parameter("decoder.to_image.weight").mul_(_LAST)
+        model.get_parameter("decoder.to_image.bias").zero_()
     return model
 
 
@@ -61,13 +67,13 @@ class Inversion:
         told = [(p, piece.reshape(p.shape)) for (name, p), piece in zip(named, pieces, strict=True) if _tells(name)]
         self._weights, self._seen = [p for p, _ in told], [piece for _, piece in told]
 
-    def misfit(self, x_t: Tensor, pull: Tensor) -> Tensor:
+    def misfit(self, x_t: Tensor, pull: Tensor, t: Tensor | None = None) -> Tensor:
         """Mean over the tensors of the squared relative distance between both gradients; 0 at the truth.
 
         ``pull`` [B, C, H, W] is the noise as the Huber loss feels it: cut to [-1, 1]. The network predicts nothing, so
-        the loss has the gradient of -mean(prediction * pull).
+        the loss has the gradient of -mean(prediction * pull). ``t`` [B] does not matter to a :func:`crafted` network.
         """
-        prediction = self._base(x_t, torch.zeros(len(x_t), dtype=torch.int64))
+        prediction = self._base(x_t, torch.zeros(len(x_t), dtype=torch.int64) if t is None else t)
         gradients = torch.autograd.grad(-(prediction * pull).mean(), self._weights, create_graph=True)
         parts = [
             (mine - seen).square().sum() / seen.square().sum()
@@ -76,8 +82,8 @@ class Inversion:
         ]
         return torch.stack(parts).mean()
 
-    def fit(self, unknown: list[Tensor], inputs: Callable[[], tuple[Tensor, Tensor]], evaluations: int) -> float:
-        """Change ``unknown`` in place until ``inputs()``, x_t and pull, explain the update; returns the misfit."""
+    def fit(self, unknown: list[Tensor], inputs: Callable[[], tuple[Tensor, ...]], evaluations: int) -> float:
+        """Change ``unknown`` in place until ``inputs()``, of :meth:`misfit`, explain the update; the misfit then."""
         search = torch.optim.LBFGS(
             unknown,
             max_iter=_INNER,
@@ -111,7 +117,7 @@ def reconstruct(
     t, noise = torch.cat([one.t for one in draws]), torch.cat([one.noise for one in draws])
     images, pull = _start(noise.shape, seed), noise.clamp(-1, 1)
     inversion = Inversion(base, mean, learning_rate)
-    inversion.fit([images], lambda: (_DIFFUSION.q_sample(images, t, noise), pull), evaluations)
+    inversion.fit([images], lambda: (_DIFFUSION.q_sample(images, t, noise), pull, t), evaluations)
     rows = torch.split(images.detach(), [len(one.order) for one in draws])
     return torch.cat([part[one.order.argsort()] for part, one in zip(rows, draws, strict=True)])
 

@@ -25,7 +25,7 @@ def attack_cells(attack: Attack) -> tuple[str, ...]:
     numbers = (mine.by_name, mine.worst_by_name, by_luck, mine.best_match, lucky.best_match)
     return (
         attack.case.randomness,
-        attack.case.adversary,
+        attack.case.adversary.name,
         *("" if n is None else f"{n:.3f}" for n in numbers),
         f"{attack.seconds:.0f}",
     )
@@ -33,7 +33,8 @@ def attack_cells(attack: Attack) -> tuple[str, ...]:
 
 def raw(attack: Attack) -> dict[str, object]:
     scores = {"score": asdict(attack.score), "chance": asdict(attack.chance)}
-    return {**asdict(attack.case), **scores, "seconds": attack.seconds}
+    case = {"randomness": attack.case.randomness, "adversary": attack.case.adversary.name}
+    return {**case, **scores, "seconds": attack.seconds}
 
 
 def term_cells(row: Row) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def draw(shares: Sequence[ImageSet], attacks: Sequence[Attack], path: Path) -> N
     """
     truth = torch.cat([as_floats(share) for share in shares])
     lines = [("true images", truth)]
-    lines += [(f"{one.case.randomness}\n{one.case.adversary}", _matched(one, truth)) for one in attacks]
+    lines += [(f"{one.case.randomness}\n{one.case.adversary.name}", _matched(one, truth)) for one in attacks]
     figure = Figure(figsize=(len(truth) + 2, 1.1 * len(lines)), layout="constrained", facecolor="white")
     panels = figure.subplots(len(lines), len(truth), squeeze=False)
     for row, (label, images) in zip(panels, lines, strict=True):

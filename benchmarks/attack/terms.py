@@ -8,11 +8,13 @@ played twice: without the rule that a base model is trained on under one set of 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from benchmarks.attack import scenario
+from benchmarks.attack.scenario import Scenario
 from benchmarks.attack.training import Terms, institution_seed, offer, secure_sum, train
 
 from fedddpm.data.image_set import ImageSet
@@ -96,12 +98,12 @@ def trained_again(federation: Federation) -> tuple[Vector, Vector]:
     return victim, first - federation.sum(replace(TERMS, learning_rate=_NOTHING), 1)
 
 
-SCENARIOS: dict[str, Callable[[Federation], tuple[Vector, Vector]]] = {
-    "the same terms for all": honest,
-    "others at learning rate 1e-30": others_at(learning_rate=_NOTHING),
-    "others at learning rate 1e-4": others_at(learning_rate=1e-4),
-    "others for one step": others_at(max_steps=1),
-    "two sums, victim trained again between": trained_again,
+ATTACKS: dict[Scenario, Callable[[Federation], tuple[Vector, Vector]]] = {
+    scenario.HONEST: honest,
+    scenario.NOTHING: others_at(learning_rate=_NOTHING),
+    scenario.LITTLE: others_at(learning_rate=1e-4),
+    scenario.ONE_STEP: others_at(max_steps=1),
+    scenario.AGAIN: trained_again,
 }
 
 
@@ -114,12 +116,12 @@ class Row:
     bound: float | None  # the same where they are; None: the attempt is refused
 
 
-def measure(base: UNet, shares: Sequence[ImageSet]) -> Iterator[Row]:
+def measure(base: UNet, shares: Sequence[ImageSet], only: Collection[Scenario] = tuple(ATTACKS)) -> Iterator[Row]:
     """Scenario by scenario, each with institutions that have not trained yet."""
-    for scenario, attack in SCENARIOS.items():
-        before, after = (_played(attack, base, shares, bound=bound) for bound in (False, True))
+    for tried in only:
+        before, after = (_played(ATTACKS[tried], base, shares, bound=bound) for bound in (False, True))
         if before is not None:
-            yield Row(scenario, before, after)
+            yield Row(tried.name, before, after)
 
 
 def _played(

@@ -17,21 +17,21 @@ from fedddpm.monitoring.reporter import make_reporter
 from fedddpm.rounds import participation
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.round_update import RoundUpdate
+from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.folder import StateFolder
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RoundSpec
 
 
 class ReadyUpdate(RoundUpdate):
     """Says "ready" when it has an update, and goes on when it is told to."""
 
-    def of(self, spec: RoundSpec, roster: Roster) -> LocalUpdate:
+    def of(self, accepted: AcceptedSpec) -> LocalUpdate:
         """Random numbers of the right shape, in place of a training."""
-        position = self._history.arrive(spec, roster)
+        spec = accepted.spec
+        position = self._history.arrive(spec, accepted.charter, accepted.roster)
         self._ledger.agree(spec.base_model_hash, spec.terms.hash)
         model = self._history.network(position, spec)
         size = sum(part.parameters for part in spec.parts)

@@ -138,7 +138,7 @@ def _start_run(context: Context, setup: Setup, root: SigningKey, folder: Path) -
     number, roster, _ = next_charter(context)
     model = _first_model(setup.coordinates, folder)
     charter = draft_charter(settings, roster, first_model(model), number)
-    start_run(context, sign_charter(charter, root), OperatorSettings(*[3600.0] * 5), model)
+    start_run(context, sign_charter(charter, root), OperatorSettings(3600.0, 3600.0, 3600.0, 3600.0, 3600.0), model)
 
 
 def _first_model(coordinates: int, folder: Path) -> Path:

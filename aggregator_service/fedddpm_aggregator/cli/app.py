@@ -22,7 +22,7 @@ from fedddpm_aggregator.cli.operator import operator_app
 from fedddpm_aggregator.cli.options import Blobs, Data, DatabaseUrl, opened, settings_of
 from fedddpm_aggregator.cli.prepare import prepare_command
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
-from fedddpm_aggregator.cli.selftest import selftest_command
+from fedddpm_aggregator.cli.selftest import drill_command, selftest_command
 from fedddpm_aggregator.cli.service_links import service_links
 from fedddpm_aggregator.cli.verify import verify_command
 from fedddpm_aggregator.errors import OperatorError
@@ -139,6 +139,7 @@ def rounds(
 app.command("verify")(verify_command)
 app.command("prepare")(prepare_command)
 app.command("selftest")(selftest_command)
+app.command("drill")(drill_command)
 
 
 @app.command(healthcheck.NAME, help=healthcheck.HELP)

@@ -151,7 +151,10 @@ class Seat:
     def mask(self) -> None:
         """Receive shares and mask everything, without uploading."""
         self.wait_for(Phase.MASKED)
-        inbox = ShareInbox.model_validate_json(self.get("shares"))
+        self.mask_after(ShareInbox.model_validate_json(self.get("shares")))
+
+    def mask_after(self, inbox: ShareInbox) -> None:
+        """Mask everything once these shares are here."""
         self.machine.receive_shares(inbox.items, inbox.deals)
         weight = weight_units(self.samples, self.spec)
         place = Place.of(self.name, self.machine.cohort_ids, self.roster.c_max)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from fedddpm_protocol.agreement.documents import open_result
 from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec, coordinates
 from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Member, Roster, sign_roster
+from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.wire.api import ResultsPage
@@ -46,7 +47,7 @@ _MANIFESTS = {
     "bottleneck": (TensorSpec("bottleneck.a", (64,)),),
     "decoder": (TensorSpec("decoder.a", (100, 90)), TensorSpec("decoder.b", (1000,))),
 }
-_CHUNK = 4096  # coordinates, so that the vector has a few
+CHUNK = 4096  # coordinates, so that the vector has a few
 
 
 class _Settings(Settings):
@@ -61,11 +62,11 @@ class _Settings(Settings):
 
 
 @dataclass(frozen=True)
-class _Federation:
+class Throwaway:
     """A root, a server and members that exist for this test only."""
 
     settings: Settings
-    root: bytes  # public
+    root_key: SigningKey
     roster: Roster
     identities: dict[str, SigningKey]
 
@@ -85,24 +86,25 @@ def run_selftest(database_url: str | None, blobs_url: str | None, steps: Steps) 
 
 def _run_over(storage: Storage, folder: Path, steps: Steps) -> None:
     with steps.step("schema, keys, roster, run") as step:
-        federation = _founded(storage, folder)
+        federation = founded(storage, folder, RunSettings(name=RUN, method="UDEC", rounds=1, chunk_coordinates=CHUNK))
         step.result = f"{len(NAMES)} institutions"
     with contextlib.ExitStack() as stack:
         with steps.step("server"):
             url = stack.enter_context(served_here(federation.settings))
-            seats = _seats(federation, url, stack)
+            seats = seats_of(federation, institutions_of(federation, url, stack))
         survivors = _take_part(seats, steps)
         with steps.step("sum") as step:
-            coordinates_compared = _compare(federation, survivors)
+            coordinates_compared = compare(federation, survivors)
             step.result = f"{coordinates_compared:,} coordinates equal the plain sum"
-    with steps.step("verify") as step, _opened(federation) as ctx:
-        counts = verify_history(ctx, federation.root)
+    with steps.step("verify") as step, opened(federation) as ctx:
+        counts = verify_history(ctx, federation.root_key.public_key)
         if counts["results"] != 1:
             raise HistoryError(f"one round was published, but verify found {counts['results']}")
         step.result = f"{counts['audit entries']} audit entries, {counts['results']} result"
 
 
-def _founded(storage: Storage, folder: Path) -> _Federation:
+def founded(storage: Storage, folder: Path, run: RunSettings) -> Throwaway:
+    """Keys, a roster, and a run in an empty place."""
     settings = _Settings(
         data=folder / "data",
         database_url=storage.database_url,
@@ -118,22 +120,22 @@ def _founded(storage: Storage, folder: Path) -> _Federation:
     write_key(settings.key_path, server, KEY_PURPOSE)
     members = tuple(Member(name, key.public_key) for name, key in identities.items())
     roster = Roster("selftest", 1, c_max=1, n_min=3, server_public_key=server.public_key, members=members)
-    federation = _Federation(settings, root.public_key, roster, identities)
+    federation = Throwaway(settings, root, roster, identities)
     model = folder / "theta_0.safetensors"
     with model.open("wb") as file:
         size = sum(coordinates(manifest) for manifest in _MANIFESTS.values())
         write_safetensors(file, _ARCHITECTURE, _MANIFESTS, np.linspace(-1, 1, size, dtype=np.float32))
-    with _opened(federation) as ctx:
+    with opened(federation) as ctx:
         initialise(ctx, root.public_key)
         install_roster(ctx, sign_roster(roster, root))
-        run = RunSettings(name=RUN, method="UDEC", rounds=1, chunk_coordinates=_CHUNK)
         charter = draft_charter(run, roster, first_model(model), 1)
         start_run(ctx, sign_charter(charter, root), OperatorSettings(), model)
     return federation
 
 
 @contextlib.contextmanager
-def _opened(federation: _Federation) -> Iterator[Context]:
+def opened(federation: Throwaway) -> Iterator[Context]:
+    """The database and the keys of the throwaway server, beside it."""
     ctx = open_context(federation.settings)
     try:
         yield ctx
@@ -141,17 +143,24 @@ def _opened(federation: _Federation) -> Iterator[Context]:
         ctx.database.close()
 
 
-def _seats(federation: _Federation, url: str, stack: contextlib.ExitStack) -> list[Seat]:
-    """Everybody at the table of the first attempt, once the server has opened it."""
+def institutions_of(federation: Throwaway, url: str, stack: contextlib.ExitStack) -> list[Institution]:
+    """A connection to the server for every member, closed with ``stack``."""
     institutions = [Institution(url, name, key) for name, key in federation.identities.items()]
     for institution in institutions:
         stack.callback(institution.close)
+    return institutions
+
+
+def seats_of(federation: Throwaway, institutions: Sequence[Institution], past: bytes = b"") -> list[Seat]:
+    """Everybody at the table of the attempt that is open, once it is another than that of the specification ``past``.
+
+    SelftestError where the server opens none.
+    """
     deadline, state = time.monotonic() + WAIT_S, institutions[0].state()
-    while state.spec is None:
+    while state.spec is None or (spec := spec_of(state, federation.roster)).hash == past:
         if time.monotonic() > deadline:
             raise SelftestError(f"the server opened no round within {WAIT_S:.0f} s")
         state = institutions[0].state(state.version, 2.0)
-    spec = spec_of(state, federation.roster)
     return [Seat(one, federation.roster, spec, PART, seed) for seed, one in enumerate(institutions)]
 
 
@@ -186,28 +195,30 @@ def _start_over(seat: Seat) -> None:
     raise SelftestError("an institution that lost its secrets was let into a closed cohort")
 
 
-def _compare(federation: _Federation, survivors: list[Seat]) -> int:
-    """The published sums are the survivors' integer sums, exactly; how many coordinates were compared."""
+def compare(federation: Throwaway, survivors: Sequence[Seat]) -> int:
+    """The published sums are the survivors' integer sums, exactly; how many coordinates were compared. SelftestError"""
     one, part = survivors[0].institution, survivors[0].part
-    result = _published(federation, one)
+    result = _published(federation, one, survivors[0].spec)
     names = tuple(seat.name for seat in survivors)
     if result.survivors != names:
         raise SelftestError(f"the sum is of {result.survivors}, not of {names}")
-    data = one.send("GET", f"/v1/results/{RUN}/0/opened/{PART}").content
-    opened = ring.unpack(data, part.values.bits, part.values.coordinates)
-    if not np.array_equal(opened, expected_sum(survivors, part.values)):
+    place = f"{survivors[0].spec.run}/{survivors[0].spec.round}"
+    words = ring.unpack(
+        one.send("GET", f"/v1/results/{place}/opened/{PART}").content, part.values.bits, part.values.coordinates
+    )
+    if not np.array_equal(words, expected_sum(survivors, part.values)):
         raise SelftestError("the opened sum is not the sum of what the institutions encoded")
     if result.sums != tuple(int(word) for word in expected_sum(survivors, part.weights)):
         raise SelftestError("the opened sum of the weights is not the sum of the institutions' weights")
     return part.values.coordinates + part.weights.coordinates
 
 
-def _published(federation: _Federation, one: Institution) -> PartResult:
+def _published(federation: Throwaway, one: Institution, spec: RoundSpec) -> PartResult:
     deadline, state = time.monotonic() + WAIT_S, one.state()
-    while state.results < 1:
+    while state.results <= spec.round:
         if time.monotonic() > deadline:
             raise SelftestError(f"the server published no result within {WAIT_S:.0f} s")
         state = one.state(state.version, 2.0)
-    page = ResultsPage.model_validate_json(one.send("GET", f"/v1/results?run={RUN}&from=0").content)
-    (part,) = open_result(page.results[0], federation.roster).parts
+    page = one.send("GET", f"/v1/results?run={spec.run}&from={spec.round}").content
+    (part,) = open_result(ResultsPage.model_validate_json(page).results[0], federation.roster).parts
     return part

@@ -7,40 +7,34 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.e2e.conftest import NewFederation
-from tests.e2e.federation import Federation, wait_until
+from tests.adversary.conftest import NewLyingFederation, new_lying_federation
+from tests.adversary.support.defences import CHARTER
+from tests.adversary.support.lying_server import LyingFederation
+from tests.e2e.federation import wait_until
 
 from fedddpm.errors import PolicyError
 from fedddpm.generation.networks import load_network, newest_network
 from fedddpm.model.partition import flatten
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.updates.update_store import UpdateStore
-from fedddpm_aggregator.db import queries
-from fedddpm_aggregator.db.tables import RunRow
-from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+
+__all__ = ["new_lying_federation"]
 
 
-def ask_otherwise(fed: Federation, **terms: float) -> None:
-    """Give up the attempt and begin the next one, on the same base model under other ``terms``."""
-    with fed.context.transaction() as db:
-        run = db.get_one(RunRow, 1)
-        attempt = queries.newest_attempt(db, run.id, lock=True)
-        assert attempt is not None
-        close_attempt(fed.context, db, attempt, "nobody came")
-        for name, value in {"join_s": 6.0, **terms}.items():
-            setattr(run, name, value)
-        db.flush()
-        start_attempt(fed.context, db, run)
-        queries.bump_version(db)
+@pytest.fixture(autouse=True)
+def _without_charters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They refuse other terms before this rule has to."""
+    if CHARTER.is_there:
+        CHARTER.switch_off(monkeypatch)
 
 
-def joined(fed: Federation, count: int) -> None:
+def joined(fed: LyingFederation, count: int) -> None:
     wait_until(lambda: any(len(line.joined) >= count for line in fed.lines()), f"{count} JOINs")
 
 
-def begun(new_federation: NewFederation) -> tuple[Federation, str, list[str]]:
+def begun(new_lying_federation: NewLyingFederation) -> tuple[LyingFederation, str, list[str]]:
     """Four honest institutions, one conspirator allowed for; the victim alone has trained, for the first attempt."""
-    fed = new_federation("abcd", c_max=1)
+    fed = new_lying_federation("abcd", c_max=1)
     fed.start("FULL", learning_rate=1e-3, bits=32)
     victim, *others = fed.members
     fed.join_here(victim, rounds=1)
@@ -50,10 +44,10 @@ def begun(new_federation: NewFederation) -> tuple[Federation, str, list[str]]:
 
 @pytest.mark.parametrize("terms", [{"learning_rate": 1e-30}, {"learning_rate": 1e-4}, {"max_steps": 1}])
 def test_one_update_among_those_of_others_who_learn_nothing(
-    new_federation: NewFederation, terms: dict[str, float]
+    new_lying_federation: NewLyingFederation, terms: dict[str, float]
 ) -> None:
-    fed, victim, others = begun(new_federation)
-    ask_otherwise(fed, **terms)
+    fed, victim, others = begun(new_lying_federation)
+    fed.again(**terms)
     fed.join_here(*others, rounds=1)
     error = fed.failure_of(victim)
     assert isinstance(error, PolicyError)
@@ -63,14 +57,14 @@ def test_one_update_among_those_of_others_who_learn_nothing(
 
 
 def test_without_the_rule_the_sum_is_the_one_update(
-    new_federation: NewFederation, monkeypatch: pytest.MonkeyPatch
+    new_lying_federation: NewLyingFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack itself, with the defence switched off: this test would fail if it could not succeed at all."""
     monkeypatch.setattr(SpentLedger, "agree", _bind_to_anything)
     load = UpdateStore.load
     monkeypatch.setattr(UpdateStore, "load", lambda self, base, terms=None: load(self, base))
-    fed, victim, others = begun(new_federation)
-    ask_otherwise(fed, learning_rate=1e-30)
+    fed, victim, others = begun(new_lying_federation)
+    fed.again(learning_rate=1e-30)
     update = UpdateStore(fed.site(victim) / "state").load(fed.spec().base_model_hash)
     fed.join_here(*others, rounds=1)
     fed.end()
@@ -88,13 +82,13 @@ def _bind_to_anything(ledger: SpentLedger, base_model_hash: bytes, terms_hash: b
         )
 
 
-def _base(fed: Federation) -> np.ndarray:
+def _base(fed: LyingFederation) -> np.ndarray:
     return flatten(load_network(next(fed.folder.glob("*.safetensors")), "theta_0"))
 
 
-def test_the_same_terms_again_are_no_lie(new_federation: NewFederation) -> None:
-    fed, _, others = begun(new_federation)
-    ask_otherwise(fed)
+def test_the_same_terms_again_are_no_lie(new_lying_federation: NewLyingFederation) -> None:
+    fed, _, others = begun(new_lying_federation)
+    fed.again()
     fed.join_here(*others, rounds=1)
     fed.end()
     assert fed.results()[0].parts[0].survivors == tuple(fed.members)

@@ -101,7 +101,7 @@ def test_another_message_for_a_step_is_refused_and_kept(site: Site) -> None:
     drive(seats, ["join"])
     drive(seats[:1], ["share"])
     item = seats[0].shares_message.items[0]
-    changed = item.model_copy(update={"signature": bytes(64)})
+    changed = item.model_copy(update={"sealed": bytes(156)})
     shares = seats[0].shares_message.model_copy(update={"items": (changed, *seats[0].shares_message.items[1:])})
     assert problem_of(lambda: seats[0].post("shares", shares)) == (409, "conflicting-message")
     assert evidence(site) == 1
@@ -228,7 +228,7 @@ def test_the_interface_is_described_with_examples(site: Site) -> None:
         for path, methods in document["paths"].items()
         if "post" in methods and path.startswith("/v1/sessions/")
     ]
-    assert len(posts) == 5
+    assert len(posts) == 6
     for post in posts:
         content = post["requestBody"]["content"]["application/json"]
         assert content["schema"].get("examples") or content.get("examples"), post["summary"]

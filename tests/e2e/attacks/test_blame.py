@@ -1,4 +1,4 @@
-"""Four institutions as processes, one of them dishonest about shares: it is named, the others finish their round."""
+"""Four institutions as processes, one dishonest about shares: it is named, and the others finish their round."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seal(key, session, sender, recipient, pair, nonce):
 
 sealed.seal = seal
 """
-ANOTHER_SUM = """
+OTHER_DEAL = """
 from fedddpm_protocol.session import participant
 from fedddpm_protocol.session.session_secrets import SessionSecrets
 honest = participant.deal_shares
@@ -96,7 +96,7 @@ def evidence_in(fed: Federation) -> list[Evidence]:
 
 
 @pytest.mark.parametrize(
-    ("code", "offence"), [(GARBAGE, Offence.WRONG_SHARE), (ANOTHER_SUM, Offence.WRONG_SECRET)], ids=["share", "secret"]
+    ("code", "offence"), [(GARBAGE, Offence.WRONG_SHARE), (OTHER_DEAL, Offence.WRONG_SECRET)], ids=["share", "secret"]
 )
 def test_a_dishonest_dealer_costs_one_attempt(
     new_federation: NewFederation, tmp_path: Path, code: str, offence: Offence

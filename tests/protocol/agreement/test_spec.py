@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.protocol.support.sessions import SERVER, make_roster
 from tests.protocol.support.specs import make_spec
 
+from fedddpm_protocol.agreement.documents import open_result, open_spec
 from fedddpm_protocol.agreement.model_layout import TensorSpec
 from fedddpm_protocol.agreement.spec import (
     LOSS_LIMIT,
@@ -18,7 +20,9 @@ from fedddpm_protocol.agreement.spec import (
 from fedddpm_protocol.encoding.encoder import (
     Place,
 )
-from fedddpm_protocol.errors import EncodingError
+from fedddpm_protocol.errors import EncodingError, OtherVersionError
+from fedddpm_protocol.primitives.canonical import lp
+from fedddpm_protocol.wire.messages import SignedDocument
 
 
 def test_unknown_encodings_and_rings_are_refused() -> None:
@@ -74,3 +78,13 @@ def test_a_place_is_that_in_the_cohort() -> None:
     assert Place(0, 2, 5).hiding == 1
     with pytest.raises(EncodingError):
         Place.of("x", ("a", "b"))
+
+
+def test_another_version_of_the_protocol_is_refused_in_one_line() -> None:
+    """Not as a wrong signature: whoever reads it has to know that one side is to be updated."""
+    roster = make_roster(3)
+    old = lp(b"fedddpm/sa/1", b"whatever it was")
+    for opened, tag in ((open_spec, "spec"), (open_result, "result")):
+        document = SignedDocument(body=old, signature=SERVER.sign(tag, old))
+        with pytest.raises(OtherVersionError, match=r"is of fedddpm/sa/1, and this release speaks fedddpm/sa/2"):
+            opened(document, roster)

@@ -36,6 +36,15 @@ GOOD = {
         "deals": [DOCUMENT],
         "sharers": ["a"],
     },
+    "evidence": {
+        **{"spec": DOCUMENT, "session": "decoder", "joins": [DOCUMENT, DOCUMENT]},
+        "proof": {
+            "about": "item",
+            "deal": DOCUMENT,
+            "sealed": B64[156],
+            "accusation": {"id": "a", **DOCUMENT},
+        },
+    },
     "upload_status": {"chunks": {"decoder": {"0": "0" * 64}}, "complete": False},
     "survivors": {"survivors": [{"id": "a", "upload_digest": B64[32]}]},
     "confirmations": {"confirmations": [{"id": "a", "signature": SIGNATURE}]},

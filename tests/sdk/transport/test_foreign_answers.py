@@ -23,7 +23,7 @@ from fedddpm.state.folder import StateFolder
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi, SessionApi
 from fedddpm_protocol.wire.api import RunState
-from fedddpm_protocol.wire.messages import Confirmation, Join, Shares, Unmask, UploadManifest
+from fedddpm_protocol.wire.messages import Accusation, Confirmation, Deal, Join, Shares, Unmask, UploadManifest
 
 MIB = 2**20
 
@@ -39,7 +39,9 @@ def arguments(folder):
         "download_opened": ("run-1", 0, "decoder", folder / "o", 100),
         "join": (Join(body=b"x", signature=bytes(64)),),
         "cohort": (),
-        "post_shares": (Shares(items=()),),
+        "post_shares": (Shares(items=(), deal=Deal(body=b"x", signature=bytes(64))),),
+        "accuse": (Accusation(id="a", body=b"x", signature=bytes(64)),),
+        "evidence": ("0" * 64,),
         "share_inbox": (),
         "put_chunk": ("decoder", 0, b"x", 1),
         "upload_status": (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -29,15 +30,19 @@ def run(*command: str | Path, timeout_s: float = 900, **environment: str) -> str
 
 
 class Environment:
-    """A virtual environment that exists for one test module."""
+    """A virtual environment that exists for one test module.
+
+    The pip of the tests fills it, and only what is imported is compiled.
+    """
 
     def __init__(self, folder: Path) -> None:
-        venv.create(folder, with_pip=True)
+        venv.create(folder)
         self.python = folder / "bin" / "python"
+        self._pip = (sys.executable, "-m", "pip", "--python", self.python)
 
     def install(self, *what: str | Path, extra: tuple[str, ...] = ()) -> None:
-        run(self.python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, *extra, *what)
+        run(*self._pip, "install", "--quiet", "--no-compile", "-c", CONSTRAINTS, *extra, *what)
 
     def distributions(self) -> set[str]:
-        listing = run(self.python, "-m", "pip", "list", "--format=freeze")
+        listing = run(*self._pip, "list", "--format=freeze")
         return {line.split("==")[0].lower() for line in listing.splitlines()}

@@ -274,8 +274,7 @@ class Participation:
             charter = self._charters.accept(current.charter, current.run or "", self._our_roster())
             if charter is None:
                 return None  # until somebody here agrees to it
-            self._exclusions.learn(current, self._our_roster())
-            self._attempt = None if self._exclusions.keep_out(current) else self._begin(current.spec, charter)
+            self._attempt = None if self._is_kept_out(current) else self._begin(current.spec, charter)
             if self._attempt is None:
                 self._sat_out = current.spec
         if self._attempt is None:
@@ -283,6 +282,13 @@ class Participation:
         with self._reporter.busy(Work.PROTOCOL):
             self._attempt.advance(current.sessions)
         return self._telling.waits(current)
+
+    def _is_kept_out(self, current: RunState) -> bool:
+        """Whether this institution is not admitted now; the evidence against whomever it is was checked then."""
+        if not current.excluded:
+            return False
+        self._exclusions.learn(current, self._our_roster())
+        return self._exclusions.keep_out(current)
 
     def _begin(self, document: SignedDocument, charter: Charter) -> Attempt | None:
         """Check the specification, get the base model, train or take the stored update; None to sit it out."""

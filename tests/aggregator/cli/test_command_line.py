@@ -237,6 +237,7 @@ def test_the_rounds_table_has_room_without_a_terminal(
         survivors=names,
         sums=sums,
         reason=None,
+        verdicts=(),
         base_model="00" * 32,
         model=None,
         bits=16,

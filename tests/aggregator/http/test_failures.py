@@ -85,7 +85,11 @@ def test_a_full_disk_while_opening_delays_the_round(
     check_part(site, 0, seats)
 
 
-def test_single_uploads_are_deleted_once_the_result_is_durable(new_federation: NewFederation, serve: Serve) -> None:
+def test_single_uploads_are_deleted_once_the_result_is_durable(
+    new_federation: NewFederation, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none are kept for checks of the sum."""
+    monkeypatch.setenv("FEDDDPM_AGGREGATOR_KEEP_UPLOADS_S", "0")
     federation = new_federation()
     federation.start_run(rounds=1)
     site = serve(federation)

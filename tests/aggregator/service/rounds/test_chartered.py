@@ -72,7 +72,7 @@ def test_specifications_follow_over_failures_wraps_and_parts_that_stay_closed(fe
         specs += [begun(ctx, lineage)]
     places = [(spec.round, spec.attempt) for spec in specs]
     assert places == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
-    assert [spec.learning_rate for spec in specs] == [0.006 * left / 6 for left in (6, 5, 5, 4, 3)]
+    assert [spec.learning_rate for spec in specs] == [0.006 * (left / 6) for left in (6, 5, 5, 4, 3)]
     seeds = [spec.encoding_seed for spec in specs]
     assert seeds[1] == seeds[2]  # the number of an attempt is the aggregator's
     assert len(set(seeds)) == 4

@@ -114,6 +114,7 @@ def test_traffic_of_newcomers_failed_attempts_and_seeds() -> None:
             survivors=tuple(survivors),
             sums=(),
             reason=None,
+            verdicts=(),
             base_model="",
             model=model,
             clip_norm=10.0,

@@ -122,7 +122,7 @@ def test_a_sum_that_wraps_is_asked_for_again_in_the_widest_ring(new_federation: 
     again = spec_now(site)
     assert again.part("decoder").values.bits == 32
     assert again.base_model_hash == spec.base_model_hash
-    assert again.encoding_seed != spec.encoding_seed
+    assert again.encoding_seed == spec.encoding_seed  # attempts share it, or it could be searched by failing some
     seats = seats_of(site, spent=("a", "b", "c"))
     drive(seats, STEPS[:1])
     drive(seats[:3], STEPS[1:])

@@ -61,4 +61,38 @@ LARGE = Scenario(
 )
 EQUALS = Scenario("three equals", "", "", _SHARE)
 
-SCENARIOS = (HONEST, NOTHING, LITTLE, ONE_STEP, AGAIN, REPEATS, SOLVES, LARGE, EQUALS)
+CRAFTED = Scenario(
+    "crafted first model",
+    "One image of each of three institutions out of one sum: one step on a first model that the aggregator made, asked"
+    " of real clients by a lying server",
+    "each institution, before it trains",
+    _IMAGES,
+)
+PLANTED = Scenario(
+    "planted by a false sum",
+    "the same from a first model of a seed: after an honest round a false sum plants the trap",
+    "each institution, before it trains in the next round",
+    _IMAGES,
+)
+FLIPPED = Scenario(
+    "flipped update",
+    "One of four sends its update the other way round, as long as the clip norm lets it be",
+    "the aggregator and each institution, of three spoiled rounds; not who it was",
+    "mean held-out loss",
+)
+FALSE_SUM = Scenario(
+    "false sum",
+    "The aggregator publishes and signs a sum that nobody sent, within the clip norm",
+    "each institution that draws a false chunk",
+    "institutions that train on it",
+)
+WRONG_SHARES = Scenario(
+    "wrong shares",
+    "One of four deals shares that are not as committed, or of another secret, or reveals others than it was dealt",
+    "who is dealt them, and the aggregator; each institution checks the evidence",
+    "attempts that it costs",
+)
+
+MEASURED = (HONEST, NOTHING, LITTLE, ONE_STEP, AGAIN, REPEATS, SOLVES, LARGE, EQUALS)  # by benchmarks
+PLAYED = (CRAFTED, PLANTED, FLIPPED, FALSE_SUM, WRONG_SHARES)  # on real clients, or in their rounds, by tests
+SCENARIOS = (*MEASURED, *PLAYED)

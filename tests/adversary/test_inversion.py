@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from benchmarks.attack.scenario import REPEATS, SOLVES, Scenario
 from tests.adversary.conftest import NewLyingFederation
-from tests.adversary.support.defences import DEFENCES, SECRET_DRAWS, SEEDED_MODEL, Defence, all_but
+from tests.adversary.support.defences import AGAINST_PLANTED, AT_ONCE, SECRET_DRAWS, Defence, all_but
 from tests.adversary.support.inversion import PlantedTrap, Reached, Trap, few_images
 
 from fedddpm import LocalPolicyOptions
@@ -19,7 +19,6 @@ from fedddpm.errors import FedDDPMError
 
 CLIP_NORM = 2.0  # of which the planted trap needs a quarter
 RECOVERED, CHANCE = 0.9, 0.45  # correlation by name; of three images of 64 unrelated pixels, none comes near the second
-AGAINST_PLANTED = tuple(defence for defence in DEFENCES if defence is not SEEDED_MODEL)
 
 
 def attacked(
@@ -51,7 +50,7 @@ def test_without_defences_every_image_is_recovered_by_name(
     assert reached.chance.by_name < 0.1
 
 
-@pytest.mark.parametrize("on", DEFENCES, ids=lambda defence: defence.name)
+@pytest.mark.parametrize("on", AT_ONCE, ids=lambda defence: defence.name)
 def test_each_defence_alone_leaves_nothing(
     new_lying_federation: NewLyingFederation, monkeypatch: pytest.MonkeyPatch, on: Defence
 ) -> None:

@@ -69,6 +69,7 @@ class Throwaway:
     root_key: SigningKey
     roster: Roster
     identities: dict[str, SigningKey]
+    first_model: Path  # theta_0
 
 
 def run_selftest(database_url: str | None, blobs_url: str | None, steps: Steps) -> None:
@@ -103,7 +104,7 @@ def _run_over(storage: Storage, folder: Path, steps: Steps) -> None:
         step.result = f"{counts['audit entries']} audit entries, {counts['results']} result"
 
 
-def founded(storage: Storage, folder: Path, run: RunSettings) -> Throwaway:
+def founded(storage: Storage, folder: Path, run: RunSettings, charter_number: int = 1) -> Throwaway:
     """Keys, a roster, and a run in an empty place."""
     settings = _Settings(
         data=folder / "data",
@@ -120,15 +121,15 @@ def founded(storage: Storage, folder: Path, run: RunSettings) -> Throwaway:
     write_key(settings.key_path, server, KEY_PURPOSE)
     members = tuple(Member(name, key.public_key) for name, key in identities.items())
     roster = Roster("selftest", 1, c_max=1, n_min=3, server_public_key=server.public_key, members=members)
-    federation = Throwaway(settings, root, roster, identities)
     model = folder / "theta_0.safetensors"
+    federation = Throwaway(settings, root, roster, identities, model)
     with model.open("wb") as file:
         size = sum(coordinates(manifest) for manifest in _MANIFESTS.values())
         write_safetensors(file, _ARCHITECTURE, _MANIFESTS, np.linspace(-1, 1, size, dtype=np.float32))
     with opened(federation) as ctx:
         initialise(ctx, root.public_key)
         install_roster(ctx, sign_roster(roster, root))
-        charter = draft_charter(run, roster, first_model(model), 1)
+        charter = draft_charter(run, roster, first_model(model), charter_number)
         start_run(ctx, sign_charter(charter, root), OperatorSettings(), model)
     return federation
 

@@ -223,8 +223,8 @@ def _session(ctx: Context, db: Session, attempt: AttemptRow, spec: RoundSpec, ro
         select(JoinRow.member, JoinRow.in_cohort, JoinRow.dropped).where(JoinRow.session_id == row.id)
     ).all()
     did: dict[str, set[str]] = {step: set() for step in _STEPS}
-    messages = select(MessageRow.step, MessageRow.member).where(MessageRow.session_id == row.id)
-    for step, member in db.execute(messages.where(MessageRow.step.in_(_STEPS))):  # accusations end what they are about
+    sent = select(MessageRow.step, MessageRow.member).where(MessageRow.session_id == row.id)
+    for step, member in db.execute(sent.where(MessageRow.step.in_(_STEPS))):  # not accusations: they are no step
         did[step].add(member)
     durations = zip(_STEPS, (spec.shares_s, spec.masked_s, spec.confirm_s, spec.unmask_s), strict=True)
     return SessionSteps(

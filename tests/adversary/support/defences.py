@@ -3,13 +3,11 @@
 A test of a defence plays an attack with all others switched off: what is refused, or shows nothing, is then its doing
 alone. With all of them off the attack must succeed, or the test would show nothing.
 
-A row is played as soon as what it names is there: settings of an institution's policy, or a function that is replaced.
+What switches one off are settings of an institution's policy, or a function that is replaced.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -28,12 +26,6 @@ class Defence:
     policy: Mapping[str, object] = field(default_factory=dict)
     replaced: Mapping[str, Callable[..., object]] = field(default_factory=dict)  # by "module:name" or "module:A.name"
 
-    @property
-    def is_there(self) -> bool:
-        """Whether this release has it."""
-        settings = LocalPolicyOptions.model_fields.keys()
-        return self.policy.keys() <= settings and all(_exists(place) for place in self.replaced)
-
     def switch_off(self, patch: pytest.MonkeyPatch) -> Mapping[str, object]:
         """Switch it off until ``patch`` is undone; the settings of a policy that belong to it."""
         for place, value in self.replaced.items():
@@ -42,23 +34,22 @@ class Defence:
         return self.policy
 
 
-def _exists(place: str) -> bool:
-    module, _, name = place.partition(":")
-    if importlib.util.find_spec(module) is None:
-        return False
-    found: object = importlib.import_module(module)
-    for step in name.split("."):
-        found = getattr(found, step, None)
-    return found is not None
-
-
 def _public_seed(state: object) -> int:
     return institution_seed(state._member.decode(), secret=False)  # type: ignore[attr-defined]
 
 
 SECRET_DRAWS = Defence("secret draws", "", replaced={"fedddpm.rounds.round_update:training_seed": _public_seed})
-LEAST_WORK = Defence("least work", "images", policy={"min_images": 1, "min_steps": 1, "min_images_seen": 1})
+LEAST_WORK = Defence(
+    "least work", "your policy wants 32 (min_images)", policy={"min_images": 1, "min_steps": 1, "min_images_seen": 1}
+)
 SEEDED_MODEL = Defence("first model from a seed", "allow_weights", policy={"allow_weights": True})
+FIRST_GRADIENT = Defence("first gradient", "(max_small_gradients)", policy={"max_small_gradients": 1.0})
+WEIGHT_CHECKS = Defence(  # replaced: of units without weights some figures are no numbers, which no slack lets pass
+    "weight checks",
+    "weights as somebody makes them to see images in updates",
+    replaced={"fedddpm.rounds.round_update:require_honest_weights": lambda *_: None},
+)
+CHECKED_SUMS = Defence("checked sums", "the aggregator published a false sum", policy={"check_sums": 0.0})
 CHARTER = Defence(
     "charter",
     "the charter of run",
@@ -67,7 +58,9 @@ CHARTER = Defence(
         "fedddpm.rounds.run_history:require_follows": lambda *_: None,
     },
 )
-DEFENCES = tuple(defence for defence in (SECRET_DRAWS, LEAST_WORK, SEEDED_MODEL, CHARTER) if defence.is_there)
+DEFENCES = (SECRET_DRAWS, LEAST_WORK, SEEDED_MODEL, FIRST_GRADIENT, WEIGHT_CHECKS, CHECKED_SUMS, CHARTER)
+AT_ONCE = tuple(one for one in DEFENCES if one is not CHECKED_SUMS)  # against a trap that is the first model
+AGAINST_PLANTED = tuple(one for one in DEFENCES if one is not SEEDED_MODEL)  # against one that a false sum plants
 
 
 def all_but(on: Defence | None, patch: pytest.MonkeyPatch) -> LocalPolicyOptions:

@@ -22,7 +22,7 @@ from fedddpm_protocol.primitives import ring
 
 TINY = architecture_of(8, 1, "tiny")
 LEARNING_RATE = 0.01  # what institutions allow by themselves
-SETTING = Setting(TINY, names=200, evaluations=100, blind_evaluations=600)
+SETTING = Setting(TINY, names=1000, evaluations=100, blind_evaluations=600)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Trap:
     """One step on ``each`` images of everybody, from weights that make Adam's first step the gradient itself."""
 
     rounds = 1  # that it takes
+    evaluations = SETTING.evaluations  # of the search for images, at most
     moved = np.zeros(0, np.float32)  # how a false sum moves the model, where there is one
 
     def __init__(self, fed: LyingFederation, each: int, base: UNet | None = None) -> None:
@@ -83,7 +84,8 @@ class Trap:
     def spring(self, adversary: Scenario = REPEATS) -> Reached:
         """Solve the newest opened sum for the images."""
         opened, truth = self._fed.opened[-1], truth_of(self._fed, self._each)
-        found = search(SETTING, self.base, opened.spec, opened.mean, self._fed.members, self._each, adversary)
+        setting = replace(SETTING, evaluations=self.evaluations)
+        found = search(setting, self.base, opened.spec, opened.mean, self._fed.members, self._each, adversary)
         others = as_floats(pictures(60, 1000))
         reached = score(found, truth, others.mean(dim=0), named=adversary == REPEATS)
         return Reached(reached, chance(truth, others))
@@ -93,6 +95,7 @@ class PlantedTrap(Trap):
     """The same after an honest round on an honest first model: the sum of that round is said to be another one."""
 
     rounds = 2
+    evaluations = 400  # a network that looks at timesteps takes longer to solve
 
     def lay(self) -> None:
         """Sign what is honest in the first round, and lie about its sum."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fedddpm_aggregator.selftest.drill.attack import INSTITUTION, Attack, Verdict, refused
 from fedddpm_aggregator.selftest.drill.lying_table import LyingTable
 from fedddpm_aggregator.selftest.institution import Seat
+from fedddpm_protocol.agreement.charter import Charter, open_charter, sign_charter
 from fedddpm_protocol.agreement.documents import open_spec, sign_spec
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, require_follows
 from fedddpm_protocol.agreement.roster import Member, Roster, open_roster, sign_roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -22,7 +24,11 @@ from fedddpm_protocol.session.spent import SpentLog
 from fedddpm_protocol.wire.messages import Confirmation, Join, ShareItem, SignedDocument, Survivor
 
 T = TypeVar("T", Join, ShareItem, Survivor, Confirmation)
+CHOSEN = "the server decides what institutions train"
 HELPED = "institutions helped to open a sum over a set that they do not agree on"
+
+ONE_STEP = {"max_steps": 1, "learning_rate": 1.0}
+MADE = {"initial_model_hash": bytes(32), "initial_seed": b""}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Lied:
 
     root: SigningKey
     roster: Roster
+    charter: Charter
     document: SignedDocument  # the specification, as the server signed it
     spec: RoundSpec
     seats: Callable[..., list[Seat]]  # fresh ones; arguments go to every machine
@@ -65,6 +72,30 @@ def foreign_spec(lied: Lied) -> Verdict:
     """A specification signed by another key than the roster's."""
     signed = sign_spec(lied.spec, SigningKey.generate())
     return refused(INSTITUTION, lambda: open_spec(signed, lied.roster), "a specification of a stranger was taken")
+
+
+def altered_charter(lied: Lied) -> Verdict:
+    """Another training under the root's signature of this one."""
+    training = dataclasses.replace(lied.charter.training, learning_rate=1.0, max_steps=1, min_steps=1)
+    other = canonical.encode(dataclasses.replace(lied.charter, training=training))
+    signed = SignedDocument(body=other, signature=sign_charter(lied.charter, lied.root).signature)
+    return refused(INSTITUTION, lambda: open_charter(signed, lied.root.public_key), CHOSEN)
+
+
+def foreign_charter(lied: Lied) -> Verdict:
+    """The charter of another root."""
+    signed = sign_charter(lied.charter, SigningKey.generate())
+    return refused(INSTITUTION, lambda: open_charter(signed, lied.root.public_key), CHOSEN)
+
+
+def beside_the_charter(**changes: Any) -> Callable[[Lied], Verdict]:
+    """A first round that the server signed, with something in it that does not follow from the charter."""
+
+    def play(lied: Lied) -> Verdict:
+        signed = lied.spec.with_terms_hash(**changes)
+        return refused(INSTITUTION, lambda: require_follows(signed, lied.charter, NO_RESULTS), CHOSEN)
+
+    return play
 
 
 def unsigned_roster(lied: Lied) -> Verdict:
@@ -268,6 +299,10 @@ def replayed_confirmations(lied: Lied) -> Verdict:
 ATTACKS: tuple[Attack[Lied], ...] = (
     Attack("altered specification", "other terms under the old signature", altered_spec),
     Attack("foreign specification", "a specification signed by another key", foreign_spec),
+    Attack("altered charter", "another training under the root's signature", altered_charter),
+    Attack("foreign charter", "a charter of another root", foreign_charter),
+    Attack("terms beside the charter", "one step at another learning rate", beside_the_charter(**ONE_STEP)),
+    Attack("first model beside the charter", "weights that the server made", beside_the_charter(**MADE)),
     Attack("invented member", "a roster that the root did not sign", unsigned_roster),
     Attack("older roster", "a roster from before a member was removed", older_roster),
     Attack("other terms, same base", "the others are asked to learn nothing", other_terms),

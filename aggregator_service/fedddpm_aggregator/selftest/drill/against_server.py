@@ -1,9 +1,10 @@
-"""What strangers and members try on the server: no signatures, replays, other members' names, second content, shares
-that open nothing. The verdicts are those of the server that is served here, over HTTP."""
+"""What strangers and members try on the server: no signatures, replays, other members' names, second content, documents
+that nobody signed. The verdicts are those of the server that is served here, over HTTP."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import httpx
@@ -11,16 +12,18 @@ import httpx
 from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.selftest.drill.attack import INSTITUTION, NOBODY, SERVER, Attack, Verdict, refused
+from fedddpm_aggregator.selftest.drill.attack import NOBODY, SERVER, Attack, Verdict, refused
 from fedddpm_aggregator.selftest.institution import STEPS, Institution, ProblemError, Seat
 from fedddpm_aggregator.selftest.running import Throwaway, compare, opened, seats_of
 from fedddpm_aggregator.service.administration.rosters import install_roster
+from fedddpm_aggregator.service.administration.run_settings import OperatorSettings
+from fedddpm_aggregator.service.administration.runs import start_run
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_protocol.agreement.charter import Charter, open_charter, sign_charter
 from fedddpm_protocol.agreement.roster import sign_roster
-from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.wire.api import ShareInbox, UploadStatus
-from fedddpm_protocol.wire.messages import SignedDocument, Unmask
+from fedddpm_protocol.wire.messages import SignedDocument
 from fedddpm_protocol.wire.phases import Phase
 
 READ = "a stranger reads what is for members"
@@ -39,7 +42,7 @@ class Besieged:
         return self.institutions[0]
 
     def seats(self) -> list[Seat]:
-        """Everybody in a new attempt; what is left of the one before is given up."""
+        """Everybody in a new attempt but who sits out; what is left of the one before is given up."""
         if self._past:
             with opened(self.federation) as ctx, ctx.transaction() as db:
                 run = db.get_one(RunRow, 1)
@@ -49,15 +52,8 @@ class Besieged:
                     start_attempt(ctx, db, run)
         seats = seats_of(self.federation, self.institutions, self._past)
         self._past = seats[0].spec.hash
-        return seats
-
-    def failure_of(self, seat: Seat) -> str:
-        """Why the session of a seat failed; empty if it did not."""
-        with opened(self.federation) as ctx, ctx.database.read() as db:
-            attempt = queries.attempt_by_spec(db, seat.spec.hash.hex())
-            if attempt is None or attempt.status != "failed":
-                return ""
-            return "; ".join(row.reason or "it failed" for row in queries.sessions_of(db, attempt.id))
+        out = {one.member for one in self.one.state().excluded}
+        return [seat for seat in seats if seat.name not in out]
 
     def seats_after(self, last: str) -> list[Seat]:
         """As :meth:`seats`, when everybody has taken the steps up to ``last``."""
@@ -149,6 +145,32 @@ def unsigned_roster(besieged: Besieged) -> Verdict:
     return refused(SERVER, lambda: install(signed), "whoever reaches the server decides who is a member")
 
 
+def foreign_charter(besieged: Besieged) -> Verdict:
+    """A charter that the root did not sign, for the server."""
+    signed = sign_charter(_next_charter(besieged, 1), SigningKey.generate())
+    return refused(SERVER, lambda: _start(besieged, signed), "whoever reaches the server decides what is trained")
+
+
+def older_charter(besieged: Besieged) -> Verdict:
+    """A charter that the root signed before that of the run which goes on, and which would end it."""
+    signed = sign_charter(_next_charter(besieged, -1), besieged.federation.root_key)
+    return refused(SERVER, lambda: _start(besieged, signed), "a run that was called off comes back")
+
+
+def _next_charter(besieged: Besieged, after: int) -> Charter:
+    """The charter of another run in the place of this one, whose number is so much higher."""
+    document = besieged.one.state().charter
+    if document is None:
+        raise SelftestError("the server shows no charter")
+    charter = open_charter(document, besieged.federation.root_key.public_key)
+    return dataclasses.replace(charter, number=charter.number + after, run="other", ends=(charter.run,))
+
+
+def _start(besieged: Besieged, charter: SignedDocument) -> None:
+    with opened(besieged.federation) as ctx:
+        start_run(ctx, charter, OperatorSettings(), besieged.federation.first_model)
+
+
 # --- one member against another ---------------------------------------------------------------------------------------
 
 
@@ -215,50 +237,10 @@ def dropped(besieged: Besieged) -> Verdict:
     with contextlib.suppress(ProblemError):  # its JOIN says that its secrets are lost: nobody waits for it
         again.join(seq=2)
     take(survivors, STEPS[2:])
-    return _exact(besieged, survivors, f"{lost.name} is left out")
+    return exact(besieged, survivors, f"{lost.name} is left out")
 
 
-def a_wrong_secret(besieged: Besieged) -> Verdict:
-    """One member deals shares of another secret than the one that it committed to."""
-    seats = besieged.seats_after("join")
-    secrets = seats[-1].machine._secrets
-    if secrets is None:
-        raise SelftestError("a machine that has joined holds no secrets")
-    secrets.self_mask[0] ^= 1
-    return _never_wrong(besieged, seats, STEPS[1:])
-
-
-def a_wrong_share(besieged: Besieged) -> Verdict:
-    """One member reveals a share that it was never given."""
-    seats = besieged.seats_after("confirm")
-    *honest, liar = seats
-    take(honest, ("unmask",))
-    post = liar.post
-
-    def lie(step: str, message: Unmask) -> httpx.Response:
-        body = message.body[:-1] + bytes([message.body[-1] ^ 1])
-        return post(step, Unmask(id=liar.name, body=body, signature=liar.institution.key.sign("unmask", body)))
-
-    liar.post = lie  # type: ignore[assignment, method-assign]
-    return _never_wrong(besieged, seats, ("unmask",), (liar,))
-
-
-def _never_wrong(
-    besieged: Besieged, seats: Sequence[Seat], steps: Sequence[str], who: Sequence[Seat] | None = None
-) -> Verdict:
-    """Take the last ``steps``: whoever refuses notices, and a sum that opens must be the true one."""
-    try:
-        take(who or seats, steps)
-        seats[0].wait_for(Phase.DONE)
-    except ProtocolError as error:
-        return Verdict(f"{INSTITUTION}: {error}")
-    except (ProblemError, SelftestError) as error:
-        return Verdict(f"{SERVER}: {error}")
-    failure = besieged.failure_of(seats[0])
-    return Verdict(f"{SERVER}: {failure}") if failure else _exact(besieged, seats, "right shares were enough")
-
-
-def _exact(besieged: Besieged, survivors: Sequence[Seat], words: str) -> Verdict:
+def exact(besieged: Besieged, survivors: Sequence[Seat], words: str) -> Verdict:
     """The sum that was published is exactly that of ``survivors``, or something is wrong."""
     try:
         compare(besieged.federation, survivors)
@@ -275,12 +257,12 @@ ATTACKS: tuple[Attack[Besieged], ...] = (
     Attack("oversized body", "a chunk that is larger than any", oversized),
     Attack("operator's work", "a member asks to end the run", operators_work),
     Attack("unsigned roster", "a roster that the root did not sign", unsigned_roster),
+    Attack("foreign charter, at the server", "a run that the root did not sign", foreign_charter),
+    Attack("older charter", "a run from before the one that goes on", older_charter),
     Attack("another's name", "one member sends another's JOIN", anothers_name),
     Attack("another's shares", "a member looks for shares of others", anothers_shares),
     Attack("another's upload", "a member looks for a masked update", anothers_upload),
     Attack("second content", "a chunk is sent again with other bytes", second_content),
     Attack("altered manifest", "chunks are named that were not sent", altered_manifest),
     Attack("a member drops", "one is lost between its shares and its upload", dropped),
-    Attack("shares of a wrong secret", "what is dealt is not what was committed to", a_wrong_secret),
-    Attack("wrong share", "a share is revealed that was never dealt", a_wrong_share),
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedddpm_aggregator.errors import SelftestError
-from fedddpm_aggregator.selftest.drill import against_institutions, against_server
+from fedddpm_aggregator.selftest.drill import against_institutions, against_server, spoiling
 from fedddpm_aggregator.selftest.drill.against_institutions import Lied
 from fedddpm_aggregator.selftest.drill.against_server import Besieged
 from fedddpm_aggregator.selftest.drill.attack import Attack, T, Verdict
@@ -20,13 +20,15 @@ from fedddpm_aggregator.selftest.running import CHUNK, PART, Throwaway, founded,
 from fedddpm_aggregator.selftest.scratch import own_storage
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.administration.run_settings import RunSettings
+from fedddpm_protocol.agreement.charter import open_charter
 from fedddpm_protocol.errors import ProtocolError
 
 # More rounds than there are attacks that end one, and the ring in which a base model may be summed again.
 RUN = RunSettings(name="drill", method="UDEC", rounds=100, bits=32, chunk_coordinates=CHUNK)
 
 
-NAMES = (*(lie.name for lie in against_institutions.ATTACKS), *(attempt.name for attempt in against_server.ATTACKS))
+ON_SERVER = (*against_server.ATTACKS, *spoiling.ATTACKS)
+NAMES = (*(lie.name for lie in against_institutions.ATTACKS), *(attempt.name for attempt in ON_SERVER))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def run_drill(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedddpm-drill-")))
         storage = stack.enter_context(own_storage(database_url, blobs_url, folder, warn))
-        federation = founded(storage, folder, RUN)
+        federation = founded(storage, folder, RUN, charter_number=2)
         url = stack.enter_context(served_here(federation.settings))
         institutions = institutions_of(federation, url, stack)
         lied = _lied(federation, institutions)
@@ -68,7 +70,7 @@ def run_drill(
         for lie in against_institutions.ATTACKS:
             if not only or lie.name in only:
                 on_outcome(_played(lie, lied))
-        for attempt in against_server.ATTACKS:
+        for attempt in ON_SERVER:
             if not only or attempt.name in only:
                 on_outcome(_played(attempt, besieged))
 
@@ -76,14 +78,16 @@ def run_drill(
 def _lied(federation: Throwaway, institutions: list[Institution]) -> Lied:
     """What a liar has, from the specification that the server signed for the first attempt."""
     spec = seats_of(federation, institutions)[0].spec
-    document = institutions[0].state().spec
-    if document is None:
-        raise SelftestError("the server offers no round")
+    state = institutions[0].state()
+    document = state.spec
+    if document is None or state.charter is None:
+        raise SelftestError("the server offers no round with a charter")
 
     def seats(**machine: object) -> list[Seat]:
         return [Seat(one, federation.roster, spec, PART, seed, **machine) for seed, one in enumerate(institutions)]
 
-    return Lied(federation.root_key, federation.roster, document, spec, seats)
+    charter = open_charter(state.charter, federation.root_key.public_key)
+    return Lied(federation.root_key, federation.roster, charter, document, spec, seats)
 
 
 def _honest(lied: Lied) -> None:

@@ -17,11 +17,14 @@ from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.db.nonces import NonceBook
 from fedddpm_aggregator.errors import SelftestError
 from fedddpm_aggregator.selftest.drill.drilling import NAMES, Outcome, run_drill
-from fedddpm_aggregator.service.rounds import uploads
-from fedddpm_protocol.agreement import documents
+from fedddpm_aggregator.service.rounds import confirmations, uploads
+from fedddpm_protocol.agreement import documents, lineage
+from fedddpm_protocol.session import dealing, sealed
 from fedddpm_protocol.session.cohort import SurvivorSet
 from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.session_secrets import DealtPair
 from fedddpm_protocol.session.spent import SpentLog
+from fedddpm_protocol.wire.messages import Commitments
 
 DRILL = [sys.executable, "-m", "fedddpm_aggregator", "drill"]
 
@@ -47,13 +50,20 @@ def test_nothing_leaks_and_nothing_stays(new_postgresql_database: NewDatabase, t
     assert [*temporary.iterdir(), *(tmp_path / "blobs").iterdir()] == []
 
 
+def opened_whatever_it_is(session: bytes, dealer: str, line: Commitments, item: bytes, key: bytes) -> DealtPair:
+    return sealed.open_sealed(item, key, session, dealer, line.recipient)
+
+
 BREAKS = {  # a defence that is taken out, and what then leaks
     "altered specification": (documents, "_verify_server", lambda *_: None, "that nobody signed was taken"),
     "other terms, same base": (SpentLog, "agree", lambda *_: None, "one update alone"),
+    "terms beside the charter": (lineage, "_require_same", lambda *_: None, "the server decides what"),
     "different survivors": (SurvivorSet, "verify_confirmation", lambda *_: None, "that they do not agree on"),
     "second sum, one left out": (SpentLog, "recorded", lambda *_: (), "the update of e alone"),
     "replayed request": (NonceBook, "first", lambda *_: (True, 1), "a recorded request works again"),
     "second content": (uploads.queries, "refuse", lambda *_: None, "an update can be changed"),
+    "wrong share": (confirmations, "judge_answer", lambda *_: None, "nobody is named for it"),
+    "share not as committed": (dealing, "opened_as_dealt", opened_whatever_it_is, "can never be put together"),
 }
 
 

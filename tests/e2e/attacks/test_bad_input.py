@@ -68,7 +68,8 @@ def test_training_that_diverges_is_not_sent(new_federation: NewFederation) -> No
     fed = new_federation()
     fed.start(learning_rate=1e30, epochs=4)
     fed.proxy(fed.members[0])
-    refused(fed, 5, "Lower the learning rate", "nothing of this round has been sent")
+    above = {"max_learning_rate": 1e31}
+    refused(fed, 5, "Lower the learning rate", "nothing of this round has been sent", policy=above)
     assert not fed.proxy(fed.members[0]).requests("POST")
 
 

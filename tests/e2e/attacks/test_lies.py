@@ -115,11 +115,20 @@ def test_more_epochs_under_the_old_signature(new_federation: NewFederation) -> N
     assert "not signed by the aggregator that the roster names" in str(error)
 
 
-def test_more_epochs_than_the_institution_allows(new_federation: NewFederation) -> None:
-    """Signed by the aggregator itself: then the local policy decides."""
+def test_more_epochs_than_the_root_has_signed(new_federation: NewFederation) -> None:
+    """Signed by the aggregator itself: then the charter decides."""
     fed = new_federation()
     fed.start()
     fed.proxy(fed.members[0]).alter("GET /v1/state", in_state(lambda d: sign_spec(more_epochs(d), fed.context.key)))
+    error = refused_alone(fed)
+    assert isinstance(error, TransportError)
+    assert "1000 as epochs, from the charter of run run-1 follows" in str(error)
+
+
+def test_more_epochs_than_the_institution_allows(new_federation: NewFederation) -> None:
+    """Signed by the root itself: then the local policy decides."""
+    fed = new_federation()
+    fed.start(epochs=1000)
     error = refused_alone(fed, policy=LocalPolicyOptions(max_epochs=20))
     assert isinstance(error, PolicyError)
     assert "1000 as epochs, your policy allows 20" in str(error)

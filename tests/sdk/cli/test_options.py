@@ -98,6 +98,7 @@ OPTIONS: list[Row] = [
         "policy.disclose_samples",
         True,
     ),
+    ("--approve-runs", "policy: wait with each new run for fedddpm approve", None, "policy.approve_runs", True),
     (
         "--allow-two-party",
         "policy: hides from the server, not from the other party",

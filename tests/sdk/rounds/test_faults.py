@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from tests.protocol.support.charters import chartered
 from tests.protocol.support.sessions import make_roster
 from tests.protocol.support.specs import make_spec
 from tests.sdk.support.federation import NETWORK, SIZE
@@ -195,6 +196,7 @@ def test_a_wrong_clock_is_corrected_by_the_real_aggregator(fed, monkeypatch):
 def test_too_few_reporters_of_a_part_are_refused():
     roster = make_roster(4)
     document = SignedDocument(body=b"not opened again", signature=bytes(64))
-    accepted = AcceptedSpec(document, make_spec(roster, Method.USPLIT), roster, floor=3)
+    charter, spec = chartered(make_spec(roster, Method.USPLIT))
+    accepted = AcceptedSpec(document, spec, charter, roster, floor=3)
     with pytest.raises(PolicyError, match="too few to hide one update"):
         require_enough_reporters(accepted, roster.ids[0])

@@ -50,6 +50,7 @@ OTHERWISE = {
     "max_steps": 11,
     "batch_size": 5,
     "learning_rate": 2e-3,
+    "charter_hash": b"\x13" * 32,
 }
 
 

@@ -63,18 +63,25 @@ def guilty(sessions: Sessions, facts: Iterable[Node]) -> set[Told]:
 
 def left_out(sessions: Sessions, party: Party) -> Iterator[Facts]:
     """A sum; evidence from it, and from a session that was given up before it; and a sum without some."""
-    for spoil in (False, True):
+    for spoil in (False, True) if sessions.hands.members else (False,):
         yield from _left_out(Sessions(sessions.federation, spoil), party)
 
 
 def _left_out(sessions: Sessions, party: Party) -> Iterator[Facts]:
     federation = sessions.federation
     before = guilty(sessions, everybody(sessions, judged(federation, 9), fresh(sessions)))
-    for end in ends(sessions, party, sessions.explore(judged(federation, 0), fresh(sessions), OPEN)):
+    found = ends(sessions, party, sessions.explore(judged(federation, 0), fresh(sessions), OPEN))
+    for end in sorted(found, key=_most_answers):
         yield end.facts
         for told in _some_of(sorted(before | guilty(sessions, end.facts))):
             for outcome in _afterwards(sessions, end, told):
                 yield end.facts | outcome.facts
+
+
+def _most_answers(end: Outcome) -> tuple[int, int]:
+    """Sorts sums of everybody first."""
+    answers = [node for node in end.facts if node.label[0] == "answer"]
+    return -max((len(messages.cohort_of(node).ids) for node in answers), default=0), -len(answers)
 
 
 def _some_of(told: Sequence[Told]) -> Iterator[tuple[Told, ...]]:

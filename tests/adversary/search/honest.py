@@ -7,6 +7,7 @@ from member, offer and life, so the same messages lead to the same bytes and no 
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from fedddpm_protocol.errors import EncodingError, ProtocolError
 from fedddpm_protocol.primitives import canonical, keys, ring
 from fedddpm_protocol.primitives.keystream import MaskStream
 from fedddpm_protocol.session import participant as participant_module
+from fedddpm_protocol.session import verdicts
 from fedddpm_protocol.session.cohort import SessionPlan
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
@@ -301,14 +303,20 @@ class Watched(MaskStream):
 @contextmanager
 def watched() -> Iterator[pytest.MonkeyPatch]:
     """Streams that can be told apart; and no signature, key exchange or JOIN that was computed is computed again."""
+    gc.disable()  # there are many objects, and all of them are kept
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(participant_module, "MaskStream", Watched)
         for name, function in CACHED.items():
             patch.setattr(keys, name, function)
         patch.setattr(keys.SigningKey, "sign", _sign)
+        for name in ("open_spec", "session_plan"):
+            patch.setattr(verdicts, name, lru_cache(maxsize=100)(getattr(verdicts, name)))
         for message in (Join, Deal):
             patch.setattr(message, "parse", lru_cache(maxsize=10_000)(message.parse))
-        yield patch
+        try:
+            yield patch
+        finally:
+            gc.enable()
 
 
 CACHED = {

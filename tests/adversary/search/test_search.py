@@ -23,7 +23,12 @@ def test_nothing_is_given_away(case: Case) -> None:
     assert looked_at > 0 or case.name == "a roster of few"
 
 
-@pytest.mark.parametrize("name", FOUND)
+SLOW = {"a retry of five", "sharers of six"}  # and what is found in nothing smaller
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if FOUND[name].where in SLOW else ()) for name in FOUND]
+)
 def test_the_search_finds_what_a_weaker_protocol_gives_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for weaken in FOUND[name].weaken:
         weaken(monkeypatch)

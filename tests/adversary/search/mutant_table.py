@@ -34,6 +34,9 @@ FOUND: dict[str, Mutant] = {
     "each share is the secret": Mutant((dealt_for(lambda t: 1),), ONE),
     "confirmations are not verified": Mutant((m.CONFIRM_UNSIGNED,), WIDE),
     "confirmations are not counted": Mutant((enough(lambda self, count: True),), WIDE),
+    "one confirmation less is enough": Mutant(
+        (enough(lambda self, count: count >= self.sharing.cohort.threshold - 1),), RETRY
+    ),
     "one confirmation is enough": Mutant((enough(lambda self, count: count >= 1),), WIDE),
     "confirmations count twice": Mutant((around(P, "receive_confirmations", m._counting_messages),), WIDE),
     "hU3 does not name the survivors": Mutant((hu3(m._session, m._sharers),), WIDE),
@@ -47,6 +50,7 @@ FOUND: dict[str, Mutant] = {
     "an answer tells both secrets of survivors": Mutant(
         (m.tells(lambda s: ("self_mask", "mask_sk") if s else ("mask_sk",)),), ONE
     ),
+    "an answer tells the self masks of the dropped": Mutant((m.tells(lambda s: ("self_mask",)),), RETRY),
     "the floor is ignored": Mutant(m.NO_FLOOR, FLOORS),
     "the floor does not hold for survivors": Mutant((m.NO_FLOOR[2],), FLOORS),
     "n_min is ignored": Mutant((m.QUORUM_IS_T, *m.NO_FLOOR), FLOORS),
@@ -54,6 +58,7 @@ FOUND: dict[str, Mutant] = {
     "any set of sharers is enough": Mutant((m.SHARERS, m.NO_FLOOR[1]), ONE),
     "a roster may have n_min below c_max + 2": Mutant((m._lawless,), "a roster of few"),
     "SPENT is not written": Mutant((swap(L, "_keep", nothing),), RETRY),
+    "SPENT is not read when a machine starts": Mutant((m.UNREAD,), "a retry of four"),
     "SPENT is neither read nor checked": Mutant((m.UNREAD, m.UNCHECKED), RETRY),
     "SPENT is written after the answer": Mutant((around(P, "receive_confirmations", m._answers_first),), RETRY),
     "SPENT is lost at a restart": Mutant((around(L, "__init__", lambda init: lambda self, _=(): init(self)),), RETRY),
@@ -67,6 +72,7 @@ FOUND: dict[str, Mutant] = {
     "answers are not limited": Mutant(ANSWERS, "again and again"),
     "a release is never used up": Mutant((around(L, "_keep", m._never_used),), "there and back"),
     "a release frees for any survivors": Mutant((UNLOCKED, ANY_RELEASE), "a release"),
+    "a machine lets a release free for any survivors": Mutant((UNLOCKED,), "a release"),
     "a release frees another part": Mutant(
         (m.any_release("base_model_hash", "old_u3"), ANY_RELEASE), "a release of another part"
     ),
@@ -109,11 +115,6 @@ NOTHING_FOUND: dict[str, Mutant] = {
         (enough(lambda self, count: count >= self.sharing.cohort.roster.threshold(len(self.ids))),),
         why="survivors are at least t of the cohort, and their shares open nothing below t",
     ),
-    "one confirmation less is enough": Mutant(
-        (enough(lambda self, count: count >= self.sharing.cohort.threshold - 1),),
-        why="two sets of survivors with t - 1 confirmations each need all honest members, who answer once: no secret"
-        " gets t shares in both ways, and too few are in one only for a smaller sum",
-    ),
     "confirmations of those who dropped count": Mutant(
         (swap(S, "verify_confirmation", m._of_anybody),),
         why="an honest member confirms only a set that it is in, and t allows for all accomplices in any case",
@@ -125,9 +126,6 @@ NOTHING_FOUND: dict[str, Mutant] = {
         (hu3(m._session, m._names, m._digests),), why="U2 is in every mask, so other views of it do not cancel"
     ),
     "hU3 does not name the session": Mutant((hu3(m._sharers, m._names, m._digests),), why="hU2 names it"),
-    "an answer tells the self mask of the dropped": Mutant(
-        (m.tells(lambda s: ("self_mask",)),), why="then pair masks with them stay: the sum does not open"
-    ),
     "an answer tells the mask key of survivors": Mutant(
         (m.tells(lambda s: ("mask_sk",)),), why="then self masks stay: the sum does not open"
     ),
@@ -141,11 +139,9 @@ NOTHING_FOUND: dict[str, Mutant] = {
     "survivors may be fewer than the quorum": Mutant(
         (swap(m.Sharing, "survivors", m._any_survivors),), why="t of them have to confirm, and the floor holds n_min"
     ),
-    "SPENT is not read when a machine starts": Mutant((m.UNREAD,), why=COMMIT),
     "SPENT is not checked when it is written": Mutant((m.UNCHECKED,), why="the machine refuses before"),
     "SPENT does not hold for survivors": Mutant((NO_CHECK,), why=COMMIT),
     "answers are counted by the log only": Mutant((ANSWERS[1],), why=COMMIT),
-    "a machine lets a release free for any survivors": Mutant((UNLOCKED,), why=COMMIT),
     "the log does not look at releases": Mutant((ANY_RELEASE,), why="the machine holds to the released survivors"),
     "the own JOIN is not looked for": Mutant(
         (around(P, "receive_cohort", m._any_own_join),),

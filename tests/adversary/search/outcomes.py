@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tests.adversary.search.honest import Durable, Node
 from tests.adversary.search.knowledge import Party
-from tests.adversary.search.sessions import PLAIN, Outcome, Sessions, labels_of, profile_labels
-from tests.adversary.search.symmetry import Label, canonical, mask_of
+from tests.adversary.search.sessions import PLAIN, Outcome, Sessions, labels_of
+from tests.adversary.search.symmetry import Label, canonical, mask_of, profile_labels
 
 OPEN = replace(PLAIN, some_answer=True)
 TRICKS = replace(PLAIN, tricks=True)

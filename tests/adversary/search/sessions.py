@@ -16,7 +16,7 @@ from types import MappingProxyType
 from tests.adversary.search import messages
 from tests.adversary.search.honest import Durable, Federation, Node, Offer, committing, join, join_of, roots, upload
 from tests.adversary.search.messages import Accomplices, Filling, Parcel
-from tests.adversary.search.symmetry import Label, alike, canonical, mask_of
+from tests.adversary.search.symmetry import Label, alike, canonical, mask_of, profile_labels
 
 from fedddpm_protocol.errors import ProtocolError
 from fedddpm_protocol.session import participant as participant_module
@@ -396,17 +396,3 @@ def _splits(one: Shown, other: Shown) -> Iterator[tuple[Shown, Shown]]:
             right = {m: node for m, node in other.items() if m not in both or m not in first}
             if left and right:
                 yield left, right
-
-
-def profile_labels(durables: Sequence[Durable]) -> list[Label]:
-    """What members remember, to be compared under other names."""
-    labels = []
-    for member, durable in enumerate(durables):
-        for number, record in enumerate(durable.records):
-            ends = (record.release.old_u3, record.release.new_u3) if record.release else ((), ())
-            sets = (mask_of(record.u3), *(mask_of(end) for end in ends))
-            labels.append(Label("record", member, sets, (number, record.base_model_hash, record.part)))
-        kept = tuple(content[1:] for content in durable.stored)
-        labels += [Label("convicted", member, (mask_of([who]),), (base, part)) for base, part, who in durable.convicted]
-        labels.append(Label("kept", member, (), (kept, durable.terms, tuple(base for base, _ in durable.given))))
-    return labels

@@ -7,6 +7,8 @@ from functools import lru_cache
 from itertools import pairwise, permutations
 from typing import NamedTuple
 
+from tests.adversary.search.honest import Durable
+
 
 class Label(NamedTuple):
     """One thing that happened to a member: sets of members are bit masks, so that members can be renamed in it."""
@@ -66,3 +68,17 @@ def alike(labels: Sequence[Label], n: int, members: Sequence[int]) -> dict[int, 
         if swapped == now:
             found[other] = one
     return found
+
+
+def profile_labels(durables: Sequence[Durable]) -> list[Label]:
+    """What members remember, to be compared under other names."""
+    labels = []
+    for member, durable in enumerate(durables):
+        for number, record in enumerate(durable.records):
+            ends = (record.release.old_u3, record.release.new_u3) if record.release else ((), ())
+            sets = (mask_of(record.u3), *(mask_of(end) for end in ends))
+            labels.append(Label("record", member, sets, (number, record.base_model_hash, record.part)))
+        kept = tuple(content[1:] for content in durable.stored)
+        labels += [Label("convicted", member, (mask_of([who]),), (base, part)) for base, part, who in durable.convicted]
+        labels.append(Label("kept", member, (), (kept, durable.terms, tuple(base for base, _ in durable.given))))
+    return labels

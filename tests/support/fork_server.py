@@ -45,6 +45,7 @@ COMMANDS = {  # by name: the entry point of pyproject.toml, and what a run of it
         "encodings.idna",
     ),
 }
+SET_BY_LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CUDA_MODULE_LOADING")  # in this process, once they are used
 DECIDED_BY_IMPORTS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "LC_", "LANG", "TZ", "COVERAGE_", "CUDA_", "TORCH")
 
 
@@ -216,7 +217,8 @@ def _server(name: str) -> ForkServer:
 
 
 def _decided(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(DECIDED_BY_IMPORTS)}
+    decided = (name for name in environment if name.startswith(DECIDED_BY_IMPORTS) and name not in SET_BY_LIBRARIES)
+    return {name: environment[name] for name in decided}
 
 
 def _descriptor(file: int | IO[bytes] | IO[str]) -> int:

@@ -13,6 +13,7 @@ from tests.e2e.federation import Federation
 
 from fedddpm.errors import PolicyError, TransportError
 from fedddpm.rounds import rollback_check
+from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
@@ -64,9 +65,11 @@ def older_roster(_: Federation, old: State, now: State) -> State:
 
 
 def another_ground(fed: Federation, old: State, now: State) -> State:
-    """A signed specification over another result."""
+    """A signed specification over another result, with the seed that follows from it."""
     spec = canonical.decode(RoundSpec, SignedDocument.model_validate(now["spec"]).body)
-    signed = sign_spec(dataclasses.replace(spec, previous_result=bytes(32)), fed.context.key)
+    charter = canonical.decode(Charter, SignedDocument.model_validate(now["charter"]).body)
+    seed = charter.encoding_seed(spec.round, bytes(32))
+    signed = sign_spec(dataclasses.replace(spec, previous_result=bytes(32), encoding_seed=seed), fed.context.key)
     return now | {"spec": json.loads(signed.model_dump_json())}
 
 

@@ -24,8 +24,7 @@ __all__ = ["new_lying_federation"]
 @pytest.fixture(autouse=True)
 def _without_charters(monkeypatch: pytest.MonkeyPatch) -> None:
     """They refuse other terms before this rule has to."""
-    if CHARTER.is_there:
-        CHARTER.switch_off(monkeypatch)
+    CHARTER.switch_off(monkeypatch)
 
 
 def joined(fed: LyingFederation, count: int) -> None:

@@ -52,7 +52,7 @@ def test_they_say_and_end_as_the_installed_program(
     name: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    environment = os.environ | {"COLUMNS": "100"}
+    environment = fork_server.as_at_the_start(os.environ) | {"COLUMNS": "100"}
     process = start(name, *arguments, environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert isinstance(process, ForkedProcess)
     done = subprocess.run(

@@ -216,6 +216,11 @@ def _server(name: str) -> ForkServer:
     return ForkServer(name)
 
 
+def as_at_the_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` with what imports decide by as it was when these tests began, whatever was set since."""
+    return {name: value for name, value in environment.items() if name not in _decided(environment)} | _DECIDED
+
+
 def _decided(environment: Mapping[str, str]) -> dict[str, str]:
     decided = (name for name in environment if name.startswith(DECIDED_BY_IMPORTS) and name not in SET_BY_LIBRARIES)
     return {name: environment[name] for name in decided}

@@ -58,6 +58,7 @@ def test_values_arrive_in_site_toml_as_they_were_written() -> None:
         "warn_share": 0.5,
         "max_share": 0.8,
         "stop_on_alarm": True,
+        "approve_runs": False,
         "min_bits": 8,
         "check_sums": 2,
         "require_checks": True,

@@ -45,6 +45,7 @@ COMMANDS = {  # by name: the entry point of pyproject.toml, and what a run of it
         "encodings.idna",
     ),
 }
+_ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads of a library that is imported cannot be forked
 SET_BY_LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CUDA_MODULE_LOADING")  # in this process, once they are used
 DECIDED_BY_IMPORTS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "LC_", "LANG", "TZ", "COVERAGE_", "CUDA_", "TORCH")
 
@@ -106,7 +107,7 @@ class ForkServer:
             command = [sys.executable, "-P", str(PROGRAM), str(theirs.fileno()), *COMMANDS[name]]
             self._process = subprocess.Popen(
                 command,
-                env={name: value for name, value in os.environ.items() if name not in changed} | _DECIDED,
+                env={name: value for name, value in os.environ.items() if name not in changed} | _ALONE | _DECIDED,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -7,6 +7,7 @@ from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity
 from fedddpm.rounds.rollback_check import WentBackError
 from fedddpm.rounds.run_history import RunHistory
+from fedddpm.rounds.trust import STOP_AND_CALL
 from fedddpm.state.charter_book import CharterBook
 from fedddpm.state.folder import StateFolder
 from fedddpm.transport.problems import ProblemError
@@ -14,8 +15,6 @@ from fedddpm_protocol.agreement.charter import Charter, open_charter
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import CharterError, OlderCharterError
 from fedddpm_protocol.wire.messages import SignedDocument
-
-_CALL = "Stop, and call the federation's coordinator before you go on"
 
 
 class CharteredRuns:
@@ -59,7 +58,7 @@ class CharteredRuns:
         try:
             self._book.write(document, charter, approved=not self._must_approve)
         except OlderCharterError as error:
-            raise WentBackError(str(error), _CALL) from error
+            raise WentBackError(str(error), STOP_AND_CALL) from error
         return charter if self._is_approved(charter) else None
 
     def _require_over(self, before: Charter, charter: Charter, roster: Roster) -> None:

@@ -27,7 +27,7 @@ from fedddpm_protocol.errors import OlderRosterError, ResultError, RosterError, 
 from fedddpm_protocol.primitives import keys
 from fedddpm_protocol.wire.messages import SignedDocument
 
-_CALL = "Stop, and call the federation's coordinator before you go on"
+STOP_AND_CALL = "Stop, and call the federation's coordinator before you go on"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def accept_roster(document: SignedDocument, root: bytes, state: StateFolder) -> 
         ) from error
     except RosterError as error:
         refusal = WentBackError if isinstance(error, OlderRosterError) else PolicyError
-        raise refusal(f"the aggregator's roster is refused: {error}", _CALL) from error
+        raise refusal(f"the aggregator's roster is refused: {error}", STOP_AND_CALL) from error
     return roster
 
 
@@ -90,7 +90,7 @@ def expected_network(asked: Architecture, options: LocalPolicyOptions) -> UNet:
     with torch.device("meta"):
         own = UNet(asked.image_size, asked.channels, asked.preset, classes=asked.classes)
     if own.architecture != asked:
-        raise PolicyError(f"the round trains {asked}, which is not the network of this package", _CALL)
+        raise PolicyError(f"the round trains {asked}, which is not the network of this package", STOP_AND_CALL)
     return own
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from fedddpm.errors import StateError
 from fedddpm.state.database import open_database, unusable
 from fedddpm.state.folder import StateFolder
+from fedddpm.state.report import no_state
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.errors import CharterError, OlderCharterError
 from fedddpm_protocol.primitives import canonical
@@ -105,7 +106,7 @@ def approve_newest(folder: Path, number: int) -> None:
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     path = folder / "state.sqlite"
     if not path.is_file():
-        raise StateError(f"{folder} holds no state of an institution", "Give the state_dir of fedddpm participate")
+        raise no_state(folder)
     try:
         with contextlib.closing(open_database(path)) as db:
             yield db

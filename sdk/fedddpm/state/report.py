@@ -58,7 +58,7 @@ def read_state(folder: Path) -> StateReport:
                 " FROM runs LEFT JOIN traffic ON traffic.run = runs.run GROUP BY runs.run"
             ).fetchall()
         except sqlite3.Error as error:
-            raise _no_state(folder) from error
+            raise no_state(folder) from error
     newest = facts.get("newest-run", b"").decode()
     reports = [RunReport(row[0], row[1], row[2], bool(row[3]), folder / row[4], *row[5:]) for row in rows]
     return StateReport(
@@ -85,16 +85,17 @@ def parameters_in(model: Path) -> int | None:
 def _open(folder: Path) -> Iterator[sqlite3.Connection]:
     path = folder / "state.sqlite"
     if not path.is_file():
-        raise _no_state(folder)
+        raise no_state(folder)
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     except sqlite3.Error as error:
-        raise _no_state(folder) from error
+        raise no_state(folder) from error
     try:
         yield db
     finally:
         db.close()
 
 
-def _no_state(folder: Path) -> StateError:
+def no_state(folder: Path) -> StateError:
+    """Where a folder was given that no institution has worked with."""
     return StateError(f"{folder} holds no state of an institution", "Give the state_dir of fedddpm participate")

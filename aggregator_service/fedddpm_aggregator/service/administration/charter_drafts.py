@@ -12,7 +12,7 @@ from fedddpm_aggregator.service.rounds.chartered import Place, round_spec
 from fedddpm_aggregator.vectors.model_files import Network
 from fedddpm_protocol.agreement.charter import OBJECTIVES, OPTIMIZERS, Charter, TrainingRules, Travel
 from fedddpm_protocol.agreement.clipping import CLIPPINGS
-from fedddpm_protocol.agreement.lineage import Lineage
+from fedddpm_protocol.agreement.lineage import NO_RESULTS
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Manifest, require_name
 from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
@@ -63,7 +63,7 @@ def require_rounds(charter: Charter, roster: Roster, manifests: Mapping[str, Man
     try:
         for bits in (WIDEST_BITS, charter.travel.first_bits, charter.travel.bits):
             rings = dict.fromkeys(Method(charter.method).sessions, ValuesRing(bits))
-            spec = round_spec(charter, Lineage(), place, roster, manifests, rings, _SOME_SECONDS)
+            spec = round_spec(charter, NO_RESULTS, place, roster, manifests, rings, _SOME_SECONDS)
             for part in spec.parts:
                 _require_mixing(part, charter.travel.chunk_coordinates)
     except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_protocol.agreement.charter import Charter
-from fedddpm_protocol.agreement.lineage import Lineage
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, Lineage
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Manifest
 from fedddpm_protocol.agreement.result import RoundResult
@@ -45,7 +45,7 @@ def charter_of(run: RunRow) -> Charter | None:
 
 def lineage_of(run: RunRow) -> Lineage:
     """What the next specification of a run follows from, beside its charter."""
-    return Lineage() if run.lineage is None else canonical.decode(Lineage, run.lineage)
+    return NO_RESULTS if run.lineage is None else canonical.decode(Lineage, run.lineage)
 
 
 def follow_result(run: RunRow, result: RoundResult) -> None:

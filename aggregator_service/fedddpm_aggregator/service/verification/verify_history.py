@@ -28,7 +28,7 @@ from fedddpm_aggregator.service.verification.verify_rounds import Chain, verify_
 from fedddpm_aggregator.service.verification.verify_sessions import verify_session, verify_verdicts
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.documents import version_of
-from fedddpm_protocol.agreement.lineage import Lineage
+from fedddpm_protocol.agreement.lineage import NO_RESULTS
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector
 from fedddpm_protocol.agreement.model_metadata import manifests_of
@@ -156,7 +156,7 @@ class _Run:
     ) -> None:
         self._ctx, self._run, self._rosters, self._counts, self._step = ctx, run, rosters, counts, step
         self._read_rosters = read_rosters
-        self._chain, self._lineage = Chain(run.first_base), Lineage()
+        self._chain, self._lineage = Chain(run.first_base), NO_RESULTS
         self._charter: Charter | None = None
 
     def verify(self) -> None:

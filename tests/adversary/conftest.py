@@ -4,18 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.adversary.support.lying_server import LyingFederation
+from tests.support.one_thread import one_thread
+
+__all__ = ["one_thread"]
 
 NewLyingFederation = Callable[..., LyingFederation]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

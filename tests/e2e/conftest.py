@@ -4,20 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.e2e.federation import Federation, InstalledFederation
+from tests.support.one_thread import one_thread
 from tests.support.postgresql import new_postgresql_database
 
-__all__ = ["new_postgresql_database"]
+__all__ = ["new_postgresql_database", "one_thread"]
 NewFederation = Callable[..., Federation]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from tests.adversary.search import algebra, messages
-from tests.adversary.search.algebra import PRIME, Row, spans
+from tests.adversary.search.algebra import Row, spans
 from tests.adversary.search.honest import Federation, Node
+from tests.support.elimination import PRIME
 
 from fedddpm_protocol.agreement.roster import Release
 from fedddpm_protocol.errors import ProtocolError

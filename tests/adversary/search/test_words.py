@@ -7,13 +7,13 @@ from random import Random
 
 import numpy as np
 import pytest
-from tests.adversary.search.algebra import PRIME, echelon
 from tests.adversary.search.cases import one, two
 from tests.adversary.search.honest import WORDS, Federation, Offer, values, watched
 from tests.adversary.search.knowledge import Party, history
 from tests.adversary.search.mutant_table import MUTANTS
 from tests.adversary.search.outcomes import OPEN, Facts
 from tests.adversary.search.sessions import PLAIN, Breadth, Sessions
+from tests.support.elimination import PRIME, echelon
 
 from fedddpm_protocol.primitives.keystream import MaskStream
 

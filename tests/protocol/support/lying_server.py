@@ -11,11 +11,12 @@ that leave nothing to learn (a learning rate of 1e-30) is zero, which the advers
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
 
 from tests.protocol.support.sessions import identity_of, inbox_of, inputs_for, make_plan, make_roster, mask_all
+from tests.support.elimination import echelon
 
 from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import ProtocolError
@@ -29,7 +30,6 @@ from fedddpm_protocol.session.spent import SpentLog
 from fedddpm_protocol.wire.messages import Confirmation, Join, JoinBody, Shares, Survivor
 from fedddpm_protocol.wire.phases import ClientState
 
-PRIME = 2**61 - 1
 NOTHING = 255  # terms under which nothing is learned
 SEGMENTS = (SegmentSpec("part", 32, 1, "fixed-point"), SegmentSpec("part.weights", 32, 3, "integers"))
 
@@ -259,7 +259,7 @@ class World:
         for member in self.honest:
             others = [index for index, (whose, _) in enumerate(columns) if whose != member]
             own = [index for index, (whose, _) in enumerate(columns) if whose == member]
-            alone = _reduced([row[index] for index in (*others, *own)] for row in sums)
+            alone = echelon([row[index] for index in (*others, *own)] for row in sums)
             if any(not any(row[: len(others)]) for row in alone):
                 found.append(f"something of {member} alone can be computed")
         return found
@@ -273,7 +273,7 @@ class World:
             signs = self._unknown_masks(upload)
             row = [signs.get(mask, 0) for mask in masks]
             rows.append(row + [int(column == upload.content) for column in sorted(self.columns)])
-        return [row[len(masks) :] for row in _reduced(rows) if not any(row[: len(masks)])]
+        return [row[len(masks) :] for row in echelon(rows) if not any(row[: len(masks)])]
 
     def _unknown_masks(self, upload: Upload) -> dict[tuple[bytes, str, str], int]:
         signs = {}
@@ -285,19 +285,3 @@ class World:
             low, high = sorted((peer, upload.member))
             signs[upload.session_id + upload.hu2, low, high] = 1 if upload.member == low else -1
         return signs
-
-
-def _reduced(rows: Iterable[list[int]]) -> list[list[int]]:
-    """Echelon form modulo PRIME, without zero rows; rows led by later columns come last."""
-    left = [[value % PRIME for value in row] for row in rows]
-    done: list[list[int]] = []
-    for column in range(len(left[0]) if left else 0):
-        pivot = next((row for row in left if row[column]), None)
-        if pivot is None:
-            continue
-        left.remove(pivot)
-        scale = pow(pivot[column], -1, PRIME)
-        lead = [value * scale % PRIME for value in pivot]
-        left = [[(v - row[column] * u) % PRIME for v, u in zip(row, lead, strict=True)] for row in left]
-        done.append(lead)
-    return done

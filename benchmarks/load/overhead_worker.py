@@ -18,7 +18,7 @@ from fedddpm.rounds import participation
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.trust import AcceptedSpec
-from fedddpm.state.folder import StateFolder
+from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport.connection import Connection
 from fedddpm.transport.endpoints import FederationApi
 from fedddpm.updates.local_update import LocalUpdate, local_parts
@@ -28,10 +28,9 @@ from fedddpm_protocol.agreement.methods import Method
 class ReadyUpdate(RoundUpdate):
     """Says "ready" when it has an update, and goes on when it is told to."""
 
-    def of(self, accepted: AcceptedSpec) -> LocalUpdate:
+    def of(self, accepted: AcceptedSpec, position: RunPosition) -> LocalUpdate:
         """Random numbers of the right shape, in place of a training."""
         spec = accepted.spec
-        position = self._history.arrive(spec, accepted.charter, accepted.roster)
         self._ledger.agree(spec.base_model_hash, spec.terms.hash)
         model = self._history.network(position, spec)
         size = sum(part.parameters for part in spec.parts)

@@ -301,9 +301,10 @@ class Participation:
         self._shares.require_small(accepted.spec)
         self._telling.takes_part(accepted.spec)
         with self._reporter.busy(Work.PROTOCOL):
-            self._history.arrive(accepted.spec, accepted.charter, accepted.roster)  # who is new follows the chain
+            # Who is new follows the chain of results first.
+            position = self._history.arrive(accepted.spec, accepted.charter, accepted.roster)
         self._alarms.require_quiet(accepted.spec)
-        update = self._own.of(accepted)
+        update = self._own.of(accepted, position)
         if update is None:
             return None
         attempt = Attempt(accepted, self._seat, self._transport, update, self._reporter)

@@ -44,19 +44,17 @@ class RoundUpdate:
         self._store, self._feedback, self._history = store, feedback, history
         self._reporter, self._telling = reporter, telling
 
-    def of(self, accepted: AcceptedSpec) -> LocalUpdate | None:
-        """The update for an accepted specification, durable before it is returned; None where it was given and is lost.
+    def of(self, accepted: AcceptedSpec, position: RunPosition) -> LocalUpdate | None:
+        """The update for a specification at its position, durable before it is returned; None where it is lost.
 
         None also where too little work is behind it: time ended its training below the institution's floor.
 
         Raises:
             TermsError: this base model was trained on under other terms.
             PolicyError: the base model, or its first gradient, is as somebody makes it to read updates.
-            TrainingError: it holds NaN or infinity. As ``RunHistory.arrive`` and ``network`` otherwise.
+            TrainingError: it holds NaN or infinity. As ``RunHistory.network`` otherwise.
         """
         spec = accepted.spec
-        with self._reporter.busy(Work.PROTOCOL):
-            position = self._history.arrive(spec, accepted.charter, accepted.roster)
         self._ledger.agree(spec.base_model_hash, spec.terms.hash)
         stored = self._store.load(spec.base_model_hash, spec.terms.hash)
         if stored is not None:

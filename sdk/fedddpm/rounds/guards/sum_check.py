@@ -89,11 +89,11 @@ class SumCheck:
             return
         checked: dict[str, SumChecked] = {}
         try:
-            document, result, roster = self._result(position)
+            document, result = self._result(position)
             for part in result.parts:
                 confirmed = self._confirmed(result, part)
                 if confirmed is not None:
-                    checked[part.part] = self._check(document, result, part, confirmed, roster)
+                    checked[part.part] = self._check(document, result, part, *confirmed)
         except UnreachableError:
             raise  # it is away; the check is made at the next start
         except (TransportError, PeerProtocolError) as error:
@@ -105,25 +105,24 @@ class SumCheck:
         """What was checked of a result by this process, by session."""
         return self._last[1] if self._last[0] == result.hash else {}
 
-    def _result(self, position: RunPosition) -> tuple[SignedDocument, RoundResult, Roster]:
-        """The signed result at ``position``, as it was taken; with the roster under which it is signed."""
+    def _result(self, position: RunPosition) -> tuple[SignedDocument, RoundResult]:
+        """The signed result at ``position``, as it was taken."""
         documents = self._transport.results(position.run, position.next_round - 1)
         newest = self._state.roster_document
         if not documents or newest is None:
             raise MalformedError("the aggregator shows no such result any more", "aggregator")
-        roster = open_roster(newest, self._root)
-        result = open_result(documents[0], roster)
+        result = open_result(documents[0], open_roster(newest, self._root))
         if result.hash != position.last_result:
             raise MalformedError("the aggregator shows another result than before", "aggregator")
-        return documents[0], result, roster
+        return documents[0], result
 
-    def _confirmed(self, result: RoundResult, part: PartResult) -> ConfirmedSum | None:
-        """What was confirmed here for this sum; None where this institution is in no such sum."""
+    def _confirmed(self, result: RoundResult, part: PartResult) -> tuple[ConfirmedSum, RoundSpec, Roster] | None:
+        """What was confirmed here for this sum, and under what; None where this institution is in no such sum."""
         confirmed = self._sums.of(part.part) if part.opened else None
         if confirmed is not None:
-            spec = open_spec(confirmed.spec, open_roster(confirmed.roster, self._root))
+            spec = open_spec(confirmed.spec, agreed := open_roster(confirmed.roster, self._root))
             if spec.hash == result.spec_hash:
-                return confirmed
+                return confirmed, spec, agreed
         if self._member in part.survivors:
             self._reporter.sum_not_checked(
                 f"the sum of part {part.part} of round {result.round + 1} is not checked: what this institution"
@@ -132,9 +131,14 @@ class SumCheck:
         return None
 
     def _check(
-        self, document: SignedDocument, result: RoundResult, part: PartResult, confirmed: ConfirmedSum, roster: Roster
+        self,
+        document: SignedDocument,
+        result: RoundResult,
+        part: PartResult,
+        confirmed: ConfirmedSum,
+        spec: RoundSpec,
+        agreed: Roster,
     ) -> SumChecked:
-        spec = open_spec(confirmed.spec, agreed := open_roster(confirmed.roster, self._root))
         survivors = confirmed_survivors(confirmed, agreed, spec)
         proof = FalseSum(confirmed=confirmed, result=document)
         try:

@@ -17,25 +17,32 @@ from tests.e2e.federation import Federation
 import fedddpm.rounds.session
 from fedddpm.identity import Identity
 from fedddpm.updates.update_store import UpdateStore
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.session.participant import Participant
 
 
 class Recorder:
     """A random source for one participant that remembers what must stay secret.
 
-    The first four draws of 32 bytes are two private keys, the self mask and the JOIN's public nonce; later draws of 32
-    bytes are coefficients of the shared secrets, and of 12 bytes public nonces.
+    Of its draws of 32 bytes the first four are two private keys, the self mask and the JOIN's public nonce. The
+    coefficients of both shared secrets follow, then two nonces for each dealt pair: the self mask's is opened with its
+    share, the mask key's stays secret as long as nobody is released. Draws of 12 bytes are public nonces of seals.
     """
 
-    def __init__(self, kept: list[bytes]) -> None:
-        self._kept, self._draws = kept, 0
+    def __init__(self, kept: list[bytes], threshold: int) -> None:
+        self._kept, self._coefficients, self._draws = kept, 2 * (threshold - 1), 0
 
     def __call__(self, size: int) -> bytes:
         drawn = secrets.token_bytes(size)
-        self._draws += 1
-        if size == 32 and self._draws != 4:
-            self._kept.append(drawn)
+        if size == 32:
+            if not self._is_opened(self._draws):
+                self._kept.append(drawn)
+            self._draws += 1
         return drawn
+
+    def _is_opened(self, number: int) -> bool:
+        dealt = number - 4 - self._coefficients
+        return number == 3 or (dealt >= 0 and dealt % 2 == 0)
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
@@ -107,9 +114,12 @@ def check_keys(fed: Federation) -> None:
 def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPatch) -> None:
     fed = new_federation("abc", c_max=1)
     kept: list[bytes] = []
+    thresholds: list[int] = []
 
-    def recording(**arguments: object) -> Participant:
-        return Participant(**arguments, random_bytes=Recorder(kept))  # type: ignore[arg-type]
+    def recording(*, roster: Roster, **arguments: object) -> Participant:
+        thresholds.append(roster.threshold(len(fed.members)))
+        recorder = Recorder(kept, thresholds[-1])
+        return Participant(roster=roster, random_bytes=recorder, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fedddpm.rounds.session, "Participant", recording)
     fed.start(rounds=2)
@@ -129,13 +139,22 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
     hold.go_on.set()
     fed.end()
     check_keys(fed)
-    assert len(kept) >= 2 * 2 * 5, "two members, two sessions, three secrets and two coefficients"
+    assert len(thresholds) == 2 * 2
+    assert min(thresholds) > 1
+    assert len(kept) == sum(3 + 2 * (threshold - 1) + len(fed.members) for threshold in thresholds), (
+        "keys, coefficients, and a nonce of each pair: two members in two rounds"
+    )
     everything = list(contents([fed.folder]))
     for secret in kept:
         assert not places(secret, everything)
 
 
-def test_folders_are_closed_to_others(new_federation: NewFederation) -> None:
+@pytest.mark.parametrize(("keep_s", "kept"), [("0", 0), ("3600", 3)])
+def test_folders_are_closed_to_others(
+    new_federation: NewFederation, monkeypatch: pytest.MonkeyPatch, keep_s: str, kept: int
+) -> None:
+    """Masked uploads of the last round stay only where they are kept for its sum to be checked, and closed as well."""
+    monkeypatch.setenv("FEDDDPM_AGGREGATOR_KEEP_UPLOADS_S", keep_s)
     fed = new_federation("abc")
     fed.start()
     hold = fed.proxy(fed.members[0]).hold("POST .*/upload")
@@ -145,4 +164,6 @@ def test_folders_are_closed_to_others(new_federation: NewFederation) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0, folder
     hold.go_on.set()
     fed.end()
-    assert [path for path in (fed.data / "blobs").rglob("*") if "uploads" in path.parts and path.is_file()] == []
+    uploads = [path for path in (fed.data / "blobs" / "uploads").rglob("*") if path.is_file()]
+    assert len({path.relative_to(fed.data / "blobs" / "uploads").parts[2] for path in uploads}) == kept
+    assert stat.S_IMODE(fed.data.stat().st_mode) & 0o077 == 0

@@ -34,6 +34,7 @@
         ├── CommitmentError         too few shares are there that match their commitments
         │   └── MisdealtError           they all do, and do not make up the secret
         ├── EvidenceError           evidence that convicts nobody
+        ├── OtherUpdateError        an update that was opened to the auditor is not what was sent
         └── ResultError             a published result that does not follow from what was opened
             ├── WrappedSumError         the sum was too large for its ring
             └── FalseSumError           it is not the sum of what was sent
@@ -263,6 +264,12 @@ class EvidenceError(PeerProtocolError):
     """Messages that do not show what they should, or not from this session."""
 
     code = "evidence"
+
+
+class OtherUpdateError(PeerProtocolError):
+    """A member showed the auditor other words than those that it sent under its mask."""
+
+    code = "other-update"
 
 
 class ResultError(PeerProtocolError):

@@ -106,6 +106,16 @@ class Federation(LocalFederation):
         """A command of the SDK, in this process."""
         return _invoke(sdk_app, arguments)
 
+    def name_auditor(self, auditor: str) -> Path:
+        """A new auditor's key, in a roster that is in force; the file of the key."""
+        key = self.folder / f"{auditor}.key"
+        shown = self.aggregator("auditor", "keygen", "--out", key, "--auditor", auditor)
+        public = key.with_suffix(".pub").read_text().strip()
+        assert f"{auditor}={public}" in shown
+        self.sign_roster("add", "--auditor", f"{auditor}={public}")
+        self.install_roster()
+        return key
+
     def start(self, method: str = "UDEC", rounds: int = 1, *, seeded: bool = True, **options: object) -> None:
         """theta_0 and a run, and the aggregator's process."""
         self.begin(method, rounds, seeded=seeded, **options)

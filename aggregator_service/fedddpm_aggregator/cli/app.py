@@ -16,6 +16,7 @@ import typer
 from fedddpm_aggregator.app import KEY_PURPOSE, data_directory, prepare_directory
 from fedddpm_aggregator.cli import healthcheck
 from fedddpm_aggregator.cli.audit import show_audit
+from fedddpm_aggregator.cli.auditor import auditor_app
 from fedddpm_aggregator.cli.exit_codes import Commands, one_line_errors
 from fedddpm_aggregator.cli.federation import federation_app
 from fedddpm_aggregator.cli.operator import operator_app
@@ -41,6 +42,7 @@ is, then federation install. Commands work while the server runs; it notices wit
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 app.add_typer(federation_app, name="federation")
 app.add_typer(operator_app, name="operator")
+app.add_typer(auditor_app, name="auditor")
 app.command("audit")(show_audit)
 
 

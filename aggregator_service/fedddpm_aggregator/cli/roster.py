@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -20,12 +21,13 @@ from fedddpm_aggregator.service.administration.roster_files import (
     write_roster,
 )
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.roster import Member, Release, Roster
+from fedddpm_protocol.agreement.roster import Auditor, Member, Release, Roster
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import fingerprint
 from fedddpm_protocol.untrusted.redaction import quoted
 
+T = TypeVar("T")
 roster_app = typer.Typer(no_args_is_help=True, help="Sign rosters with the federation's root key, offline.")
 RosterFile = Annotated[Path, typer.Argument(help="file of the signed roster")]
 Root = Annotated[Path, typer.Option(help="file of the federation's root key")]
@@ -34,6 +36,10 @@ MembersFile = Annotated[Path | None, typer.Option(help="file with one ID=PUBHEX 
 Operators = Annotated[
     list[str] | None,
     typer.Option("--operator", help="ID=PUBHEX of who may start, pause and end runs from afar; repeat for several"),
+]
+AuditorOption = Annotated[
+    str | None,
+    typer.Option("--auditor", help="ID=PUBHEX (auditor keygen) of who may be shown single updates by consent"),
 ]
 Corrupt = Annotated[int, typer.Option(min=0, help="with shards: how many of all members may conspire")]
 
@@ -47,6 +53,7 @@ def create(
     member: Members = None,
     members_file: MembersFile = None,
     operator: Operators = None,
+    auditor: AuditorOption = None,
     c_max: Annotated[int, typer.Option(min=0, help="institutions that may conspire with the aggregator")] = 0,
     n_min: Annotated[int, typer.Option(min=2, help="smallest set whose sum may be opened")] = 3,
     shard_size: Annotated[int, typer.Option(min=0, help="most members of a shard; 0: one sum of everybody")] = 0,
@@ -66,6 +73,7 @@ def create(
         members=_sorted(members),
         operators=_sorted([_member(text, "--operator") for text in operator or ()]),
         sharding=(new_draw(shard_size, corrupt),) if shard_size else (),
+        auditors=_auditors(auditor),
     )
     write_roster(roster, first, key, new=True)
     _show(first)
@@ -78,15 +86,20 @@ def add(
     member: Members = None,
     members_file: MembersFile = None,
     operator: Operators = None,
+    auditor: AuditorOption = None,
 ) -> None:
-    """Enrol members or operators: sign the next version with them. An id that is enrolled gets the new key."""
+    """Enrol members, operators or an auditor: sign the next version with them. An id that is enrolled gets the new key.
+
+    A new auditor takes the place of another one.
+    """
     current = read_roster(roster, read_key(root, ROOT_PURPOSE))
     new = {
         "members": _merged(current.members, _named(member, members_file)),
         "operators": _merged(current.operators, [_member(text, "--operator") for text in operator or ()]),
+        "auditors": _auditors(auditor) or current.auditors,
     }
-    if new == {"members": current.members, "operators": current.operators}:
-        raise OperatorError("nothing would change; name somebody with --member, --members-file or --operator")
+    if all(getattr(current, name) == value for name, value in new.items()):
+        raise OperatorError("nothing would change; name --member, --members-file, --operator or --auditor")
     _replace(roster, root, next_version(current, **new))
 
 
@@ -96,16 +109,19 @@ def remove(
     root: Root,
     member: Annotated[list[str] | None, typer.Option("--member", help="id; repeat for several")] = None,
     operator: Annotated[list[str] | None, typer.Option("--operator", help="id; repeat for several")] = None,
+    auditor: Annotated[str | None, typer.Option("--auditor", help="id")] = None,
 ) -> None:
-    """Remove members or operators: sign the next version without them."""
+    """Remove members, operators or the auditor: sign the next version without them."""
     current = read_roster(roster, read_key(root, ROOT_PURPOSE))
-    gone = set(member or ()), set(operator or ())
-    unknown = (gone[0] - set(current.ids)) | (gone[1] - {one.id for one in current.operators})
-    if unknown or not (gone[0] | gone[1]):
+    gone: tuple[set[str], ...] = (set(member or ()), set(operator or ()), set() if auditor is None else {auditor})
+    there = current.ids, [one.id for one in current.operators], [one.id for one in current.auditors]
+    unknown = {name for named, known in zip(gone, there, strict=True) for name in named.difference(known)}
+    if unknown or not any(gone):
         raise OperatorError(f"not in the roster: {', '.join(sorted(unknown)) or 'nobody was named'}")
     left = tuple(old for old in current.members if old.id not in gone[0])
     operators = tuple(old for old in current.operators if old.id not in gone[1])
-    _replace(roster, root, next_version(current, members=left, operators=operators))
+    auditors = tuple(old for old in current.auditors if old.id not in gone[2])
+    _replace(roster, root, next_version(current, members=left, operators=operators, auditors=auditors))
     if len(left) < current.n_min:  # not refused: a stolen key must go at once
         print(f"note: {len(left)} members are fewer than n_min {current.n_min}; enrol more before a round can begin")
 
@@ -175,6 +191,8 @@ def _show(roster: Roster) -> None:
     console().print(f"aggregator key: {fingerprint(roster.server_public_key)}")
     for operator in roster.operators:
         console().print(f"operator {operator.id}: {fingerprint(operator.public_key)}")
+    for one in roster.auditors:
+        console().print(f"auditor {one.id}: {fingerprint(one.sealing_key)}; may be shown single updates by consent")
     for rules in roster.sharding:
         sizes = rules.sizes(len(roster.members))
         console().print(
@@ -203,11 +221,19 @@ def _merged(old: tuple[Member, ...], new: list[Member]) -> tuple[Member, ...]:
 
 
 def _member(text: str, where: str = "--member") -> Member:
+    return _with_key(text, where, Member)
+
+
+def _auditors(text: str | None) -> tuple[Auditor, ...]:
+    return () if text is None else (_with_key(text, "--auditor", Auditor),)
+
+
+def _with_key(text: str, where: str, made: Callable[[str, bytes], T]) -> T:
     name, equals, key = text.partition("=")
     if not equals:
         raise OperatorError(f"{where} {quoted(text)} must be ID=PUBHEX: the id, an equals sign, the public key in hex")
     try:
-        return Member(name, _hex(key, 32))
+        return made(name, _hex(key, 32))
     except (ValueError, OperatorError) as error:
         raise OperatorError(f"{where} {quoted(name)} must be ID=PUBHEX: {error}") from error
 

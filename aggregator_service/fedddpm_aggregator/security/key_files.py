@@ -6,22 +6,27 @@ import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fedddpm_aggregator.security.private_files import PrivateFileError, read_and_judge
 from fedddpm_protocol.errors import MalformedError
-from fedddpm_protocol.primitives.keys import SigningKey
+from fedddpm_protocol.primitives.keys import SealingKey, SigningKey
 from fedddpm_protocol.untrusted.json_reading import read_json
 from fedddpm_protocol.untrusted.plain_text import message
 from fedddpm_protocol.untrusted.redaction import may_be_shown, named
 
 SERVER_PURPOSE, ROOT_PURPOSE = "fedddpm-aggregator", "fedddpm-federation-root"
-OPERATOR_PURPOSE = "fedddpm-operator"
+OPERATOR_PURPOSE, AUDITOR_PURPOSE = "fedddpm-operator", "fedddpm-auditor"
+_SIGNING, _SEALING = "ed25519_seed", "x25519_private"  # the field that holds the key
+Key = TypeVar("Key")
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _NAMES = {
     SERVER_PURPOSE: "the aggregator's own private key (server.key, made by init)",
     ROOT_PURPOSE: "the federation's private root key (made by federation root-keygen)",
     OPERATOR_PURPOSE: "an operator's private key (made by operator keygen)",
+    AUDITOR_PURPOSE: "the auditor's private key (made by auditor keygen)",
 }
 _PUBLIC, _NO_KEY = "a public key (64 hex digits)", "not a key file"
 _PUBLIC_KEY = re.compile("[0-9a-fA-F]{64}")
@@ -34,14 +39,15 @@ class KeyFileError(Exception):
         super().__init__(message(text))
 
 
-def write_key(path: Path, key: SigningKey, purpose: str, owner: str | None = None) -> None:
+def write_key(path: Path, key: SigningKey | SealingKey, purpose: str, owner: str | None = None) -> None:
     """Store a new key with mode 0600, and its public half (hex) beside it as ``NAME.pub``.
 
     ``owner`` is the id that the key's requests are signed with.
 
     Raises KeyFileError if the file exists: a key is never overwritten.
     """
-    fields = {"purpose": purpose, "ed25519_seed": key.seed.hex()} | ({"id": owner} if owner is not None else {})
+    field, secret = (_SIGNING, key.seed) if isinstance(key, SigningKey) else (_SEALING, key.private)
+    fields = {"purpose": purpose, field: secret.hex()} | ({"id": owner} if owner is not None else {})
     content = json.dumps(fields) + "\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -58,13 +64,22 @@ def write_key(path: Path, key: SigningKey, purpose: str, owner: str | None = Non
 
 def read_key(path: Path, purpose: str) -> SigningKey:
     """The key in ``path``; KeyFileError says what is wrong and what to do."""
+    return _read(path, purpose, lambda fields: SigningKey(bytes.fromhex(fields[_SIGNING])))
+
+
+def read_sealing_key(path: Path) -> SealingKey:
+    """The auditor's key in ``path``; KeyFileError as :func:`read_key`."""
+    return _read(path, AUDITOR_PURPOSE, lambda fields: SealingKey(bytes.fromhex(fields[_SEALING])))
+
+
+def _read(path: Path, purpose: str, made: Callable[[Any], Key]) -> Key:
     wanted = _NAMES[purpose]
     try:
         text, objection = read_and_judge(path)
         found = _kind_of(text)
         if found != wanted:
             raise KeyFileError(f"{path} is {found}; expected is {wanted}")
-        key = SigningKey(bytes.fromhex(read_json(text)["ed25519_seed"]))
+        key = made(read_json(text))
     except PrivateFileError as error:
         cause = error.__cause__
         if not may_be_shown(str(path)):

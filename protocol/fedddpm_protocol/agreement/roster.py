@@ -36,6 +36,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Auditor:
+    """Who may be shown single updates, each by its member's consent: where a sum broke the rules, whose it was."""
+
+    id: str
+    sealing_key: bytes  # X25519
+
+    def __post_init__(self) -> None:
+        require_name("auditor id", self.id)
+        try:
+            keys.require_session_key(self.sealing_key)
+        except MalformedError as error:
+            raise ValueError(f"the sealing key of {self.id}: {error}") from error
+
+
+@dataclass(frozen=True)
 class Release:
     """The root's permission to sum the same base model and part once more, over other survivors."""
 
@@ -109,6 +124,7 @@ class Roster:
     releases: tuple[Release, ...] = ()
     operators: tuple[Member, ...] = added_later(())  # who may start, pause and end runs from afar
     sharding: tuple[Sharding, ...] = added_later(())  # one, or none: all members stand in one sum
+    auditors: tuple[Auditor, ...] = added_later(())  # one, or none
 
     def __post_init__(self) -> None:
         require_name("federation", self.federation)
@@ -123,6 +139,8 @@ class Roster:
             raise ValueError("the aggregator must not hold the identity of a member")
         self._check_operators()
         self._check_sharding()
+        if len(self.auditors) > 1:
+            raise ValueError("a roster has one auditor at most")
         if not 1 <= self.version <= MAX_VERSION:
             raise ValueError(f"roster versions go from 1 to {MAX_VERSION}")
         if self.n_min < max(3, self.c_max + 2) and not (self.n_min == 2 and self.c_max == 0):
@@ -196,6 +214,11 @@ class Roster:
             if operator.id == operator_id:
                 return operator.public_key
         raise UnknownMemberError(f"{operator_id!r} is no operator in roster version {self.version}", operator_id)
+
+    @property
+    def auditor(self) -> Auditor | None:
+        """Who may be shown single updates by consent."""
+        return self.auditors[0] if self.auditors else None
 
     def releases_pair(self, base: bytes, part: str, old_u3: tuple[str, ...], new_u3: tuple[str, ...]) -> bool:
         """Whether the root released exactly this step from old to new survivors."""

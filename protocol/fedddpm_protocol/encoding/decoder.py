@@ -85,6 +85,25 @@ def check_opened(
     return energy.reference * unit
 
 
+def check_single(
+    spec: RoundSpec, part: PartSpec, energy: Energy, sums: Sequence[int], cohort: int
+) -> tuple[float, float]:
+    """The norm of one member's own words (``energy``, its weights segment ``sums``), and the largest that it may have.
+
+    ResultError if its weight or a loss is outside what was agreed. A norm that is too large raises nothing.
+    """
+    if not energy.complete or len(sums) != len(SUM_FIELDS):
+        raise ResultError(f"{part.values.coordinates} values of part {part.name!r} and their sums expected")
+    weight, *losses = sums
+    least = WEIGHT_UNITS if spec.weighting == "equal" else 1
+    if not least <= weight <= WEIGHT_UNITS:
+        raise ResultError(f"a weight of {weight} units is outside {least} to {WEIGHT_UNITS}")
+    if any(loss >= LOSS_LIMIT * LOSS_UNITS for loss in losses):
+        raise ResultError("a loss is outside the agreed range")
+    unit, rounding = _unit_and_rounding(spec, part, cohort, weight, 1)
+    return energy.root_mean_square * unit, spec.clip_norm * (1 + _CLIPPING) + rounding
+
+
 def _unit_and_rounding(
     spec: RoundSpec, part: PartSpec, cohort: int, weight: int, survivors: int
 ) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Long-lived Ed25519 identities and short-lived X25519 session keys.
+"""Long-lived Ed25519 identities, short-lived X25519 session keys, and an auditor's X25519 key.
 
 Signatures cover ``LP(prefix + tag, message)``, so a signature for one purpose is never valid for another.
 """
@@ -46,6 +46,30 @@ class SigningKey:
     def sign(self, tag: str, message: bytes) -> bytes:
         """``Sign(tag, message)``, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.seed).sign(label(tag, message))
+
+
+@dataclass(frozen=True, repr=False)
+class SealingKey:
+    """A long-lived X25519 private key that others seal to; never shown by ``repr``."""
+
+    private: bytes  # 32 bytes
+
+    @classmethod
+    def generate(cls) -> SealingKey:
+        """A fresh key from the system's CSPRNG."""
+        return cls(X25519PrivateKey.generate().private_bytes_raw())
+
+    def __post_init__(self) -> None:
+        if len(self.private) != KEY_BYTES:
+            raise MalformedError(f"an X25519 private key has {len(self.private)} bytes instead of {KEY_BYTES}")
+
+    def __repr__(self) -> str:
+        return f"SealingKey(public={self.public_key.hex()})"
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        return x25519_public(self.private)
 
 
 def verify(public_key: bytes, tag: str, message: bytes, signature: bytes, blame: str | None = None) -> None:

@@ -30,12 +30,13 @@ from fedddpm_protocol.errors import (
     SurvivorsError,
 )
 from fedddpm_protocol.primitives import canonical, keys, ring
-from fedddpm_protocol.primitives.keystream import MaskStream, Scratch
+from fedddpm_protocol.primitives.keystream import Scratch
 from fedddpm_protocol.primitives.shamir import RandomBytes
 from fedddpm_protocol.session import mask_seeds
 from fedddpm_protocol.session.cohort import Cohort, SessionPlan, Sharing, SurvivorSet, open_cohort, samples_message
 from fedddpm_protocol.session.dealing import deal_shares, open_shares
-from fedddpm_protocol.session.session_secrets import SessionSecrets
+from fedddpm_protocol.session.masking import Stream, mask_streams, masked
+from fedddpm_protocol.session.session_secrets import SessionSecrets, seal_secrets
 from fedddpm_protocol.session.spent import SpentRecord, check_answers
 from fedddpm_protocol.wire.messages import (
     Accusation,
@@ -98,7 +99,7 @@ class Participant:
         self._survivors: SurvivorSet | None = None
         self._newest_roster = roster
         self._upload_digest = b""
-        self._streams: dict[str, list[tuple[MaskStream, int]]] = {}
+        self._streams: dict[str, list[Stream]] = {}
         self._scratch = Scratch()
         self._chunks: dict[str, dict[int, bytes]] = {segment.name: {} for segment in plan.segments}
 
@@ -182,9 +183,8 @@ class Participant:
             if self.accusation is not None:
                 dealers = [one.dealer for one in self.accusation.parse().accused]
                 raise AccusationError(f"the shares of {', '.join(dealers)} are not what was committed to", dealers[0])
-            self._streams = {
-                segment.name: self._mask_streams(segment.name, segment.bits) for segment in self.plan.segments
-            }
+            own = (self.member_id, bytes(held.mask_private), bytes(held.self_mask))
+            self._streams = {segment.name: mask_streams(self._sharing, *own, segment) for segment in self.plan.segments}
 
     def mask_chunk(self, segment_name: str, index: int, words: ring.Words) -> bytes:
         """Step 3, part two, MASKED: packed ``words + self mask + pair masks`` of one chunk; ``words`` is overwritten.
@@ -197,10 +197,7 @@ class Participant:
         start, count = chunk_span(segment, self.plan.chunk_coordinates, index)
         if words.shape != (count,) or words.dtype != ring.word_dtype(segment.bits):
             raise EncodingError(f"chunk {index} of {segment_name!r} has {count} words, got {words.dtype}{words.shape}")
-        for stream, sign in self._streams[segment_name]:
-            stream.combine(words, start, sign, self._scratch)
-        ring.reduce_in_place(words, segment.bits)
-        packed = ring.pack(words, segment.bits)
+        packed = masked(words, start, self._streams[segment_name], segment, self._scratch)
         digest = hashlib.sha256(packed).digest()
         if self._chunks[segment_name].setdefault(index, digest) != digest:
             self.abort()
@@ -227,6 +224,17 @@ class Participant:
             manifest = UploadManifest(chunks=chunks, samples=samples, samples_signature=signature)
             self._upload_digest = sharing.verify_manifest(self.member_id, manifest)
             return manifest
+
+    def secrets_for(self, auditor: bytes) -> bytes:
+        """The secrets of this session's masks, sealed to the roster's ``auditor`` (X25519 public key).
+
+        Kept at home, they open this member's update to the auditor if the member gives them away (see
+        :mod:`fedddpm_protocol.session.opened_update`); to anybody else they are noise.
+        """
+        if self.state not in (ClientState.UPLOADED, ClientState.CONFIRMED):
+            raise PhaseError(f"sealing secrets to the auditor is not allowed in state {self.state.value!r}")
+        session_id = self._require(self._sharing).cohort.session_id
+        return seal_secrets(auditor, session_id, self.member_id, self._require(self._secrets), self._random)
 
     def receive_survivors(self, survivors: Sequence[Survivor]) -> Confirmation:
         """Step 4, CONFIRM: sign the one set of survivors this session will ever have.
@@ -336,21 +344,6 @@ class Participant:
         if not survivors.sharing.is_as_dealt(dealer, self.member_id, revealed):  # memory went bad since it was checked
             raise EncodingError(f"the share of {dealer!r} is not the one that was received; this machine is at fault")
         return revealed
-
-    def _mask_streams(self, segment: str, bits: int) -> list[tuple[MaskStream, int]]:
-        sharing, held = self._require(self._sharing), self._require(self._secrets)
-        session_id = sharing.cohort.session_id
-        own = mask_seeds.self_seed(bytes(held.self_mask), session_id, self.member_id, sharing.hu2)
-        streams = [(MaskStream(own, segment, bits), 1)]
-        for member in sharing.ids:
-            if member != self.member_id:
-                peer = sharing.cohort.body(member).mask_public_key
-                seed = mask_seeds.pair_seed(
-                    bytes(held.mask_private), peer, session_id, self.member_id, member, sharing.hu2
-                )
-                sign = 1 if self.member_id.encode() < member.encode() else -1
-                streams.append((MaskStream(seed, segment, bits), sign))
-        return streams
 
     def _check_roster(self, cohort: tuple[str, ...]) -> None:
         newest = self._newest_roster

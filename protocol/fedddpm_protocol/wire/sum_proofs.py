@@ -1,7 +1,7 @@
-"""A confirmed sum, and the proof that what was published for it is another one: files, not messages.
+"""A confirmed sum, the proof that what was published for it is another one, and an update sealed to the auditor.
 
-Both hold signed documents as they were signed, so that they speak for themselves. A proof is checked by
-``session.checked_sum`` with nothing but the root's public key.
+Files, not messages. All hold signed documents as they were signed, so that they speak for themselves. A proof is
+checked by ``session.checked_sum`` with nothing but the root's public key, a sealed update by ``session.opened_update``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fedddpm_protocol.wire.messages import (
 )
 
 MAX_CHUNK_BYTES = 2**26  # of masked words
+MAX_SEALING_BYTES = 64  # more than a sealed text is longer than its plain one
 ChunkBytes = Annotated[bytes, *Base64, Field(max_length=MAX_CHUNK_BYTES)]
 
 
@@ -64,3 +65,21 @@ class FalseSum(Message):
     segment: SegmentName | None = None
     index: Annotated[int, Field(ge=0, lt=MAX_CHUNKS)] = 0
     words: Annotated[dict[MemberId, ChunkBytes], Field(max_length=MAX_COHORT)] = Field(default_factory=dict)  # masked
+
+
+class SealedUpdate(Message):
+    """One member's part of a confirmed sum, for the roster's auditor alone: its masks' secrets, and its words."""
+
+    confirmed: ConfirmedSum
+    member: MemberId
+    secrets: Annotated[bytes, *Base64, Field(max_length=256)]
+    words: Annotated[
+        dict[
+            SegmentName,
+            Annotated[
+                tuple[Annotated[bytes, *Base64, Field(max_length=MAX_CHUNK_BYTES + MAX_SEALING_BYTES)], ...],
+                Field(max_length=MAX_CHUNKS),
+            ],
+        ],
+        Field(max_length=MAX_SEGMENTS),
+    ]

@@ -12,6 +12,7 @@ from fedddpm.cli import approve, evaluate, experiment, participate, sample
 from fedddpm.cli.check_evidence import check_evidence
 from fedddpm.cli.choices import CONFIG_VARIABLE, Preset
 from fedddpm.cli.exit_codes import Commands
+from fedddpm.cli.open_update import open_update
 from fedddpm_protocol.untrusted.plain_text import plain
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def status(
 app.command()(participate.participate)
 app.command()(approve.approve)
 app.command("check-evidence")(check_evidence)
+app.command("open-update")(open_update)
 app.command()(evaluate.evaluate)
 app.command()(experiment.experiment)
 app.command()(experiment.report)

@@ -32,6 +32,7 @@ from fedddpm.rounds.trust import AcceptedSpec, accept_roster, accept_spec, requi
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.state.report import parameters_in
 from fedddpm.state.restore_guard import RestoreGuard
+from fedddpm.state.sealed_secrets import SealedSecretsBook
 from fedddpm.state.spent_ledger import SpentLedger
 from fedddpm.transport.endpoints import FederationApi
 from fedddpm.transport.problems import ProblemError
@@ -90,7 +91,14 @@ class Participation:
             reporter,
             self._telling,
         )
-        self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading)
+        self._seat = Seat(
+            institution.identity,
+            institution.member_id,
+            state,
+            self._ledger,
+            reporter.uploading,
+            institution.config.policy.keep_for_auditor,
+        )
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
         self._sums = SumCheck(
             state,
@@ -230,6 +238,7 @@ class Participation:
         if self._attempt is not None:
             self._attempt.leave("the round is over")
             self._attempt = None
+        SealedSecretsBook(self._state).clear()
         self._updates.clear()  # last: what a kill before this leaves is of a base model that is gone, and is not used
         return summaries
 

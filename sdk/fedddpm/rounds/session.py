@@ -13,6 +13,7 @@ from fedddpm.rounds.trust import AcceptedSpec
 from fedddpm.state.confirmed_sums import ConfirmedSums
 from fedddpm.state.evidence import keep_evidence
 from fedddpm.state.folder import StateFolder
+from fedddpm.state.sealed_secrets import SealedSecrets, SealedSecretsBook
 from fedddpm.state.secret import rounding_seed
 from fedddpm.state.spent_ledger import OwedUnmask, SpentLedger
 from fedddpm.transport.endpoints import FederationApi, SessionApi
@@ -42,6 +43,7 @@ class Seat:
     state: StateFolder
     ledger: SpentLedger
     on_upload: Callable[[str, int, int], None]  # what, bytes so far, bytes in all
+    keeps_for_auditor: bool  # what opens an update to the roster's auditor
 
 
 class SessionDriver:
@@ -67,6 +69,8 @@ class SessionDriver:
         rounding = rounding_seed(seat.state, spec.base_model_hash, self._part.name)
         self._contribution = Contribution(spec, self._part.name, update, pieces, rounding)
         self._digest = update.digest
+        self._auditor = accepted.roster.auditor if seat.keeps_for_auditor else None
+        self._words = hashlib.sha256()  # of all that was masked, where an auditor may be shown it
         self._join: Join | None = None
         self._roster_document = seat.state.roster_document  # the one that the specification was accepted under
         self._joins: Sequence[Join] = ()
@@ -220,11 +224,15 @@ class SessionDriver:
         """Encode, mask and send the chunks that are not there yet; how many there were."""
         there = self._api.upload_status().chunks
         total, done, sent = self.upload_bytes, 0, 0  # bytes, bytes, chunks
+        self._words = hashlib.sha256()
         for segment in self._part.segments:
             for index in range(chunk_count(segment, self._spec.chunk_coordinates)):
                 # Masked anew in every pass instead of being kept, which would take the memory of a second vector: the
                 # same words under the same mask give the same bytes.
-                data = self._participant.mask_chunk(segment.name, index, self._contribution.words(segment, index))
+                words = self._contribution.words(segment, index)
+                if self._auditor is not None:
+                    self._words.update(words.data)
+                data = self._participant.mask_chunk(segment.name, index, words)
                 done += len(data)
                 if there.get(segment.name, {}).get(index) != hashlib.sha256(data).hexdigest():
                     self._api.put_chunk(segment.name, index, data, self._parameters(segment, index))
@@ -253,6 +261,7 @@ class SessionDriver:
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
         self._remember_sum(confirmations)
+        self._seal_secrets()
         # The ledger has the answer on the disk before there is a message: after a crash in between it is owed, and sent
         # at the next start as it is, for a second one over other survivors would give the update away.
         unmask = self._participant.receive_confirmations(
@@ -260,6 +269,13 @@ class SessionDriver:
         )
         owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
         send_owed(self._api, self._seat.ledger, owed)
+
+    def _seal_secrets(self) -> None:
+        """Keep what the auditor needs, should this sum turn out to break the rules and this update be asked for."""
+        if self._auditor is not None:
+            secrets = self._participant.secrets_for(self._auditor.sealing_key)
+            sealed = SealedSecrets(self._spec.hash, secrets, self._words.digest())
+            SealedSecretsBook(self._seat.state).keep(self._session, sealed)
 
     def _remember_sum(self, confirmations: tuple[Confirmation, ...]) -> None:
         """On the disk before the answer leaves, so that what is published can be checked after a kill as well."""

@@ -14,7 +14,7 @@ from fedddpm.errors import StateError
 from fedddpm.state.folder import StateFolder
 from fedddpm_protocol.wire.sum_proofs import ConfirmedSum
 
-_CONFIRMED = "confirmed-sum/"  # and the session
+CONFIRMED = "confirmed-sum/"  # and the session
 _DRAW, _CHECKED, _FALSE = "sum-draw/", "sum-checked", "false-sum/"
 
 
@@ -26,15 +26,12 @@ class ConfirmedSums:
 
     def keep(self, confirmed: ConfirmedSum) -> None:
         """Remember a sum, in the place of the session's earlier one."""
-        self._state.remember(_CONFIRMED + confirmed.session, confirmed.model_dump_json().encode())
+        self._state.remember(CONFIRMED + confirmed.session, confirmed.model_dump_json().encode())
 
     def of(self, session: str) -> ConfirmedSum | None:
         """The newest sum of a session that was confirmed here; StateError if it cannot be read."""
-        stored = self._state.fact(_CONFIRMED + session)
-        try:
-            return None if stored is None else ConfirmedSum.model_validate_json(stored)
-        except ValidationError as error:
-            raise StateError("the record of a confirmed sum is damaged", "Restore the state folder") from error
+        stored = self._state.fact(CONFIRMED + session)
+        return None if stored is None else confirmed_in(stored)
 
     def draw(self, result_hash: bytes, session: str) -> tuple[int, ...] | None:
         """The chunks that were drawn for a session of this result; None before they were."""
@@ -62,3 +59,11 @@ class ConfirmedSums:
     def remember_false(self, run: str, what: str) -> None:
         """This institution contributes to ``run`` no more."""
         self._state.remember(_FALSE + run, what.encode())
+
+
+def confirmed_in(stored: bytes) -> ConfirmedSum:
+    """A sum as it was remembered; StateError if it cannot be read."""
+    try:
+        return ConfirmedSum.model_validate_json(stored)
+    except ValidationError as error:
+        raise StateError("the record of a confirmed sum is damaged", "Restore the state folder") from error

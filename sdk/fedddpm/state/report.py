@@ -47,7 +47,7 @@ class StateReport:
 
 def read_state(folder: Path) -> StateReport:
     """Read the report; StateError if there is no state folder, or nothing in it yet."""
-    with _open(folder) as db:
+    with read_only(folder) as db:
         try:
             facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
             owed = db.execute("SELECT COUNT(*) FROM spent WHERE acknowledged = 0").fetchone()[0]
@@ -81,8 +81,18 @@ def parameters_in(model: Path) -> int | None:
     return sum(math.prod(shape) for shape in shapes)
 
 
+def read_facts(folder: Path) -> dict[str, bytes]:
+    """All single values of a state folder; StateError if there is none, or nothing in it yet."""
+    with read_only(folder) as db:
+        try:
+            return dict(db.execute("SELECT name, value FROM facts").fetchall())
+        except sqlite3.Error as error:
+            raise no_state(folder) from error
+
+
 @contextlib.contextmanager
-def _open(folder: Path) -> Iterator[sqlite3.Connection]:
+def read_only(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a state folder, to look at only; StateError if there is none."""
     path = folder / "state.sqlite"
     if not path.is_file():
         raise no_state(folder)

@@ -12,7 +12,8 @@ import secrets
 from fedddpm.state.folder import StateFolder
 from fedddpm_protocol.primitives.canonical import kdf
 
-_FACT, _BYTES = "training-secret", 32
+TRAINING_FACT = "training-secret"  # the fact that holds it
+_BYTES = 32
 
 
 def training_seed(state: StateFolder) -> int:
@@ -22,13 +23,18 @@ def training_seed(state: StateFolder) -> int:
 
 def rounding_seed(state: StateFolder, base_model_hash: bytes, part: str) -> bytes:
     """32 bytes that decide private rounding of a base model and part: the same in all attempts."""
-    return kdf(_secret(state), base_model_hash, "rounding", part.encode())
+    return rounding_seed_of(_secret(state), base_model_hash, part)
+
+
+def rounding_seed_of(secret: bytes, base_model_hash: bytes, part: str) -> bytes:
+    """As :func:`rounding_seed`, from the institution's ``secret``."""
+    return kdf(secret, base_model_hash, "rounding", part.encode())
 
 
 def _secret(state: StateFolder) -> bytes:
-    known = state.fact(_FACT)
+    known = state.fact(TRAINING_FACT)
     if known is not None and len(known) == _BYTES:
         return known
     fresh = secrets.token_bytes(_BYTES)
-    state.remember(_FACT, fresh)
+    state.remember(TRAINING_FACT, fresh)
     return fresh

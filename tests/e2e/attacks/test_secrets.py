@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import NewFederation
-from tests.e2e.federation import Federation
+from tests.e2e.federation import Federation, wait_until
 
 import fedddpm.rounds.session
 from fedddpm.identity import Identity
@@ -26,11 +26,12 @@ class Recorder:
 
     Of its draws of 32 bytes the first four are two private keys, the self mask and the JOIN's public nonce. The
     coefficients of both shared secrets follow, then two nonces for each dealt pair: the self mask's is opened with its
-    share, the mask key's stays secret as long as nobody is released. Draws of 12 bytes are public nonces of seals.
+    share, the mask key's stays secret as long as nobody is released. Last comes the ephemeral key that seals secrets to
+    the auditor. Draws of 12 bytes are public nonces of seals.
     """
 
-    def __init__(self, kept: list[bytes], threshold: int) -> None:
-        self._kept, self._coefficients, self._draws = kept, 2 * (threshold - 1), 0
+    def __init__(self, kept: list[bytes], threshold: int, members: int) -> None:
+        self._kept, self._coefficients, self._nonces, self._draws = kept, 2 * (threshold - 1), 2 * members, 0
 
     def __call__(self, size: int) -> bytes:
         drawn = secrets.token_bytes(size)
@@ -42,7 +43,7 @@ class Recorder:
 
     def _is_opened(self, number: int) -> bool:
         dealt = number - 4 - self._coefficients
-        return number == 3 or (dealt >= 0 and dealt % 2 == 0)
+        return number == 3 or (0 <= dealt < self._nonces and dealt % 2 == 0)
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
@@ -101,6 +102,12 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     assert places(secrets.token_bytes(32), contents([tmp_path])) == set()
 
 
+def sealed_sums(fed: Federation, member: str) -> list[str]:
+    """Names of the facts in a state folder that hold sealed secrets."""
+    with sqlite3.connect(f"file:{fed.site(member)}/state/state.sqlite?mode=ro", uri=True) as db:
+        return [name for (name,) in db.execute("SELECT name FROM facts WHERE name LIKE 'sealed-secrets/%'")]
+
+
 def check_keys(fed: Federation) -> None:
     """Each private key stands in its own file and nowhere else, and nobody else may open that file."""
     files = list(contents([fed.folder]))
@@ -118,10 +125,11 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
 
     def recording(*, roster: Roster, **arguments: object) -> Participant:
         thresholds.append(roster.threshold(len(fed.members)))
-        recorder = Recorder(kept, thresholds[-1])
+        recorder = Recorder(kept, thresholds[-1], len(fed.members))
         return Participant(roster=roster, random_bytes=recorder, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fedddpm.rounds.session, "Participant", recording)
+    fed.name_auditor("notary")
     fed.start(rounds=2)
     *here, apart = fed.members
     hold = fed.proxy(apart).hold("POST .*/unmask")
@@ -136,13 +144,17 @@ def test_a_whole_run(new_federation: NewFederation, monkeypatch: pytest.MonkeyPa
     for update in updates:
         assert update is not None
         assert not places(update.delta[:8].tobytes(), uploads), "an update without its mask"
+    wait_until(lambda: all(sealed_sums(fed, member) for member in here), "secrets that are sealed to the auditor")
+    everything = list(contents([fed.folder]))
+    for secret in kept:
+        assert not places(secret, everything), "while sealed secrets are kept"
     hold.go_on.set()
     fed.end()
     check_keys(fed)
     assert len(thresholds) == 2 * 2
     assert min(thresholds) > 1
-    assert len(kept) == sum(3 + 2 * (threshold - 1) + len(fed.members) for threshold in thresholds), (
-        "keys, coefficients, and a nonce of each pair: two members in two rounds"
+    assert len(kept) == sum(4 + 2 * (threshold - 1) + len(fed.members) for threshold in thresholds), (
+        "keys, coefficients, a nonce of each pair, one seal: two members in two rounds"
     )
     everything = list(contents([fed.folder]))
     for secret in kept:

@@ -96,14 +96,21 @@ def published(
         member: {name: tuple(hashlib.sha256(one).digest() for one in chunks) for name, chunks in segments.items()}
         for member, segments in masked.items()
     }
-    confirmed = ConfirmedSum(
-        roster=sign_roster(roster, ROOT),
-        spec=sign_spec(spec, SERVER),
-        session="full",
-        joins=cohort.joins,
+    session.spec = spec
+    confirmed = confirmed_sum(session, "full")
+    shown = ShownSum(unmasks=tuple(session.seen["unmasks"]), uploads=uploads, opened=tuple(digests))
+    return Published(confirmed, shown, sign_result(result, signed), part, survivors, masked)
+
+
+def confirmed_sum(session: Session, name: str) -> ConfirmedSum:
+    """What each survivor of a session that ran keeps of it; ``session.spec`` is the specification."""
+    survivors: SurvivorSet = session.seen["survivors"]
+    return ConfirmedSum(
+        roster=sign_roster(session.roster, ROOT),
+        spec=sign_spec(session.spec, SERVER),
+        session=name,
+        joins=survivors.sharing.cohort.joins,
         deals=survivors.sharing.deals,
         survivors=survivors.message.survivors,
         confirmations=tuple(session.seen["confirmations"]),
     )
-    shown = ShownSum(unmasks=tuple(session.seen["unmasks"]), uploads=uploads, opened=tuple(digests))
-    return Published(confirmed, shown, sign_result(result, signed), part, survivors, masked)

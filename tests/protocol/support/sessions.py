@@ -49,12 +49,16 @@ def make_plan(roster: Roster, attempt: int = 0, base: bytes = b"\x07" * 32, **ch
 
 
 def make_participants(
-    roster: Roster, plan: SessionPlan, logs: Mapping[str, SpentLog] | None = None, floor: int = 0
+    roster: Roster,
+    plan: SessionPlan,
+    logs: Mapping[str, SpentLog] | None = None,
+    floor: int = 0,
+    kind: type[Participant] = Participant,
 ) -> dict[str, Participant]:
     participants = {}
     for index, member in enumerate(roster.members):
         log = (logs or {}).get(member.id, SpentLog())
-        participants[member.id] = Participant(
+        participants[member.id] = kind(
             identity=identity_of(index),
             member_id=member.id,
             roster=roster,
@@ -112,6 +116,7 @@ class Session:
     logs: dict[str, SpentLog] = field(default_factory=dict)
     drops: dict[str, str] = field(default_factory=dict)  # member -> "join" | "shares" | "upload" | "confirm"
     seen: dict[str, Any] = field(default_factory=dict)  # what the aggregator had in the end
+    spec: Any = None  # that the plan was made from, where there is one
 
     def alive(self, members: Iterable[str], step: str) -> list[str]:
         order = ("join", "shares", "upload", "confirm", "unmask")

@@ -1,0 +1,102 @@
+"""Opening this institution's own update of a round without a result to the federation's auditor, and to nobody else.
+
+The words are made again from the stored update, as every attempt does, and are known to be those that were sent; the
+secrets of their masks were sealed to the auditor while the session had them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedddpm.errors import StateError
+from fedddpm.state.sealed_secrets import HeldSum, held_sums
+from fedddpm.state.secret import rounding_seed_of
+from fedddpm.updates.contribution import Contribution, scaled_pieces
+from fedddpm.updates.update_store import UpdateStore
+from fedddpm_protocol.agreement.chunks import chunk_count
+from fedddpm_protocol.agreement.documents import open_spec
+from fedddpm_protocol.agreement.roster import Auditor, Roster, open_roster
+from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.session.checked_sum import confirmed_survivors
+from fedddpm_protocol.session.opened_update import seal_words
+from fedddpm_protocol.wire.sum_proofs import SealedUpdate
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A sum that was answered for and has no result yet."""
+
+    held: HeldSum
+    spec: RoundSpec
+    roster: Roster
+    auditor: Auditor
+
+    @property
+    def session(self) -> str:
+        """The part, or its shard."""
+        return self.held.confirmed.session
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Whose updates are in the sum."""
+        return tuple(survivor.id for survivor in self.held.confirmed.survivors)
+
+
+def open_rounds(folder: Path, root_public_key: bytes) -> list[OpenRound]:
+    """The sums whose part could be shown to the auditor; StateError if there is none, PeerProtocolError as papers."""
+    rounds = []
+    for held in held_sums(folder, root_public_key):
+        roster = open_roster(held.confirmed.roster, root_public_key)
+        spec = open_spec(held.confirmed.spec, roster)
+        if roster.auditor is not None and spec.hash == held.sealed.spec_hash:
+            rounds.append(OpenRound(held, spec, roster, roster.auditor))
+    if not rounds:
+        raise StateError(
+            f"{folder} holds nothing that could be opened: no sum without a result was answered for here, or its roster"
+            " names no auditor, or keep_for_auditor = false",
+            "Nothing has to be done where the round has its result. Otherwise tell the coordinator that this update"
+            " cannot be opened, and why",
+        )
+    return rounds
+
+
+def seal_update(folder: Path, round_: OpenRound) -> SealedUpdate:
+    """This institution's words in a sum, sealed to the auditor.
+
+    Raises:
+        StateError: the stored update is gone, or does not give the words that were sent.
+    """
+    spec, held, session = round_.spec, round_.held, round_.session
+    update = UpdateStore(folder).load(spec.base_model_hash, spec.terms_hash)
+    if update is None:
+        raise StateError(
+            f"the update of round {spec.round + 1} is not in {folder} any more",
+            "Tell the coordinator that it cannot be opened, and why",
+        )
+    part = spec.part(session)
+    rounding = rounding_seed_of(held.secret, spec.base_model_hash, part.name)
+    contribution = Contribution(spec, part.name, update, scaled_pieces(spec, update.sent), rounding)
+    survivors = confirmed_survivors(held.confirmed, round_.roster, spec)
+    cohort = survivors.sharing.cohort
+    contribution.take_place(held.member, cohort.ids, round_.roster.c_max)
+    digest, words = hashlib.sha256(), {}
+    for segment in part.segments:
+        sealed = []
+        for index in range(chunk_count(segment, spec.chunk_coordinates)):
+            chunk = contribution.words(segment, index)
+            digest.update(chunk.data)
+            place = (cohort.session_id, held.member, segment.name, index)
+            packed = ring.pack(chunk, segment.bits)
+            sealed.append(seal_words(round_.auditor.sealing_key, *place, packed, secrets.token_bytes))
+        words[segment.name] = tuple(sealed)
+    if digest.digest() != held.sealed.words:
+        raise StateError(
+            f"the words of round {spec.round + 1} cannot be made again as they were sent: rounding gave others",
+            "Run this on the machine that took part, with the same number of threads (OMP_NUM_THREADS) and the same"
+            " release; otherwise tell the coordinator that this update cannot be opened, and why",
+        )
+    return SealedUpdate(confirmed=held.confirmed, member=held.member, secrets=held.sealed.secrets, words=words)

@@ -1,0 +1,165 @@
+"""A round is held by an update that is not clipped: members open theirs to the auditor, who finds whose it was.
+
+Four processes, a real aggregator. The honest ones finish their round without the spoiler, in the run that it held up.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from local_federation import CommandError
+from tests.e2e.attacks.test_secrets import sealed_sums
+from tests.e2e.attacks.test_spoilers import UNCLIPPED, began, others
+from tests.e2e.conftest import NewFederation
+from tests.e2e.federation import Federation, wait_until
+
+import fedddpm.updates.contribution as contribution
+from fedddpm.config import LocalPolicyOptions
+from fedddpm.updates.update_store import UpdateStore
+from fedddpm_aggregator.security.key_files import read_sealing_key
+
+ENCODER = contribution.ValuesEncoder
+
+
+class Magnifying(ENCODER):
+    def chunk(self, index: int) -> np.ndarray:
+        words = super().chunk(index)
+        return words * words.dtype.type(1000)
+
+
+def opened(fed: Federation, member: str) -> Path:
+    """What a member writes for the auditor."""
+    own = ("--state-dir", fed.site(member) / "state", "--federation-root", fed.root_public)
+    shown = fed.fedddpm("open-update", *own, "--out", fed.folder, "--yes")
+    assert "notary" in shown
+    return Path(shown.rsplit("written:", 1)[1].strip().replace("\n", ""))
+
+
+def judged(fed: Federation, key: Path, files: list[Path], *options: str) -> str:
+    root = ("--federation-root", fed.root_public)
+    return fed.aggregator("auditor", "judge", *files, "--key", key, *root, *options)
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["opens what it sent", "opens what it should have sent"])
+def test_the_spoiler_is_found_and_the_others_go_on(
+    new_federation: NewFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: bool
+) -> None:
+    fed = new_federation("abcd", c_max=1)
+    key = fed.name_auditor("notary")
+    fed.begin(clip_norm=1.0, bits=32, first_bits=32)
+    spoiler = fed.members[3]
+    honest = others(fed.members, spoiler)
+    began(fed, spoiler, UNCLIPPED, tmp_path / "spoiler")
+    wait_until(lambda: fed.state().status == "stalled", "a round that is held", 200)
+    assert all(sealed_sums(fed, member) == ["sealed-secrets/decoder"] for member in fed.members)
+
+    files = [opened(fed, member) for member in honest]
+    among = judged(fed, key, files)
+    assert among.count("as agreed") == 3
+    assert f"it is among {spoiler}, who opened nothing" in " ".join(among.split())
+    with pytest.raises(CommandError, match="cannot be made again as they were sent"):
+        opened(fed, spoiler)  # its program's own words are others
+    if lies:
+        own = fed.site(spoiler) / "state" / "state.sqlite"
+        honest_words = words_of(fed, spoiler)
+        with sqlite3.connect(own) as db:
+            (stored,) = db.execute("SELECT value FROM facts WHERE name = 'sealed-secrets/decoder'").fetchone()
+            forged = json.dumps({**json.loads(stored), "words": honest_words}).encode()
+            db.execute("UPDATE facts SET value = ? WHERE name = 'sealed-secrets/decoder'", (forged,))
+        db.close()
+    else:
+        monkeypatch.setattr(contribution, "ValuesEncoder", Magnifying)
+    files.append(opened(fed, spoiler))
+    monkeypatch.setattr(contribution, "ValuesEncoder", ENCODER)
+
+    findings = json.loads(judged(fed, key, files, "--json"))
+    guilty = [finding for finding in findings if finding["fault"]]
+    assert [finding["member"] for finding in guilty] == [spoiler]
+    if lies:
+        assert "not those that it sent" in guilty[0]["fault"]
+        assert guilty[0]["norm"] is None
+    else:
+        assert guilty[0]["norm"] > 100 * guilty[0]["limit"]
+    for finding in findings[:3]:
+        update = UpdateStore(fed.site(finding["member"]) / "state").load(fed.spec().base_model_hash)
+        assert update is not None
+        norm = min(1.0, float(np.linalg.norm(update.sent)))
+        assert finding["norm"] == pytest.approx(norm, rel=1e-3)
+    assert f"{spoiler} broke the rules" in judged(fed, key, files)
+
+    fed.sign_roster("remove", "--member", spoiler)
+    release = ("--base", fed.spec().base_model_hash.hex(), "--part", "decoder")
+    fed.sign_roster("release", *release, "--old", ",".join(fed.members), "--new", ",".join(honest))
+    fed.install_roster()
+    fed.end(*honest)
+    fed.check_round(0, honest)
+    fed.check_models(members=honest)
+    for member in honest:  # there is a result: nothing is left to be opened
+        assert sealed_sums(fed, member) == []
+        with pytest.raises(CommandError, match="holds nothing that could be opened"):
+            opened(fed, member)
+
+
+def words_of(fed: Federation, member: str) -> str:
+    """The digest of what an honest program would have sent, as hex."""
+    import hashlib
+
+    from fedddpm.rounds.sealed_update import open_rounds
+    from fedddpm.state.secret import rounding_seed_of
+    from fedddpm_protocol.agreement.chunks import chunk_count
+
+    (round_,) = open_rounds(fed.site(member) / "state", bytes.fromhex(fed.root_public))
+    update = UpdateStore(fed.site(member) / "state").load(round_.spec.base_model_hash)
+    assert update is not None
+    pieces = contribution.scaled_pieces(round_.spec, update.sent)
+    seed = rounding_seed_of(round_.held.secret, round_.spec.base_model_hash, "decoder")
+    honest = contribution.Contribution(round_.spec, "decoder", update, pieces, seed)
+    honest.take_place(member, fed.members, round_.roster.c_max)
+    digest = hashlib.sha256()
+    for segment in round_.spec.part("decoder").segments:
+        for index in range(chunk_count(segment, round_.spec.chunk_coordinates)):
+            digest.update(honest.words(segment, index).data)
+    return digest.hexdigest()
+
+
+def test_files_that_are_wrong_are_told_in_one_line(new_federation: NewFederation) -> None:
+    fed = new_federation("abc")
+    key = fed.name_auditor("notary")
+    fed.start()
+    hold = fed.proxy(fed.members[0]).hold("POST .*/unmask")
+    fed.join_here()
+    hold.wait()
+    wait_until(lambda: sealed_sums(fed, fed.members[1]), "an answer of the second")
+    file = opened(fed, fed.members[1])
+    hold.go_on.set()
+    fed.end()
+    other = fed.folder / "other.key"
+    fed.aggregator("auditor", "keygen", "--out", other, "--auditor", "other")
+    for own, files, why in (
+        (key, [file, file], "two of these updates are of one member"),
+        (other, [file], "names notary as auditor, with another key than this one"),
+        (key, [fed.roster], "is no sealed update"),
+        (fed.root_key, [file], "expected is the auditor's private key"),
+        (key, [fed.folder / "none.json"], "cannot be read"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            judged(fed, own, files)
+        assert why in str(caught.value.__cause__)
+    assert read_sealing_key(key).private.hex() not in file.read_text()
+
+
+def test_who_does_not_want_it_keeps_nothing(new_federation: NewFederation) -> None:
+    fed = new_federation("abc")
+    fed.name_auditor("notary")
+    fed.start()
+    hold = fed.proxy(fed.members[0]).hold("POST .*/unmask")
+    fed.join_here(fed.members[0], policy=LocalPolicyOptions(keep_for_auditor=False))
+    fed.join_here(*fed.members[1:])
+    hold.wait()
+    assert sealed_sums(fed, fed.members[0]) == []
+    hold.go_on.set()
+    fed.end()

@@ -86,6 +86,12 @@ FALSE_SUM = Scenario(
     "each institution that draws a false chunk",
     "institutions that train on it",
 )
+UNCLIPPED = Scenario(
+    "not clipped",
+    "One of four sends an update a thousand times as large as it may be",
+    "the aggregator, which holds the round; the auditor, whose update it was",
+    "rounds that the others lose",
+)
 WRONG_SHARES = Scenario(
     "wrong shares",
     "One of four deals shares that are not as committed, or of another secret, or reveals others than it was dealt",
@@ -94,5 +100,12 @@ WRONG_SHARES = Scenario(
 )
 
 MEASURED = (HONEST, NOTHING, LITTLE, ONE_STEP, AGAIN, REPEATS, SOLVES, LARGE, EQUALS)  # by benchmarks
-PLAYED = (CRAFTED, PLANTED, FLIPPED, FALSE_SUM, WRONG_SHARES)  # on real clients, or in their rounds, by tests
+PLAYED = (
+    CRAFTED,
+    PLANTED,
+    FLIPPED,
+    FALSE_SUM,
+    UNCLIPPED,
+    WRONG_SHARES,
+)  # on real clients, or in their rounds, by tests
 SCENARIOS = (*MEASURED, *PLAYED)

@@ -15,7 +15,7 @@ from benchmarks.attack.terms import ATTACKS, Row, measure
 from benchmarks.dominance import Rounds, Way, spots, ways
 from tests.adversary import test_inversion
 from tests.adversary.support.inversion import TINY, pictures
-from tests.e2e.attacks import test_blame, test_false_sums
+from tests.e2e.attacks import test_blame, test_false_sums, test_opened_updates, test_spoilers
 from tests.sdk.experiment import test_spoiled_rounds
 from tests.support.repository import ROOT
 
@@ -117,6 +117,10 @@ PLAYED = {  # by tests of their own, on real clients: without the defence first,
     scenario.FALSE_SUM: (
         test_false_sums.test_without_the_check_nobody_notices,
         test_false_sums.test_a_false_sum_is_found_by_everybody_and_convicts,
+    ),
+    scenario.UNCLIPPED: (
+        test_spoilers.test_an_update_that_is_not_clipped,
+        test_opened_updates.test_the_spoiler_is_found_and_the_others_go_on,
     ),
     scenario.WRONG_SHARES: (
         test_blame.test_a_dishonest_dealer_costs_one_attempt,

@@ -64,7 +64,7 @@ def _judged(path: Path, key: SealingKey, root: bytes) -> Finding:
 
 def _show(findings: list[Finding]) -> None:
     first = findings[0]
-    where = f"part {first.part} of round {first.round + 1}, attempt {first.attempt + 1} of run {first.run}"
+    where = f"part {first.session} of round {first.round + 1}, attempt {first.attempt + 1} of run {first.run}"
     table = Table("member", "norm", "most allowed", "finding", title=where)
     opened = {finding.member: finding for finding in findings}
     for member in first.survivors:
@@ -78,9 +78,16 @@ def _show(findings: list[Finding]) -> None:
     guilty = [finding.member for finding in findings if finding.fault]
     unopened = [member for member in first.survivors if member not in opened]
     if guilty:
+        others = ",".join(member for member in first.survivors if member not in guilty)
+        removed = " ".join(f"--member {member}" for member in guilty)
         console().print(
-            f"{', '.join(guilty)} broke the rules. A roster without it (federation roster remove) that releases the "
-            "others (federation roster release) lets the round go on; what the two sums differ by is its update only."
+            f"{', '.join(guilty)} broke the rules. Without it the round goes on; what the two sums differ by is its "
+            "update only. The root signs, and the operator installs (federation install):"
+        )
+        print(f"fedddpm-aggregator federation roster remove roster.json --root root.key {removed}")  # as it is, to copy
+        print(
+            f"fedddpm-aggregator federation roster release roster.json --root root.key --base {first.base_model_hash} "
+            f"--part {first.part} --old {','.join(first.survivors)} --new {others}"
         )
     elif unopened:
         console().print(f"Nobody here broke the rules: it is among {', '.join(unopened)}, who opened nothing.")

@@ -41,8 +41,10 @@ _RULES: tuple[tuple[re.Pattern[str], Advice], ...] = tuple(
             "The sum was opened but breaks the rules that all agreed on, so the model stays as it is. Nobody can tell "
             "whose update it was: single updates are masked for this server too.",
             "The run stands still until the root signs a newer roster. First ask every institution which program and "
-            "settings it runs, and what its log says of its update's norm: a working program clips by itself. Who says "
-            "that it was its own leaves by a roster without it (federation roster remove) that releases the others "
+            "settings it runs, and what its log says of its update's norm: a working program clips by itself. Where "
+            "the roster names an auditor, members show it theirs (fedddpm open-update), and it finds whose it was "
+            "(auditor judge). Who says that it was its own, or is found, leaves by a roster without it "
+            "(federation roster remove) that releases the others "
             "(federation roster release). Never release by guess: two sums that differ by one institution show its "
             "update, also an honest one's. What shows nothing is another run: end this one, and start from another "
             "first model (fedddpm init-model --seed) without whoever is suspected, or by turns with halves of the "

@@ -22,7 +22,9 @@ class Finding:
     run: str
     round: int  # from 0
     attempt: int  # from 0
+    session: str  # the part, or its shard
     part: str
+    base_model_hash: str  # hex
     hu3: str  # hex; names the sum and all uploads in it
     survivors: tuple[str, ...]
     norm: float | None  # of what it added, None where it is not known to be that
@@ -51,7 +53,9 @@ def judge_update(paper: SealedUpdate, key: SealingKey, root_public_key: bytes) -
         run=spec.run,
         round=spec.round,
         attempt=spec.attempt,
-        part=paper.confirmed.session,
+        session=paper.confirmed.session,
+        part=opened.part.name,
+        base_model_hash=spec.base_model_hash.hex(),
         hu3=survivors.hu3.hex(),
         survivors=survivors.ids,
         norm=norm,
@@ -63,7 +67,7 @@ def judge_update(paper: SealedUpdate, key: SealingKey, root_public_key: bytes) -
 def require_one_sum(findings: Sequence[Finding]) -> None:
     """MalformedError where updates are of different sums, or one member's is there twice."""
     if len({finding.hu3 for finding in findings}) > 1:
-        sums = sorted({f"part {one.part} of round {one.round + 1}, attempt {one.attempt + 1}" for one in findings})
+        sums = sorted({f"part {one.session} of round {one.round + 1}, attempt {one.attempt + 1}" for one in findings})
         raise MalformedError(f"these updates are of different sums ({', '.join(sums)}): judge each sum by itself")
     members = [finding.member for finding in findings]
     if len(set(members)) != len(members):

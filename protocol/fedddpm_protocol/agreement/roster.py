@@ -139,8 +139,7 @@ class Roster:
             raise ValueError("the aggregator must not hold the identity of a member")
         self._check_operators()
         self._check_sharding()
-        if len(self.auditors) > 1:
-            raise ValueError("a roster has one auditor at most")
+        self._check_auditor()
         if not 1 <= self.version <= MAX_VERSION:
             raise ValueError(f"roster versions go from 1 to {MAX_VERSION}")
         if self.n_min < max(3, self.c_max + 2) and not (self.n_min == 2 and self.c_max == 0):
@@ -154,6 +153,13 @@ class Roster:
         own = {operator.public_key for operator in self.operators}
         if own & keys_of_others or set(ids) & set(self.ids) or len(own) != len(ids):
             raise ValueError("an operator needs an id and a key of its own, not those of a member or the aggregator")
+
+    def _check_auditor(self) -> None:
+        if len(self.auditors) > 1:
+            raise ValueError("a roster has one auditor at most")
+        taken = {one.public_key for one in (*self.members, *self.operators)} | {self.server_public_key}
+        if any(one.sealing_key in taken for one in self.auditors):
+            raise ValueError("an auditor needs a key of its own, made by: fedddpm-aggregator auditor keygen")
 
     def _check_sharding(self) -> None:
         count = len(self.members)

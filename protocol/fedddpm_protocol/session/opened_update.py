@@ -1,13 +1,15 @@
 """One member's update in a confirmed sum, opened to the roster's auditor by the member itself.
 
 Only the member can: it gives the words that it sent, and the secrets of their masks, which it has from the session as
-sealed to the auditor. The auditor puts the masks on again. hU3, which t survivors signed, covers the digest of what
-was sent under them, and the member's JOIN commits to the secrets: other words than those in the sum cannot be shown.
+sealed to the auditor, under its signature. The auditor puts the masks on again. hU3, which t survivors signed, covers
+the digest of what was sent under them, and the member's JOIN commits to the secrets: other words than those in the sum
+cannot be shown, and nobody can show any in the member's place.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span, upload_digest
@@ -16,6 +18,7 @@ from fedddpm_protocol.agreement.roster import open_roster
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec, SegmentSpec
 from fedddpm_protocol.errors import MalformedError, OtherUpdateError, SurvivorsError
 from fedddpm_protocol.primitives import keys, ring
+from fedddpm_protocol.primitives.canonical import lp, tagged_hash
 from fedddpm_protocol.primitives.keystream import Scratch
 from fedddpm_protocol.primitives.shamir import RandomBytes
 from fedddpm_protocol.session.checked_sum import confirmed_survivors
@@ -26,7 +29,7 @@ from fedddpm_protocol.session.sealing import seal_to, unseal
 from fedddpm_protocol.session.session_secrets import unseal_secrets
 from fedddpm_protocol.wire.sum_proofs import SealedUpdate
 
-_WORDS = "audit-words"
+_WORDS, _SIGNED = "audit-words", "opened-update"
 
 
 def seal_words(
@@ -34,6 +37,17 @@ def seal_words(
 ) -> bytes:
     """The packed words of one chunk, without any mask, for the auditor alone."""
     return seal_to(auditor, _WORDS, _place(session_id, member, segment, index), packed, random_bytes)
+
+
+def sign_paper(
+    confirmed: SurvivorSet,
+    member: str,
+    identity: keys.SigningKey,
+    secrets: bytes,
+    words: Mapping[str, tuple[bytes, ...]],
+) -> bytes:
+    """The member's signature over all that it gives to the auditor."""
+    return identity.sign(_SIGNED, _signed(confirmed, member, secrets, words))
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,8 @@ def open_update(paper: SealedUpdate, key: keys.SealingKey, root_public_key: byte
     """The papers of a sealed update, all signatures checked.
 
     Raises:
-        PeerProtocolError: signatures or sets do not hold, another root signed the roster, the member is in no such
-            sum, or the roster names another auditor than ``key``.
+        PeerProtocolError: signatures or sets do not hold, that of the member among them, another root signed the
+            roster, the member is in no such sum, or the roster names another auditor than ``key``.
     """
     confirmed = paper.confirmed
     roster = open_roster(confirmed.roster, root_public_key)
@@ -104,7 +118,15 @@ def open_update(paper: SealedUpdate, key: keys.SealingKey, root_public_key: byte
     survivors = confirmed_survivors(confirmed, roster, spec)
     if paper.member not in survivors.ids:
         raise SurvivorsError("the member's update is not in this sum", paper.member)
+    signed = _signed(survivors, paper.member, paper.secrets, paper.words)
+    keys.verify(roster.public_key(paper.member), _SIGNED, signed, paper.signature, paper.member)
     return OpenedUpdate(paper, key, spec, survivors)
+
+
+def _signed(survivors: SurvivorSet, member: str, secrets: bytes, words: Mapping[str, tuple[bytes, ...]]) -> bytes:
+    """``H("opened-update", hU3, id, sealed secrets, then name and LP(sealed chunks) of each segment, by name)``."""
+    chunks = (field for name in sorted(words) for field in (name.encode(), lp(*words[name])))
+    return tagged_hash(_SIGNED, survivors.hu3, member.encode(), secrets, *chunks)
 
 
 def _place(session_id: bytes, member: str, segment: str, index: int) -> tuple[bytes, ...]:

@@ -23,6 +23,7 @@ from fedddpm_protocol.wire.messages import (
     MemberId,
     Message,
     SegmentName,
+    Signature,
     SignedDocument,
     Survivor,
     Unmask,
@@ -68,11 +69,15 @@ class FalseSum(Message):
 
 
 class SealedUpdate(Message):
-    """One member's part of a confirmed sum, for the roster's auditor alone: its masks' secrets, and its words."""
+    """One member's part of a confirmed sum, for the roster's auditor alone: its masks' secrets, and its words.
+
+    Anybody can seal something to the auditor; the signature says that the member did.
+    """
 
     confirmed: ConfirmedSum
     member: MemberId
     secrets: Annotated[bytes, *Base64, Field(max_length=256)]
+    signature: Signature
     words: Annotated[
         dict[
             SegmentName,

@@ -10,7 +10,9 @@ from fedddpm.rounds.summary import RoundSummary
 from fedddpm.state.folder import StateFolder
 from fedddpm.updates.contribution import Pieces
 from fedddpm.updates.local_update import LocalUpdate
+from fedddpm_protocol.agreement.roster import Auditor
 from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.primitives.keys import fingerprint
 from fedddpm_protocol.wire.api import RunState
 
 
@@ -21,6 +23,7 @@ class Announcements:
         self._reporter, self._state = reporter, state
         self._stalled = ""  # why, as far as it was said
         self._run = self._over = ""  # the runs last said to begin, and to be over
+        self._auditor: Auditor | None = None
         self._clipped = ("", -1)  # the run and round of which it was said last
 
     def takes_part(self, spec: RoundSpec) -> None:
@@ -33,6 +36,18 @@ class Announcements:
                 "run-joined",
                 {"method": spec.method, "rounds": spec.rounds},
             )
+
+    def auditor(self, auditor: Auditor | None, *, kept: bool) -> None:
+        """Whom the roster lets single updates be shown to, by consent; said when it is another one than before."""
+        if auditor is not None and auditor != self._auditor:
+            what = "what fedddpm open-update needs is kept, sealed to that key, until a round has its result"
+            self._reporter.notice(
+                f"the roster names {auditor.id} as auditor (key {fingerprint(auditor.sealing_key)}):"
+                f" {what if kept else 'nothing is kept for it'}",
+                "auditor",
+                {"auditor": auditor.id, "kept": kept},
+            )
+        self._auditor = auditor
 
     def trained(self, spec: RoundSpec, update: LocalUpdate, *, stored: bool) -> None:
         """The update is there; ``stored``: from an earlier attempt or start."""

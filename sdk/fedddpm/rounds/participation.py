@@ -99,6 +99,7 @@ class Participation:
             reporter.uploading,
             institution.config.policy.keep_for_auditor,
         )
+        self._sealed = SealedSecretsBook(state)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
         self._sums = SumCheck(
             state,
@@ -134,6 +135,7 @@ class Participation:
             over = current.run is not None and current.status == "finished"
             if current.run is not None and over:
                 self._telling.run_over(current.run)
+                self._sealed.clear()
             if (over and not self._us.config.stand_by) or (rounds is not None and len(summaries) >= rounds):
                 break
             if over:
@@ -185,6 +187,7 @@ class Participation:
     def _refresh_roster(self) -> None:
         document = self._transport.roster()
         self._roster = accept_roster(document, self._us.root_public_key, self._state)
+        self._telling.auditor(self._roster.auditor, kept=self._seat.keeps_for_auditor)
         require_enrolled(self._roster, self._us.identity, self._us.member_id)
         self._state.bind_member()
         if self._attempt is not None:
@@ -238,7 +241,7 @@ class Participation:
         if self._attempt is not None:
             self._attempt.leave("the round is over")
             self._attempt = None
-        SealedSecretsBook(self._state).clear()
+        self._sealed.clear()
         self._updates.clear()  # last: what a kill before this leaves is of a base model that is gone, and is not used
         return summaries
 

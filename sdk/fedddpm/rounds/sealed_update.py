@@ -21,8 +21,9 @@ from fedddpm_protocol.agreement.documents import open_spec
 from fedddpm_protocol.agreement.roster import Auditor, Roster, open_roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import ring
+from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.checked_sum import confirmed_survivors
-from fedddpm_protocol.session.opened_update import seal_words
+from fedddpm_protocol.session.opened_update import seal_words, sign_paper
 from fedddpm_protocol.wire.sum_proofs import SealedUpdate
 
 
@@ -53,6 +54,11 @@ def open_rounds(folder: Path, root_public_key: bytes) -> list[OpenRound]:
         roster = open_roster(held.confirmed.roster, root_public_key)
         spec = open_spec(held.confirmed.spec, roster)
         if roster.auditor is not None and spec.hash == held.sealed.spec_hash:
+            if open_roster(held.newest_roster, root_public_key).auditor != roster.auditor:
+                raise StateError(
+                    f"{roster.auditor.id}, whom this update could be shown to, is the auditor no more",
+                    "Ask the coordinator why; what is sealed to the old key opens to nobody else",
+                )
             rounds.append(OpenRound(held, spec, roster, roster.auditor))
     if not rounds:
         raise StateError(
@@ -64,11 +70,12 @@ def open_rounds(folder: Path, root_public_key: bytes) -> list[OpenRound]:
     return rounds
 
 
-def seal_update(folder: Path, round_: OpenRound) -> SealedUpdate:
-    """This institution's words in a sum, sealed to the auditor.
+def seal_update(folder: Path, round_: OpenRound, identity: SigningKey) -> SealedUpdate:
+    """This institution's words in a sum, sealed to the auditor and signed by it.
 
     Raises:
         StateError: the stored update is gone, or does not give the words that were sent.
+        PeerProtocolError: what is on record of the sum does not hold.
     """
     spec, held, session = round_.spec, round_.held, round_.session
     update = UpdateStore(folder).load(spec.base_model_hash, spec.terms_hash)
@@ -99,4 +106,11 @@ def seal_update(folder: Path, round_: OpenRound) -> SealedUpdate:
             "Run this on the machine that took part, with the same number of threads (OMP_NUM_THREADS) and the same"
             " release; otherwise tell the coordinator that this update cannot be opened, and why",
         )
-    return SealedUpdate(confirmed=held.confirmed, member=held.member, secrets=held.sealed.secrets, words=words)
+    signature = sign_paper(survivors, held.member, identity, held.sealed.secrets, words)
+    return SealedUpdate(
+        confirmed=held.confirmed,
+        member=held.member,
+        secrets=held.sealed.secrets,
+        signature=signature,
+        words=words,
+    )

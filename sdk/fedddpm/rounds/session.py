@@ -27,6 +27,7 @@ from fedddpm_protocol.errors import CohortTooSmallError, PeerProtocolError, Spen
 from fedddpm_protocol.primitives.ring import packed_bytes
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.session.participant import Participant
+from fedddpm_protocol.session.spent import SpentRecord
 from fedddpm_protocol.wire.messages import Confirmation, Deal, Join, Message, Survivor
 from fedddpm_protocol.wire.phases import ClientState, Phase, has_reached
 from fedddpm_protocol.wire.sum_proofs import ConfirmedSum
@@ -260,13 +261,16 @@ class SessionDriver:
         self._received = reply = self._api.confirmations()
         confirmations = reply.confirmations
         spec_hash = self._spec.hash
-        self._remember_sum(confirmations)
-        self._seal_secrets()
-        # The ledger has the answer on the disk before there is a message: after a crash in between it is owed, and sent
-        # at the next start as it is, for a second one over other survivors would give the update away.
-        unmask = self._participant.receive_confirmations(
-            confirmations, lambda record: self._seat.ledger.commit(spec_hash, record, self._session)
-        )
+
+        def commit(record: SpentRecord) -> None:
+            # Once the confirmations hold, and no sooner: what is kept of an earlier attempt goes here. The ledger has
+            # the answer on the disk before there is a message: after a crash in between it is owed, and sent at the
+            # next start as it is, for a second one over other survivors would give the update away.
+            self._remember_sum(confirmations)
+            self._seal_secrets()
+            self._seat.ledger.commit(spec_hash, record, self._session)
+
+        unmask = self._participant.receive_confirmations(confirmations, commit)
         owed = OwedUnmask(self._spec.base_model_hash, spec_hash, self._part.name, self._session, unmask)
         send_owed(self._api, self._seat.ledger, owed)
 

@@ -83,6 +83,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
         db.executescript(_SCHEMA)
     except sqlite3.Error as error:
         db.close()

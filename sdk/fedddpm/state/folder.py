@@ -104,6 +104,18 @@ class StateFolder:
         with self.transaction() as db:
             _set_fact(db, name, value)
 
+    def facts(self, prefix: str) -> dict[str, bytes]:
+        """The remembered values whose names begin so."""
+        rows = self._db.execute("SELECT name, value FROM facts WHERE substr(name, 1, ?) = ?", (len(prefix), prefix))
+        return {name: bytes(value) for name, value in rows}
+
+    def wipe(self) -> None:
+        """Leave nothing of what was forgotten in the database's files, as far as SQLite and the disk let one."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise unusable(self.path / "state.sqlite", error) from error
+
     def forget(self, name: str) -> None:
         """Remove a single value."""
         with self.transaction() as db:

@@ -1,6 +1,7 @@
 """What opens this institution's update of the round to the roster's auditor, if it is given away: sealed to that key.
 
-It is written before the answer that lets the sum be opened leaves, and is gone when the round has its result.
+It is written before the answer that lets the sum be opened leaves, and is forgotten when the round has its result, when
+its run is over, and when another round is answered for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fedddpm.state.confirmed_sums import CONFIRMED, confirmed_in
 from fedddpm.state.folder import StateFolder
 from fedddpm.state.report import read_facts
 from fedddpm.state.secret import TRAINING_FACT
+from fedddpm_protocol.wire.messages import SignedDocument
 from fedddpm_protocol.wire.sum_proofs import ConfirmedSum
 
 _SEALED = "sealed-secrets/"  # and the session
@@ -35,6 +37,7 @@ class HeldSum:
 
     sealed: SealedSecrets
     confirmed: ConfirmedSum
+    newest_roster: SignedDocument
     member: str
     secret: bytes  # that private rounding is drawn from
 
@@ -46,14 +49,20 @@ class SealedSecretsBook:
         self._state = state
 
     def keep(self, session: str, sealed: SealedSecrets) -> None:
-        """Write them down, in the place of those of an earlier attempt."""
+        """Write them down, in the place of all that is of an earlier attempt."""
         fields = {"spec": sealed.spec_hash.hex(), "secrets": sealed.secrets.hex(), "words": sealed.words.hex()}
+        for name, stored in self._state.facts(_SEALED).items():
+            if _sealed(stored).spec_hash != sealed.spec_hash:
+                self._state.forget(name)
         self._state.remember(_SEALED + session, json.dumps(fields).encode())
 
     def clear(self) -> None:
-        """The round has its result: nothing is left to be opened."""
-        with self._state.transaction() as db:
-            db.execute("DELETE FROM facts WHERE substr(name, 1, ?) = ?", (len(_SEALED), _SEALED))
+        """Nothing is left to be opened."""
+        names = list(self._state.facts(_SEALED))
+        for name in names:
+            self._state.forget(name)
+        if names:
+            self._state.wipe()
 
 
 def held_sums(folder: Path, root_public_key: bytes) -> list[HeldSum]:
@@ -71,7 +80,8 @@ def held_sums(folder: Path, root_public_key: bytes) -> list[HeldSum]:
     for name, stored in facts.items():
         confirmed = facts.get(CONFIRMED + name.removeprefix(_SEALED))
         if name.startswith(_SEALED) and confirmed is not None:
-            parts = (confirmed_in(confirmed), facts["member"].decode(), facts[TRAINING_FACT])
+            newest = SignedDocument.model_validate_json(facts["roster"])
+            parts = (confirmed_in(confirmed), newest, facts["member"].decode(), facts[TRAINING_FACT])
             held.append(HeldSum(_sealed(stored), *parts))
     return sorted(held, key=lambda one: one.confirmed.session)
 

@@ -33,10 +33,19 @@ class Magnifying(ENCODER):
 
 def opened(fed: Federation, member: str) -> Path:
     """What a member writes for the auditor."""
-    own = ("--state-dir", fed.site(member) / "state", "--federation-root", fed.root_public)
-    shown = fed.fedddpm("open-update", *own, "--out", fed.folder, "--yes")
+    own = ("--state-dir", fed.site(member) / "state", "--identity", fed.site(member) / "identity.key")
+    root = ("--federation-root", fed.root_public)
+    shown = fed.fedddpm("open-update", *own, *root, "--out", fed.folder / "for-notary", "--yes")
     assert "notary" in shown
     return Path(shown.rsplit("written:", 1)[1].strip().replace("\n", ""))
+
+
+def is_no_more_shown(fed: Federation, member: str) -> bool:
+    try:
+        opened(fed, member)
+    except CommandError as error:
+        return "notary, whom this update could be shown to, is the auditor no more" in str(error)
+    return False
 
 
 def judged(fed: Federation, key: Path, files: list[Path], *options: str) -> str:
@@ -60,7 +69,8 @@ def test_the_spoiler_is_found_and_the_others_go_on(
     files = [opened(fed, member) for member in honest]
     among = judged(fed, key, files)
     assert among.count("as agreed") == 3
-    assert f"it is among {spoiler}, who opened nothing" in " ".join(among.split())
+    assert f"not cleared: {spoiler}, which is no proof of anything" in " ".join(among.split())
+    assert "release roster.json" not in among
     with pytest.raises(CommandError, match="cannot be made again as they were sent"):
         opened(fed, spoiler)  # its program's own words are others
     if lies:
@@ -76,11 +86,13 @@ def test_the_spoiler_is_found_and_the_others_go_on(
     files.append(opened(fed, spoiler))
     monkeypatch.setattr(contribution, "ValuesEncoder", ENCODER)
 
-    findings = json.loads(judged(fed, key, files, "--json"))
+    (found,) = json.loads(judged(fed, key, files, "--json"))["sums"]
+    assert (found["not_opened"], found["may_be_released"]) == ([], honest)
+    findings = found["findings"]
     guilty = [finding for finding in findings if finding["fault"]]
     assert [finding["member"] for finding in guilty] == [spoiler]
     if lies:
-        assert "not those that it sent" in guilty[0]["fault"]
+        assert guilty[0]["fault"] == "it shows other words than it sent"
         assert guilty[0]["norm"] is None
     else:
         assert guilty[0]["norm"] > 100 * guilty[0]["limit"]
@@ -137,20 +149,26 @@ def test_files_that_are_wrong_are_told_in_one_line(new_federation: NewFederation
     hold.wait()
     wait_until(lambda: sealed_sums(fed, fed.members[1]), "an answer of the second")
     file = opened(fed, fed.members[1])
+    other = fed.name_auditor("other")
+    wait_until(lambda: is_no_more_shown(fed, fed.members[1]), "an institution that knows of the other auditor")
     hold.go_on.set()
     fed.end()
-    other = fed.folder / "other.key"
-    fed.aggregator("auditor", "keygen", "--out", other, "--auditor", "other")
     for own, files, why in (
-        (key, [file, file], "two of these updates are of one member"),
-        (other, [file], "names notary as auditor, with another key than this one"),
-        (key, [fed.roster], "is no sealed update"),
+        (key, [file, file], "two of these files are of one member"),
         (fed.root_key, [file], "expected is the auditor's private key"),
-        (key, [fed.folder / "none.json"], "cannot be read"),
+        (other, [file], "none of these files says anything"),
     ):
         with pytest.raises(CommandError) as caught:
             judged(fed, own, files)
         assert why in str(caught.value.__cause__)
+    # A file that is wrong hides nothing of the others.
+    cut = fed.folder / "cut.json"
+    cut.write_text(json.dumps({**json.loads(file.read_text()), "words": {}}))
+    wrong = {fed.roster: "is no sealed update", fed.folder / "none.json": "cannot be read", cut: "does not verify"}
+    told = json.loads(judged(fed, key, [*wrong, file, fed.folder], "--json"))
+    assert len(told["sums"]) == 1
+    for path, why in {**wrong, fed.folder: "is no file"}.items():
+        assert why in told["prove_nothing"][str(path)]
     assert read_sealing_key(key).private.hex() not in file.read_text()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from tests.protocol.support.checked import CHUNK, COORDINATES, ROOT, confirmed_sum
-from tests.protocol.support.sessions import Session, inputs_for, make_participants, make_roster
+from tests.protocol.support.sessions import Session, identity_of, inputs_for, make_participants, make_roster
 from tests.protocol.support.specs import make_spec
 
 from fedddpm_protocol.agreement.chunks import chunk_count, chunk_span
@@ -26,7 +26,7 @@ from fedddpm_protocol.errors import (
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SealingKey, SigningKey
 from fedddpm_protocol.session.cohort import SessionPlan, session_plan
-from fedddpm_protocol.session.opened_update import open_update, seal_words
+from fedddpm_protocol.session.opened_update import open_update, seal_words, sign_paper
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.wire.sum_proofs import SealedUpdate
 
@@ -49,11 +49,11 @@ class Held:
             segment.name: tuple(self._sealed(member, segment, index, change) for index in range(self._chunks(segment)))
             for segment in self.plan.segments
         }
-        paper = SealedUpdate(
-            confirmed=confirmed_sum(self.session, "full"), member=member, secrets=self.secrets[member], words=words
-        )
-        assert member in survivors.ids or "member" in changes
-        return paper.model_copy(update=changes)
+        fields = {"secrets": self.secrets[member], "words": words, **changes}
+        by = identity_of(int(member.split("-")[1]))
+        signature = sign_paper(survivors, member, by, fields["secrets"], fields["words"])
+        confirmed = confirmed_sum(self.session, "full")
+        return SealedUpdate(confirmed=confirmed, member=member, **{"signature": signature, **fields})
 
     def _chunks(self, segment: SegmentSpec) -> int:
         return chunk_count(segment, self.plan.chunk_coordinates)
@@ -151,12 +151,35 @@ def test_a_text_opens_in_its_own_place_only() -> None:
     segment = one.plan.segments[0]
     paper = one.paper("site-0")
     chunks = paper.words[segment.name]
-    swapped = paper.model_copy(update={"words": {**paper.words, segment.name: (chunks[1], chunks[0], *chunks[2:])}})
+    swapped = one.paper("site-0", words={**paper.words, segment.name: (chunks[1], chunks[0], *chunks[2:])})
     with pytest.raises(MalformedError, match="does not open"):
         open_update(swapped, KEY, ROOT.public_key).words(segment, 0)
-    short = paper.model_copy(update={"words": {**paper.words, segment.name: chunks[:-1]}})
+    short = one.paper("site-0", words={**paper.words, segment.name: chunks[:-1]})
     with pytest.raises(MalformedError, match="is missing"):
         open_update(short, KEY, ROOT.public_key).require_sent()
+
+
+def test_nobody_frames_a_member_whose_file_it_handles() -> None:
+    """Words that a stranger sealed, under the member's own secrets, prove nothing, as do those of another sum."""
+    one, other = held(), held()
+    honest = one.paper("site-1")
+
+    def zero(words: ring.Words) -> None:
+        words[:] = 0
+
+    forged = [
+        honest.model_copy(update={"words": one.paper("site-1", zero).words}),
+        honest.model_copy(update={"secrets": one.secrets["site-2"]}),
+        honest.model_copy(update={"signature": other.paper("site-1").signature}),
+        honest.model_copy(
+            update={"words": one.paper("site-1", zero).words, "signature": one.paper("site-2").signature}
+        ),
+    ]
+    for paper in forged:
+        with pytest.raises(SignatureError) as caught:
+            open_update(paper, KEY, ROOT.public_key)
+        assert not isinstance(caught.value, OtherUpdateError)
+    open_update(honest, KEY, ROOT.public_key).require_sent()
 
 
 def test_papers_that_do_not_hold_say_nothing_about_anybody() -> None:
@@ -192,6 +215,9 @@ def test_a_roster_names_one_auditor_and_older_rosters_keep_their_bytes() -> None
     assert with_one.auditor == AUDITOR
     assert open_roster(sign_roster(with_one, ROOT), ROOT.public_key) == with_one
     assert with_one.hash != plain.hash == make_roster(3, auditors=()).hash
+    for taken in (plain.server_public_key, plain.members[0].public_key):
+        with pytest.raises(ValueError, match=r"a key of its own|sealing key of auditor"):
+            make_roster(3, auditors=(Auditor("auditor", taken),))
     with pytest.raises(ValueError, match="one auditor at most"):
         make_roster(3, auditors=(AUDITOR, Auditor("other", SealingKey(b"\x05" * 32).public_key)))
     for low in (bytes(32), b"\x01" + bytes(31), b"\x01"):

@@ -34,19 +34,29 @@ def confirmed(state: StateFolder, session: str) -> None:
     ConfirmedSums(state).keep(ConfirmedSum(roster=document, spec=document, session=session, **empty))
 
 
+def holding(folder: Path, sealed: SealedSecrets) -> list[str]:
+    """The files that hold sealed secrets."""
+    return [
+        path.name for path in folder.iterdir() if path.is_file() and sealed.secrets.hex().encode() in path.read_bytes()
+    ]
+
+
 def test_each_session_has_the_newest_until_the_round_is_over(state: StateFolder) -> None:
     book = SealedSecretsBook(state)
     assert held_sums(state.path, ROOT) == []
     for session in ("decoder", "bottleneck"):
         confirmed(state, session)
         book.keep(session, SEALED)
-    newer = SealedSecrets(b"\x04" * 32, b"\x05" * 112, b"\x06" * 32)
-    book.keep("decoder", newer)
     held = held_sums(state.path, ROOT)
-    assert [(one.confirmed.session, one.sealed) for one in held] == [("bottleneck", SEALED), ("decoder", newer)]
+    assert [(one.confirmed.session, one.sealed) for one in held] == [("bottleneck", SEALED), ("decoder", SEALED)]
     assert {one.member for one in held} == {"hospital-a"}
+    newer = SealedSecrets(b"\x04" * 32, b"\x05" * 112, b"\x06" * 32)
+    book.keep("decoder", newer)  # of another attempt: nothing of the one before is left
+    assert [(one.confirmed.session, one.sealed) for one in held_sums(state.path, ROOT)] == [("decoder", newer)]
+    assert holding(state.path, newer)
     book.clear()
     assert held_sums(state.path, ROOT) == []
+    assert holding(state.path, newer) == holding(state.path, SEALED) == [], "in no page and no log of the database"
     assert state.fact(CONFIRMED + "decoder") is not None, "the sum is still to be checked"
 
 

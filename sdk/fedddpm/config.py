@@ -90,7 +90,7 @@ class LocalPolicyOptions(_Options):
     require_checks: Annotated[bool, Option("go on only where the sum could be checked")] = False
     disclose_samples: Annotated[bool, Option("give the number of images in clear if asked")] = False
     approve_runs: Annotated[bool, Option("wait with each new run for fedddpm approve")] = False
-    keep_for_auditor: Annotated[bool, Option("keep what fedddpm open-update needs, sealed to the auditor")] = True
+    keep_for_auditor: bool = True  # what fedddpm open-update needs, sealed to the roster's auditor
     allow_two_party: Annotated[bool, Option("hides from the server, not from the other party")] = False
 
     @model_validator(mode="after")

@@ -24,10 +24,10 @@ from fedddpm_aggregator.cli.options import Blobs, Data, DatabaseUrl, opened, set
 from fedddpm_aggregator.cli.prepare import prepare_command
 from fedddpm_aggregator.cli.round_tables import console, print_rounds
 from fedddpm_aggregator.cli.selftest import drill_command, selftest_command
-from fedddpm_aggregator.cli.service_links import service_links
 from fedddpm_aggregator.cli.verify import verify_command
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.key_files import read_public_key, write_key
+from fedddpm_aggregator.security.service_links import service_links
 from fedddpm_aggregator.server.process import serve_forever
 from fedddpm_aggregator.service.administration.rosters import initialise
 from fedddpm_aggregator.service.history.run_report import run_report

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from fedddpm_aggregator.cli.service_links import service_links
+from fedddpm_aggregator.security.service_links import service_links
 from fedddpm_protocol.untrusted.plain_text import message
 from fedddpm_protocol.untrusted.redaction import shown_url
 

@@ -74,11 +74,7 @@ class Participation:
             state, models, transport, reporter, self._alarms.follow, config.learning, config.policy
         )
         self._charters = CharteredRuns(
-            state,
-            institution.root_public_key,
-            self._history,
-            reporter,
-            must_approve=institution.config.policy.approve_runs,
+            state, institution.root_public_key, self._history, reporter, must_approve=config.policy.approve_runs
         )
         self._own = RoundUpdate(
             institution,
@@ -91,14 +87,8 @@ class Participation:
             reporter,
             self._telling,
         )
-        self._seat = Seat(
-            institution.identity,
-            institution.member_id,
-            state,
-            self._ledger,
-            reporter.uploading,
-            institution.config.policy.keep_for_auditor,
-        )
+        keeps = config.policy.keep_for_auditor
+        self._seat = Seat(institution.identity, institution.member_id, state, self._ledger, reporter.uploading, keeps)
         self._sealed = SealedSecretsBook(state)
         self._shares = ShareGuard(state, institution.member_id, institution.config.policy, reporter.warning)
         self._sums = SumCheck(

@@ -24,8 +24,7 @@ from fedddpm_protocol.agreement.spec import SegmentSpec
 from fedddpm_protocol.errors import EncodingError, ProtocolError
 from fedddpm_protocol.primitives import canonical, keys, ring
 from fedddpm_protocol.primitives.keystream import MaskStream
-from fedddpm_protocol.session import participant as participant_module
-from fedddpm_protocol.session import verdicts
+from fedddpm_protocol.session import masking, verdicts
 from fedddpm_protocol.session.cohort import SessionPlan
 from fedddpm_protocol.session.participant import Participant
 from fedddpm_protocol.session.spent import SpentLog, SpentRecord
@@ -305,7 +304,7 @@ def watched() -> Iterator[pytest.MonkeyPatch]:
     """Streams that can be told apart; and no signature, key exchange or JOIN that was computed is computed again."""
     gc.disable()  # there are many objects, and all of them are kept
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(participant_module, "MaskStream", Watched)
+        patch.setattr(masking, "MaskStream", Watched)
         for name, function in CACHED.items():
             patch.setattr(keys, name, function)
         patch.setattr(keys.SigningKey, "sign", _sign)

@@ -139,6 +139,7 @@ OPTIONS: list[Row] = [
 ]
 SETTINGS = [row for row in OPTIONS if row[3]]
 ONLY_IN_FILES = {
+    "policy.keep_for_auditor": False,
     "learning.label_dropout": 0.5,
     "learning.compile": True,
     "network.connect_timeout_s": 3.0,

@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## four institutions train one model on this machine, 
 
 test: $(VENV)/.installed check  ## style, types, import floors and every test that runs anywhere
 	$(BIN)/python -m pytest -q -s tests/packaging/test_server_environment.py
-	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore tests/protocol --ignore tests/aggregator \
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/protocol --ignore tests/aggregator \
 		--ignore tests/packaging/test_server_environment.py $(TEST_ARGS)
 
 check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter

@@ -86,7 +86,7 @@ RAW = {
     "half a character": b'"\\ud800"',
 }
 FEW = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
-EXAMPLES = [5, pytest.param(60, marks=pytest.mark.soak)]  # of each operation, drawn at random
+EXAMPLES = [3, pytest.param(60, marks=pytest.mark.soak)]  # of each operation, drawn at random
 
 
 class Lines(logging.Handler):

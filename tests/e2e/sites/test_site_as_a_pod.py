@@ -69,7 +69,7 @@ def test_standing_by_for_the_next_run(new_federation: NewFederation) -> None:
 
 def test_the_last_results_of_a_run_that_ended_while_it_was_away(new_federation: NewFederation) -> None:
     fed = new_federation("abcd", c_max=1)
-    fed.start(join_s=25)
+    fed.start(join_s=25, shares_s=6)
     away, others = fed.members[0], fed.members[1:]
     hold = fed.proxy(away).hold("GET .*/cohort")
     fed.join_in(away)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-# Files that take longest, longest first, as measured on two cores. Where files are shared out to several workers (pytest
+# Files that take longest, longest first, as measured on two cores. Where files are shared out to workers (pytest
 # -n --dist loadfile --no-loadscope-reorder) they begin first: one that began last would keep the others waiting.
 LONGEST = (
     "tests/sdk/experiment/test_study.py",

@@ -15,6 +15,7 @@ import pytest
 from tests.aggregator.support.certificates import self_signed
 from tests.aggregator.support.federations import Federation
 from tests.aggregator.support.sites import NewFederation
+from tests.support import fork_server
 
 from fedddpm_aggregator.security.key_files import ROOT_PURPOSE, SERVER_PURPOSE, write_key
 from fedddpm_aggregator.settings import Settings
@@ -55,7 +56,7 @@ def serving(variables: dict[str, str]) -> Iterator[str]:
 
 def refused(variables: dict[str, str]) -> str:
     """The one line of a server that does not start."""
-    done = subprocess.run(SERVE, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    done = fork_server.run("fedddpm-aggregator", "serve", environment=variables, timeout_s=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr

@@ -94,6 +94,22 @@ def start(
     return subprocess.Popen(words, env=values, stdout=stdout, stderr=stderr, text=True, start_new_session=True)
 
 
+def run(
+    name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None, timeout_s: float = 90
+) -> subprocess.CompletedProcess[str]:
+    """A command to its end, with all that it wrote; subprocess.TimeoutExpired if that takes too long."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start(name, *arguments, environment=environment, stdout=out, stderr=err)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([name, *arguments], code, out.read(), err.read())
+
+
 class ForkServer:
     """A process that has imported one command."""
 

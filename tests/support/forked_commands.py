@@ -68,6 +68,8 @@ def become(request: dict[str, object], files: list[int]) -> dict[str, object]:
     os.environ.update(request["environment"])  # type: ignore[call-overload]
     sys.argv = list(request["words"])  # type: ignore[call-overload]
     random.seed()
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None  # of this environment, when it is asked for
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     return request

@@ -16,6 +16,7 @@ import pytest
 from alembic import command
 from benchmarks.load.postgresql import PostgreSQL
 from tests.aggregator.support.federations import identity_of
+from tests.support import fork_server
 from tests.support.postgresql import NewDatabase
 
 from fedddpm_aggregator.app import open_context
@@ -64,7 +65,7 @@ class Deployment:
 
     def run(self, *arguments: str, **changes: object) -> subprocess.CompletedProcess[str]:
         env = self.environment(**changes)
-        return subprocess.run([*PREPARE, *arguments], env=env, capture_output=True, text=True, timeout=90, check=False)
+        return fork_server.run("fedddpm-aggregator", "prepare", *arguments, environment=env)
 
     def prepare(self, **changes: object) -> str:
         """The output of a run that succeeds, without a word on standard error."""

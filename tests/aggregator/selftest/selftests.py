@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.support import fork_server
 
 SELFTEST = [sys.executable, "-m", "fedddpm_aggregator", "selftest"]
 STEPS = ["storage", "schema,", "server", "join", "share", "drop", "upload", "confirm", "unmask", "sum", "verify"]
@@ -23,9 +24,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 
 def selftest(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*SELFTEST, *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = fork_server.run("fedddpm-aggregator", "selftest", *arguments, environment=variables, timeout_s=120)
     assert list(Path(variables["TMPDIR"]).iterdir()) == []
     return done
 

@@ -64,6 +64,7 @@ def test_small_run(tmp_path: Path) -> None:
     assert "| 5 | 4,096 |" in (tmp_path / "load.md").read_text()
 
 
+@pytest.mark.soak
 def test_one_section_of_the_documents_is_measured_anew(tmp_path: Path) -> None:
     small = ["--institutions", "3", "--coordinates", "4096", "--idle", "0", "--no-peer", "--poll", "1"]
     document(tmp_path, [("First", small), ("Second", small)])

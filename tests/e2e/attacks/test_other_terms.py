@@ -41,7 +41,14 @@ def begun(new_lying_federation: NewLyingFederation) -> tuple[LyingFederation, st
     return fed, victim, others
 
 
-@pytest.mark.parametrize("terms", [{"learning_rate": 1e-30}, {"learning_rate": 1e-4}, {"max_steps": 1}])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"learning_rate": 1e-30},
+        pytest.param({"learning_rate": 1e-4}, marks=pytest.mark.soak),
+        pytest.param({"max_steps": 1}, marks=pytest.mark.soak),
+    ],
+)
 def test_one_update_among_those_of_others_who_learn_nothing(
     new_lying_federation: NewLyingFederation, terms: dict[str, float]
 ) -> None:

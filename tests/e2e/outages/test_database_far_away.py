@@ -19,7 +19,7 @@ from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.api import RunState
 
-ONE_WAY_S, ROUNDS, ASKING = 0.01, 3, 12
+ONE_WAY_S, ROUNDS, ASKING = 0.01, 2, 12
 
 
 @pytest.mark.slow

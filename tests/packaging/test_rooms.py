@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import LONGEST
 from tests.support.repository import ROOT
 
 PACKAGES = {
@@ -202,3 +203,7 @@ def test_moves_that_blame_passes_over_are_in_the_history() -> None:
     for revision in revisions:
         is_past = ["git", "merge-base", "--is-ancestor", revision, "HEAD"]
         assert subprocess.run(is_past, cwd=ROOT, capture_output=True, check=False).returncode == 0, revision
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert [file for file in LONGEST if not (ROOT / file).is_file()] == []

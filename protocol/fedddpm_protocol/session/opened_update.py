@@ -23,7 +23,7 @@ from fedddpm_protocol.primitives.keystream import Scratch
 from fedddpm_protocol.primitives.shamir import RandomBytes
 from fedddpm_protocol.session.checked_sum import confirmed_survivors
 from fedddpm_protocol.session.cohort import SurvivorSet
-from fedddpm_protocol.session.mask_seeds import self_mask_commitment
+from fedddpm_protocol.session.coordinator import is_secret_of
 from fedddpm_protocol.session.masking import mask_streams, masked
 from fedddpm_protocol.session.sealing import seal_to, unseal
 from fedddpm_protocol.session.session_secrets import unseal_secrets
@@ -83,8 +83,7 @@ class OpenedUpdate:
         sharing, member = self.survivors.sharing, self.paper.member
         body = sharing.cohort.body(member)
         mask_private, self_mask = unseal_secrets(self.key, sharing.cohort.session_id, member, self.paper.secrets)
-        given = keys.x25519_public(mask_private), self_mask_commitment(member, self_mask)
-        if given != (body.mask_public_key, body.self_mask_commitment):
+        if not (is_secret_of(body, "mask_sk", mask_private) and is_secret_of(body, "self_mask", self_mask)):
             raise MalformedError("the sealed secrets are not those of the member's JOIN", member)
         chunks, scratch = {}, Scratch()
         for segment in sharing.cohort.plan.segments:

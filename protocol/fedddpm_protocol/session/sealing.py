@@ -15,7 +15,6 @@ from fedddpm_protocol.primitives.canonical import kdf, label
 from fedddpm_protocol.primitives.shamir import RandomBytes
 
 _NONCE = bytes(12)
-SEALING_BYTES = keys.KEY_BYTES + 16  # that a sealed text is longer than its plain one
 
 
 def seal_to(public: bytes, tag: str, fields: tuple[bytes, ...], plain: bytes, random_bytes: RandomBytes) -> bytes:
@@ -34,9 +33,8 @@ def unseal(key: keys.SealingKey, tag: str, fields: tuple[bytes, ...], sealed: by
         opening = AESGCM(_key(shared, shown, key.public_key, tag, fields))
         return opening.decrypt(_NONCE, sealed[keys.KEY_BYTES :], label(tag, *fields))
     except (InvalidTag, ValueError) as error:
-        raise MalformedError(
-            "what was sealed does not open: it is for another key, of another place, or damaged"
-        ) from (error)
+        happened = "what was sealed does not open: it is for another key, of another place, or damaged"
+        raise MalformedError(happened) from error
 
 
 def _key(shared: bytes, shown: bytes, public: bytes, tag: str, fields: tuple[bytes, ...]) -> bytes:

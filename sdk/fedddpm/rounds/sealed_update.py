@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from fedddpm.updates.update_store import UpdateStore
 from fedddpm_protocol.agreement.chunks import chunk_count
 from fedddpm_protocol.agreement.documents import open_spec
 from fedddpm_protocol.agreement.roster import Auditor, Roster, open_roster
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import RoundSpec, SegmentSpec
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.primitives.keys import SigningKey
 from fedddpm_protocol.session.checked_sum import confirmed_survivors
+from fedddpm_protocol.session.cohort import open_cohort, session_plan
 from fedddpm_protocol.session.opened_update import seal_words, sign_paper
 from fedddpm_protocol.wire.sum_proofs import SealedUpdate
 
@@ -77,40 +80,50 @@ def seal_update(folder: Path, round_: OpenRound, identity: SigningKey) -> Sealed
         StateError: the stored update is gone, or does not give the words that were sent.
         PeerProtocolError: what is on record of the sum does not hold.
     """
-    spec, held, session = round_.spec, round_.held, round_.session
-    update = UpdateStore(folder).load(spec.base_model_hash, spec.terms_hash)
-    if update is None:
-        raise StateError(
-            f"the update of round {spec.round + 1} is not in {folder} any more",
-            "Tell the coordinator that it cannot be opened, and why",
-        )
-    part = spec.part(session)
-    rounding = rounding_seed_of(held.secret, spec.base_model_hash, part.name)
-    contribution = Contribution(spec, part.name, update, scaled_pieces(spec, update.sent), rounding)
+    spec, held = round_.spec, round_.held
     survivors = confirmed_survivors(held.confirmed, round_.roster, spec)
-    cohort = survivors.sharing.cohort
-    contribution.take_place(held.member, cohort.ids, round_.roster.c_max)
-    digest, words = hashlib.sha256(), {}
-    for segment in part.segments:
-        sealed = []
-        for index in range(chunk_count(segment, spec.chunk_coordinates)):
-            chunk = contribution.words(segment, index)
-            digest.update(chunk.data)
-            place = (cohort.session_id, held.member, segment.name, index)
-            packed = ring.pack(chunk, segment.bits)
-            sealed.append(seal_words(round_.auditor.sealing_key, *place, packed, secrets.token_bytes))
-        words[segment.name] = tuple(sealed)
+    session_id = survivors.sharing.cohort.session_id
+    digest, words = hashlib.sha256(), defaultdict[str, list[bytes]](list)
+    for segment, index, chunk in words_again(folder, round_):
+        digest.update(chunk.data)
+        packed = ring.pack(chunk, segment.bits)
+        place = (session_id, held.member, segment.name, index)
+        sealed = seal_words(round_.auditor.sealing_key, *place, packed, secrets.token_bytes)
+        words[segment.name].append(sealed)
     if digest.digest() != held.sealed.words:
         raise StateError(
             f"the words of round {spec.round + 1} cannot be made again as they were sent: rounding gave others",
             "Run this on the machine that took part, with the same number of threads (OMP_NUM_THREADS) and the same"
             " release; otherwise tell the coordinator that this update cannot be opened, and why",
         )
-    signature = sign_paper(survivors, held.member, identity, held.sealed.secrets, words)
+    chunks = {name: tuple(sealed) for name, sealed in words.items()}
+    signature = sign_paper(survivors, held.member, identity, held.sealed.secrets, chunks)
     return SealedUpdate(
         confirmed=held.confirmed,
         member=held.member,
         secrets=held.sealed.secrets,
         signature=signature,
-        words=words,
+        words=chunks,
     )
+
+
+def words_again(folder: Path, round_: OpenRound) -> Iterator[tuple[SegmentSpec, int, ring.Words]]:
+    """Segment, index and words of each chunk that the stored update gives, in the order in which they are masked.
+
+    StateError if the update is gone; PeerProtocolError if what is on record of the sum does not hold.
+    """
+    spec, held = round_.spec, round_.held
+    update = UpdateStore(folder).load(spec.base_model_hash, spec.terms_hash)
+    if update is None:
+        raise StateError(
+            f"the update of round {spec.round + 1} is not in {folder} any more",
+            "Tell the coordinator that it cannot be opened, and why",
+        )
+    part = spec.part(round_.session)
+    rounding = rounding_seed_of(held.secret, spec.base_model_hash, part.name)
+    contribution = Contribution(spec, part.name, update, scaled_pieces(spec, update.sent), rounding)
+    cohort = open_cohort(session_plan(spec, round_.roster, round_.session), round_.roster, held.confirmed.joins)
+    contribution.take_place(held.member, cohort.ids, round_.roster.c_max)
+    for segment in part.segments:
+        for index in range(chunk_count(segment, spec.chunk_coordinates)):
+            yield segment, index, contribution.words(segment, index)

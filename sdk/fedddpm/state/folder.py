@@ -116,10 +116,10 @@ class StateFolder:
         except sqlite3.Error as error:
             raise unusable(self.path / "state.sqlite", error) from error
 
-    def forget(self, name: str) -> None:
-        """Remove a single value."""
+    def forget(self, *names: str) -> None:
+        """Remove single values, all at once."""
         with self.transaction() as db:
-            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+            db.executemany("DELETE FROM facts WHERE name = ?", [(name,) for name in names])
 
     def next_seq(self) -> int:
         """The next JOIN's sequence number; on the disk before it is used."""

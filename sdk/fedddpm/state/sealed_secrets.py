@@ -51,17 +51,17 @@ class SealedSecretsBook:
     def keep(self, session: str, sealed: SealedSecrets) -> None:
         """Write them down, in the place of all that is of an earlier attempt."""
         fields = {"spec": sealed.spec_hash.hex(), "secrets": sealed.secrets.hex(), "words": sealed.words.hex()}
-        for name, stored in self._state.facts(_SEALED).items():
-            if _sealed(stored).spec_hash != sealed.spec_hash:
-                self._state.forget(name)
+        kept = self._state.facts(_SEALED).items()
+        stale = [name for name, stored in kept if _sealed(stored).spec_hash != sealed.spec_hash]
+        if stale:
+            self._state.forget(*stale)
         self._state.remember(_SEALED + session, json.dumps(fields).encode())
 
     def clear(self) -> None:
         """Nothing is left to be opened."""
-        names = list(self._state.facts(_SEALED))
-        for name in names:
-            self._state.forget(name)
+        names = self._state.facts(_SEALED)
         if names:
+            self._state.forget(*names)
             self._state.wipe()
 
 

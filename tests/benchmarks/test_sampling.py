@@ -3,12 +3,12 @@
 import argparse
 import importlib
 import json
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from tests.support.hand_clock import HandClock
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,18 @@ def test_a_missing_peer_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ratios_are_within_one_sampler(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_ratios_are_within_one_sampler(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = HandClock()
+    monkeypatch.setattr(benchmark, "time", clock)
+
     def contender(name: str, sampler: str, seconds: float) -> object:
-        return benchmark.Contender(name, sampler, 5, lambda: time.sleep(seconds))
+        return benchmark.Contender(name, sampler, 5, lambda: clock.sleep(seconds))
 
     line = [
-        contender("fedddpm paper", "ddim", 0.02),
-        contender("slower", "ddim", 0.06),
-        contender("fedddpm paper", "dpm", 0.01),
-        contender("lonely", "ancestral", 0.01),
+        contender("fedddpm paper", "ddim", 1 / 32),
+        contender("slower", "ddim", 3 / 32),
+        contender("fedddpm paper", "dpm", 1 / 64),
+        contender("lonely", "ancestral", 1 / 64),
     ]
     rows = benchmark.measure(line, repeats=3, batch=10)
     assert 1.9 < rows[0].ms_per_image < 4

@@ -2,12 +2,12 @@
 
 import importlib
 import json
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from tests.support.hand_clock import HandClock
 
 from fedddpm.data.opening import ImageSet
 from fedddpm.model.unet import UNet
@@ -28,10 +28,14 @@ def test_a_missing_peer_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_medians_ratios_and_both_reports(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_medians_ratios_and_both_reports(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr(benchmark, "time", clock)
     contenders = [
-        benchmark.Contender("fedddpm paper", 1_000, lambda: time.sleep(0.01)),
-        benchmark.Contender("slower", 2_000, lambda: time.sleep(0.03)),
+        benchmark.Contender("fedddpm paper", 1_000, lambda: clock.sleep(1 / 64)),
+        benchmark.Contender("slower", 2_000, lambda: clock.sleep(3 / 64)),
     ]
     rows = benchmark.measure(contenders, 3, 10, torch.device("cpu"), {"slower": 2e9})
     assert [row.name for row in rows] == ["fedddpm paper", "slower"]

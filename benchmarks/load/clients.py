@@ -182,7 +182,7 @@ class Institution:
 
     def _sit_down(self) -> None:
         self._spec, self._part = _checked(self._state, self._roster)
-        self._session = session_of(self._roster, PART, self.line.name)
+        self._session = session_of(self._roster, PART, self.line.name, self._spec.draw)
         self._path = f"/v1/sessions/{self._spec.hash.hex()}/{self._session}"
         self._machine = Participant(
             identity=identity_of(self.line.name),

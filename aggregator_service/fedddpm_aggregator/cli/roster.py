@@ -21,7 +21,7 @@ from fedddpm_aggregator.service.administration.roster_files import (
     write_roster,
 )
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.roster import Auditor, Member, Release, Roster
+from fedddpm_protocol.agreement.roster import MAX_REDRAWS, Auditor, Member, Release, Roster
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.keys import fingerprint
@@ -42,6 +42,14 @@ AuditorOption = Annotated[
     typer.Option("--auditor", help="ID=PUBHEX (auditor keygen) of who may be shown single updates by consent"),
 ]
 Corrupt = Annotated[int, typer.Option(min=0, help="with shards: how many of all members may conspire")]
+Redraws = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=MAX_REDRAWS,
+        help="with shards: after a spoiled sum the next round is in other shards, drawn so often",
+    ),
+]
 
 
 @roster_app.command("create")
@@ -58,6 +66,7 @@ def create(
     n_min: Annotated[int, typer.Option(min=2, help="smallest set whose sum may be opened")] = 3,
     shard_size: Annotated[int, typer.Option(min=0, help="most members of a shard; 0: one sum of everybody")] = 0,
     corrupt: Corrupt = 0,
+    redraws: Redraws = 0,
 ) -> None:
     """Sign the first roster of a federation."""
     key = read_key(root, ROOT_PURPOSE)
@@ -72,7 +81,7 @@ def create(
         server_public_key=_hex(server_key, 32),
         members=_sorted(members),
         operators=_sorted([_member(text, "--operator") for text in operator or ()]),
-        sharding=(new_draw(shard_size, corrupt),) if shard_size else (),
+        sharding=(new_draw(shard_size, corrupt, redraws=redraws),) if shard_size else (),
         auditors=_auditors(auditor),
     )
     write_roster(roster, first, key, new=True)
@@ -132,12 +141,14 @@ def shard(
     root: Root,
     size: Annotated[int, typer.Option(min=0, help="most members of a shard; 0: one sum of everybody again")],
     corrupt: Corrupt = 0,
+    redraws: Redraws = 0,
     seed: Annotated[str | None, typer.Option(help="64 hex digits that decide the draw; fresh ones by default")] = None,
     source: Annotated[str | None, typer.Option(help="where --seed comes from, e.g. the round of a beacon")] = None,
 ) -> None:
     """Spread the members over shards, or draw these anew: sign the next version."""
     current = read_roster(roster, read_key(root, ROOT_PURPOSE))
-    draws = (new_draw(size, corrupt, None if seed is None else _hex(seed, 32), source),) if size else ()
+    chosen = None if seed is None else _hex(seed, 32)
+    draws = (new_draw(size, corrupt, chosen, source, redraws=redraws),) if size else ()
     _replace(roster, root, next_version(current, sharding=draws))
 
 
@@ -199,6 +210,8 @@ def _show(roster: Roster) -> None:
             f"{len(sizes)} shards of {min(sizes)} to {max(sizes)} members, drawn by {rules.source}; at most "
             f"{rules.corrupt} of all members conspire, then no more than {roster.c_max} in one shard"
         )
+        if rules.redraws:
+            console().print(f"after a spoiled sum the next round is in other shards; {rules.redraws} such draws")
     for step in roster.releases:
         old, new = ", ".join(step.old_u3), ", ".join(step.new_u3)
         console().print(f"release of {step.part} on {step.base_model_hash.hex()[:16]}: {old} -> {new}")

@@ -59,6 +59,8 @@ def print_rounds(report: RunReport, out: Console) -> None:
                 out.print(f"{place}: {plain(words)}", soft_wrap=True)
     for alarm in report.alarms:
         out.print(f"alarm after round {alarm.round + 1}: {plain(alarm.text)}", soft_wrap=True)
+    if report.suspicion is not None:
+        out.print(plain(report.suspicion.happened), soft_wrap=True)
     for conduct in report.conduct:
         out.print(f"{conduct.member} {plain(conduct.happened)}. {plain(conduct.to_do)}", soft_wrap=True)
 

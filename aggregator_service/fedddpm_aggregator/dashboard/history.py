@@ -19,6 +19,7 @@ from fedddpm_aggregator.service.conduct import Conduct, conduct_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import run_called
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
+from fedddpm_aggregator.service.suspicion import Suspicion, suspicion_in
 from fedddpm_protocol.encoding.alarms import Alarm
 
 REMEMBERED_RUNS = 2
@@ -52,6 +53,7 @@ class History:
     models: tuple[Model, ...]  # the newest ones
     taking: Mapping[str, Taking]  # by member of the newest roster
     conduct: Sequence[Conduct]  # members that the coordinator should call
+    suspicion: Suspicion | None  # among whom the one is that spoils sums
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -106,6 +108,7 @@ class Histories:
             models=_models(db, run, models, before),
             taking=story.taking(members),
             conduct=conduct_in(self._ctx, db, run) if members else (),
+            suspicion=suspicion_in(self._ctx, db, run) if members else None,
         )
 
     def _story(self, run_id: int) -> Story:

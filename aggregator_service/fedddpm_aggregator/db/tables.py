@@ -138,6 +138,11 @@ class SessionRow(Base):
     opened_digest: Mapped[str | None] = mapped_column(String(64), comment="hex; names the blob of the opened vector")
     result: Mapped[bytes | None] = mapped_column(LargeBinary, comment="canonical part result, once opened")
 
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether its sum came out and could not be used."""
+        return self.held or self.wrapped
+
 
 class JoinRow(Base):
     """A member's newest JOIN, and whether it is in the closed cohort."""

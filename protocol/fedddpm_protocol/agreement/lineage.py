@@ -14,8 +14,11 @@ from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.clipping import next_clip_norm, norms_allowed
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.rings import largest_references, next_ring
+from fedddpm_protocol.agreement.roster import Roster
+from fedddpm_protocol.agreement.shards import most_redraws
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference
 from fedddpm_protocol.errors import CharterError
+from fedddpm_protocol.primitives.canonical import added_later
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Lineage:
     first_norms: tuple[PartNorm, ...] = ()  # of the results that first opened each part
     newest_norms: tuple[PartNorm, ...] = ()
     references: tuple[PartReference, ...] = ()
+    spoiled: int = added_later(0)  # results that lack a sum because it was spoiled
 
     def after(self, result: RoundResult) -> Self:
         """With the next result of the run."""
@@ -56,6 +60,7 @@ class Lineage:
             first_norms=_sorted({**norms, **_by_part(self.first_norms)}),
             newest_norms=_sorted({**_by_part(self.newest_norms), **norms}),
             references=tuple(references[part] for part in sorted(references)),
+            spoiled=self.spoiled + any(part.spoiled for part in result.parts),
         )
 
     def clip_norm(self, charter: Charter) -> float:
@@ -63,6 +68,10 @@ class Lineage:
         if not charter.travel.is_adaptive:
             return charter.travel.clip_norm
         return next_clip_norm(charter.travel.clip_norm, _by_part(self.first_norms), _by_part(self.newest_norms))
+
+    def draw(self, roster: Roster) -> int:
+        """Which draw of ``roster`` says who is in which shard of the next round; after the last one the first again."""
+        return self.spoiled % (1 + most_redraws(roster))
 
     def reference(self, part: str) -> ScaleReference:
         """What the scale of a part follows from; NOTHING_KNOWN before it was opened."""
@@ -118,11 +127,12 @@ def require_chartered(spec: RoundSpec, charter: Charter) -> None:
         )
 
 
-def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage) -> None:
-    """CharterError unless ``spec`` is what follows from the charter and the results; see :func:`require_chartered`."""
+def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage, roster: Roster) -> None:
+    """CharterError unless ``spec`` is what follows from charter, results and roster; see :func:`require_chartered`."""
     require_chartered(spec, charter)
     _require_same(charter, "round", spec.round, lineage.results)
     _require_same(charter, "clip_norm", spec.clip_norm, lineage.clip_norm(charter))
+    _require_same(charter, "draw", spec.draw, lineage.draw(roster))
     for part in spec.parts:
         reference = lineage.reference(part.name)
         rings = [

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES, require
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, SUM_FIELDS, RoundSpec, ScaleReference
 from fedddpm_protocol.primitives import canonical
-from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash
+from fedddpm_protocol.primitives.canonical import PROTOCOL, added_later, tagged_hash
 
 
 @dataclass(frozen=True)
 class PartResult:
-    """What one session opened; a part whose session failed keeps its base value (``opened`` is False)."""
+    """What one session opened; a part whose session failed keeps its base value (``opened`` is False).
+
+    ``spoiled`` says of one that its sum came out and was refused, or wrapped: the next round may be in another draw.
+    """
 
     part: str
     opened: bool
@@ -24,12 +27,14 @@ class PartResult:
     sums: tuple[int, ...]  # opened weights segment, as SUM_FIELDS
     opened_digest: bytes  # segment digest of the opened values
     norm: float  # L2 norm of the mean update, or more where it is concentrated: the next scale follows from it
+    spoiled: bool = added_later(False)
 
     def __post_init__(self) -> None:
         require(
             not self.opened or (len(self.sums) == len(SUM_FIELDS) and len(self.survivors) > 1 and self.sums[0] > 0),
             "an opened part needs its sums and at least two survivors",
         )
+        require(not (self.opened and self.spoiled), "an opened part is not spoiled")
         require(0 <= self.norm < math.inf, f"a norm of {self.norm} is no norm")
         for digest in (self.session_id, self.hu3, self.opened_digest):
             require(not self.opened or len(digest) == HASH_BYTES, "a digest of an opened part must have 32 bytes")
@@ -38,9 +43,9 @@ class PartResult:
         require(set(self.survivors) <= set(self.cohort), "survivors must come from the cohort")
 
     @classmethod
-    def not_opened(cls, part: str) -> PartResult:
-        """A part whose session gave no sum."""
-        return cls(part, False, b"", b"", cohort=(), survivors=(), sums=(), opened_digest=b"", norm=0.0)
+    def not_opened(cls, part: str, *, spoiled: bool = False) -> PartResult:
+        """A part whose session gave no sum, or none that can be used."""
+        return cls(part, False, b"", b"", (), (), sums=(), opened_digest=b"", norm=0.0, spoiled=spoiled)
 
     @property
     def reference(self) -> ScaleReference:

@@ -18,6 +18,7 @@ from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
 from fedddpm_protocol.wire.messages import MAX_COHORT, MAX_MEMBERS, SignedDocument
 
 MAX_OPERATORS = 32
+MAX_REDRAWS = 64
 MAX_VERSION = 2**31 - 1
 SHARD_RISK_BITS = 40  # a draw gives some shard more conspirators than c_max with a chance of at most 2^-40
 
@@ -80,6 +81,7 @@ class Sharding:
     corrupt: int  # how many of all members may conspire with the aggregator
     seed: bytes
     source: str  # where the seed comes from, for people: the root's own randomness, or a public beacon's round
+    redraws: int = added_later(0)  # how often a spoiled sum may change who is in which shard
 
     def __post_init__(self) -> None:
         if not 3 <= self.size <= MAX_COHORT:
@@ -88,6 +90,8 @@ class Sharding:
             raise ValueError("the seed of the draw must have 32 bytes")
         if not 0 < len(self.source) <= 200:
             raise ValueError("the source of the draw's seed must be named in 1 to 200 characters")
+        if not 0 <= self.redraws <= MAX_REDRAWS:
+            raise ValueError(f"{self.redraws} further draws are outside 0 to {MAX_REDRAWS}")
 
     def sizes(self, members: int) -> tuple[int, ...]:
         """Members of each shard: as few shards as can be, as equal as can be."""
@@ -95,13 +99,14 @@ class Sharding:
         return tuple(members // count + (shard < members % count) for shard in range(count))
 
     def needed_c_max(self, members: int) -> int:
-        """The smallest c_max of a shard that this draw exceeds nowhere, up to a chance of 2^-40."""
-        return _needed_c_max(members, self.corrupt, max(self.sizes(members)), len(self.sizes(members)))
+        """The smallest c_max of a shard that none of the draws exceeds anywhere, up to a chance of 2^-40."""
+        shards = len(self.sizes(members)) * (1 + self.redraws)
+        return _needed_c_max(members, self.corrupt, max(self.sizes(members)), shards)
 
 
 @lru_cache(maxsize=64)
 def _needed_c_max(members: int, corrupt: int, largest: int, shards: int) -> int:
-    """The hypergeometric tail over all shards, exactly: corrupt ones among the members of the largest."""
+    """The hypergeometric tail over all shards of all draws, exactly: corrupt ones among the members of the largest."""
     draws = comb(members, largest)
     bad = 0  # draws of a shard with more than c corrupt members
     for c in range(min(corrupt, largest), 0, -1):

@@ -197,6 +197,7 @@ class RoundSpec:
     previous_result: bytes  # hash of the result this round builds on; empty in round 0
     terms_hash: bytes = added_later(b"")  # that of ``terms``; empty in specifications from before there was one
     charter_hash: bytes = added_later(b"")  # of the run's charter, which the root signed; empty in studies
+    draw: int = added_later(0)  # which of the roster's draws says who is in which shard
 
     def __post_init__(self) -> None:
         require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")

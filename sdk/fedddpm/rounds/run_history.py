@@ -80,7 +80,7 @@ class RunHistory:
                 f"round {spec.round + 1} does not build on the result of round {position.next_round} known here",
                 "aggregator",
             )
-        require_follows(spec, charter, position.lineage)
+        require_follows(spec, charter, position.lineage, roster)
         return position
 
     def rounds_done(self, position: RunPosition, roster: Roster) -> int:
@@ -202,7 +202,7 @@ class RunHistory:
                 )
             previous = last.hash
             lineage = _grown(lineage, results[: spec.round])
-        require_follows(spec, charter, lineage)
+        require_follows(spec, charter, lineage, roster)
         position = RunPosition(
             run=spec.run,
             method=spec.method,

@@ -204,3 +204,64 @@ def test_shards_give_the_mean_over_everybody(bits: int) -> None:
     assert derive_model(spec, base, dict(reversed(shards.items())))[0].tobytes() == model.tobytes()
     one = derive_model(spec, base, {"full.0": shards["full.0"]})[0]
     assert one.tobytes() == derive_model(spec, base, {"full": shards["full.0"]})[0].tobytes()
+
+
+# --- further draws ----------------------------------------------------------------------------------------------------
+
+
+def redrawn(members: int, size: int, redraws: int, corrupt: int = 0) -> Roster:
+    roster = sharded(members, size, corrupt, c_max=members // 3)
+    return replace(roster, sharding=(replace(roster.sharding[0], redraws=redraws),))
+
+
+def test_each_draw_is_another_one_and_all_follow_from_the_seed() -> None:
+    roster = redrawn(40, 10, 3)
+    draws = [draw(roster, number) for number in range(4)]
+    assert draws[0] == draw(sharded(40, 10)), "the first one is as without further ones"
+    assert len(set(draws)) == 4
+    assert all(sorted(member for shard in one for member in shard) == list(roster.ids) for one in draws)
+    assert [one[0][:2] for one in draws] == [  # recorded: another order would part old and new programs
+        ("m00002", "m00010"),
+        ("m00000", "m00001"),
+        ("m00000", "m00001"),
+        ("m00000", "m00001"),
+    ]
+
+
+def test_a_roster_has_the_draws_that_the_root_allowed() -> None:
+    for roster, number in ((redrawn(40, 10, 3), 4), (redrawn(40, 10, 3), -1), (make_roster(5, 1), 1)):
+        with pytest.raises(SpecError, match=f"has no draw {number}"):
+            draw(roster, number)
+    assert draw(redrawn(40, 10, 64), 64)
+    for wrong in (-1, 65):
+        with pytest.raises(ValueError, match=f"{wrong} further draws are outside 0 to 64"):
+            replace(Sharding(10, 0, SEED, "a test"), redraws=wrong)
+
+
+def test_places_follow_the_draw_of_the_specification() -> None:
+    roster = redrawn(12, 4, 5)
+    spec = make_spec(roster, Method.UDEC, draw=3)
+    shards = draw(roster, 3)
+    for shard, members in enumerate(shards):
+        plan = session_plan(spec, roster, f"decoder.{shard}")
+        assert plan.reporters == members
+        assert all(session_of(roster, "decoder", member, 3) == f"decoder.{shard}" for member in members)
+    assert session_plan(make_spec(roster, Method.UDEC), roster, "decoder.0").reporters != shards[0]
+
+
+def test_the_bound_holds_over_all_draws_together() -> None:
+    rules = Sharding(20, 6, SEED, "a test")
+    often = replace(rules, redraws=64)
+    assert often.needed_c_max(60) >= rules.needed_c_max(60)
+    tight = Sharding(128, 1000, SEED, "a test")
+    assert tight.needed_c_max(10_000) == 44
+    assert replace(tight, redraws=64).needed_c_max(10_000) == 47
+    with pytest.raises(ValueError, match="need a c_max of 47, not 44"):
+        replace(sharded(10_000, 128, 1000), sharding=(replace(tight, redraws=64),))
+
+
+def test_rosters_without_further_draws_keep_their_bytes() -> None:
+    rules = Sharding(20, 6, SEED, "a test")
+    assert len(canonical.unlp(canonical.encode(rules))) == 4
+    again = canonical.decode(Sharding, canonical.encode(replace(rules, redraws=5)))
+    assert again.redraws == 5

@@ -93,7 +93,7 @@ def beside_the_charter(**changes: Any) -> Callable[[Lied], Verdict]:
 
     def play(lied: Lied) -> Verdict:
         signed = lied.spec.with_terms_hash(**changes)
-        return refused(INSTITUTION, lambda: require_follows(signed, lied.charter, NO_RESULTS), CHOSEN)
+        return refused(INSTITUTION, lambda: require_follows(signed, lied.charter, NO_RESULTS, lied.roster), CHOSEN)
 
     return play
 

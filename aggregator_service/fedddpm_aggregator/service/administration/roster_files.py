@@ -66,7 +66,7 @@ def next_version(roster: Roster, **changes: Any) -> Roster:
     """
     fields = {field.name: getattr(roster, field.name) for field in dataclasses.fields(roster)} | changes
     if fields["members"] != roster.members and "sharding" not in changes:
-        fields["sharding"] = tuple(new_draw(old.size, old.corrupt) for old in roster.sharding)
+        fields["sharding"] = tuple(new_draw(old.size, old.corrupt, redraws=old.redraws) for old in roster.sharding)
     return make_roster(**{**fields, "version": roster.version + 1})
 
 
@@ -81,11 +81,14 @@ def make_roster(**fields: Any) -> Roster:
         raise OperatorError(f"this roster is not possible: {error}") from error
 
 
-def new_draw(size: int, corrupt: int, seed: bytes | None = None, source: str | None = None) -> Sharding:
+def new_draw(
+    size: int, corrupt: int, seed: bytes | None = None, source: str | None = None, *, redraws: int = 0
+) -> Sharding:
     """Shards drawn by the root's own randomness, or by a ``seed`` from a named ``source``; OperatorError."""
     if (seed is None) != (source is None):
         raise OperatorError("a seed from elsewhere needs the name of its source, and a source its seed")
     try:
-        return Sharding(size, corrupt, seed or secrets.token_bytes(HASH_BYTES), source or "the root's own randomness")
+        fresh = seed or secrets.token_bytes(HASH_BYTES)
+        return Sharding(size, corrupt, fresh, source or "the root's own randomness", redraws)
     except ValueError as error:
         raise OperatorError(f"these shards are not possible: {error}") from error

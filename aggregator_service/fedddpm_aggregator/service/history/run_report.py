@@ -10,6 +10,7 @@ from fedddpm_aggregator.service.conduct import Conduct, conduct_in
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.history.session_lines import SessionLine, overview_of, run_called
 from fedddpm_aggregator.service.history.traffic import RoundTraffic, models_of, traffic_by_round
+from fedddpm_aggregator.service.suspicion import Suspicion, suspicion_in
 from fedddpm_protocol.encoding.alarms import Alarm
 
 
@@ -21,6 +22,7 @@ class RunReport:
     traffic: Sequence[RoundTraffic]
     alarms: Sequence[Alarm]
     conduct: Sequence[Conduct]  # members that a coordinator should call
+    suspicion: Suspicion | None  # among whom the one is that spoils sums
 
 
 def run_report(ctx: Context, run_name: str | None = None) -> RunReport:
@@ -28,4 +30,5 @@ def run_report(ctx: Context, run_name: str | None = None) -> RunReport:
     with ctx.database.read() as db:
         run = run_called(db, run_name)
         lines, alarms, conduct = overview_of(db, run), alarms_in(db, run), conduct_in(ctx, db, run)
-    return RunReport(lines, traffic_by_round(lines, models_of(run)), alarms, conduct)
+        suspected = suspicion_in(ctx, db, run)
+    return RunReport(lines, traffic_by_round(lines, models_of(run)), alarms, conduct, suspected)

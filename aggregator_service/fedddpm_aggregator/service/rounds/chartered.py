@@ -122,4 +122,5 @@ def round_spec(
         unmask_s=unmask_s,
         previous_result=place.previous_result,
         charter_hash=charter.hash,
+        draw=lineage.draw(roster),
     ).with_terms_hash()

@@ -61,7 +61,9 @@ def publish(ctx: Context, attempt_id: int) -> None:
         return
     spec = ctx.spec_of(attempt)
     parts = tuple(
-        canonical.decode(PartResult, row.result) if row.result is not None else PartResult.not_opened(row.part)
+        PartResult.not_opened(row.part, spoiled=row.is_spoiled)
+        if row.result is None
+        else canonical.decode(PartResult, row.result)
         for row in sessions
     )
     # Outside of any transaction: a large model takes long, and doing it twice ends in the same blob.

@@ -14,6 +14,7 @@ from fedddpm_aggregator.service.rounds.chartered import charter_document
 from fedddpm_protocol.agreement.charter import Charter, open_charter
 from fedddpm_protocol.agreement.clipping import ADAPTIVE, next_clip_norm
 from fedddpm_protocol.agreement.lineage import Lineage, require_follows
+from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives import canonical
 
@@ -39,10 +40,10 @@ def verify_charter(ctx: Context, run: RunRow, federation: str, counts: Counter[s
     return charter
 
 
-def verify_follows(spec: RoundSpec, run: RunRow, charter: Charter | None, lineage: Lineage) -> None:
+def verify_follows(spec: RoundSpec, run: RunRow, charter: Charter | None, lineage: Lineage, roster: Roster) -> None:
     """HistoryError or CharterError unless a specification follows from its run's charter and the results before it."""
     if charter is not None:
-        require_follows(spec, charter, lineage)
+        require_follows(spec, charter, lineage, roster)
         return
     first, newest = ({one.part: one.norm for one in norms} for norms in (lineage.first_norms, lineage.newest_norms))
     follows = next_clip_norm(run.clip_norm, first, newest) if run.clip == ADAPTIVE else run.clip_norm

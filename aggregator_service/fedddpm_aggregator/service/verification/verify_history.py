@@ -238,7 +238,8 @@ class _Run:
             with _place(f"session {name!r}"):
                 live = LiveSession(attempt, row, session_plan(spec, roster, name), roster)
                 verify_verdicts(db, live, self._counts)
-                parts.append(verify_session(self._ctx, db, live, self._counts) or PartResult.not_opened(name))
+                opened = verify_session(self._ctx, db, live, self._counts)
+                parts.append(opened or PartResult.not_opened(name, spoiled=row.is_spoiled))
         self._counts["attempts"] += 1
         self._counts["sessions"] += len(rows)
         if result is not None:
@@ -256,7 +257,7 @@ class _Run:
             raise HistoryError("its specification does not build on the result before it")
         if spec.base_manifest != self._manifest(Method(run.method).shared_parts):
             raise HistoryError("its specification is over other tensors than the run")
-        verify_follows(spec, run, self._charter, self._lineage)
+        verify_follows(spec, run, self._charter, self._lineage, roster)
         return spec
 
     def _verify_round(

@@ -46,7 +46,9 @@ def fail_attempt(ctx: Context) -> None:
 def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> RoundResult:
     """Publish the newest attempt with made-up sums; norms are 0.5 in round 0 and 1 later."""
     spec = spec_in(ctx)
-    parts = tuple(part_result(part.name, spec, part.name not in (wrapped, missing)) for part in spec.parts)
+    parts = tuple(
+        part_result(part.name, spec, part.name not in (wrapped, missing), part.name == wrapped) for part in spec.parts
+    )
     result = RoundResult.of(spec, parts, spec.base_model_hash)
     with ctx.transaction() as db:
         (run,) = queries.open_runs(db)
@@ -63,7 +65,7 @@ def conclude(ctx: Context, wrapped: str = "", missing: str = "") -> RoundResult:
     return result
 
 
-def part_result(part: str, spec: RoundSpec, opened: bool) -> PartResult:
+def part_result(part: str, spec: RoundSpec, opened: bool, spoiled: bool) -> PartResult:
     digest, ids, sums = (bytes(32), ("a", "b", "c"), (3 * 65535, 0, 0)) if opened else (b"", (), ())
     norm = (1.0 if spec.round else 0.5) if opened else 0.0
-    return PartResult(part, opened, digest, digest, ids, ids, sums, digest, norm)
+    return PartResult(part, opened, digest, digest, ids, ids, sums, digest, norm, spoiled)

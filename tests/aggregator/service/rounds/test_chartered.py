@@ -46,13 +46,14 @@ def begun(ctx: Context, lineage: Lineage) -> RoundSpec:
     state, spec = run_state(ctx), spec_in(ctx)
     with ctx.database.read() as db:
         federation, (run,) = queries.federation(db), queries.open_runs(db)
+        roster = ctx.newest_roster(db)
     assert state.charter is not None
     assert federation is not None
     assert federation.root_public_key is not None
     charter = open_charter(state.charter, federation.root_public_key)
     assert charter == charter_of(run)
     assert lineage == lineage_of(run)
-    require_follows(spec, charter, lineage)
+    require_follows(spec, charter, lineage, roster)
     return spec
 
 

@@ -1,0 +1,48 @@
+"""One of six institutions in two shards sends an update that is not clipped, round after round; all are processes.
+
+The round loses its shard each time, the next one is in other shards, and nobody but the spoiler is in all that were
+spoiled. The others finish every round.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.attacks.test_spoilers import UNCLIPPED, began, named_in_audit, others, page
+from tests.e2e.conftest import NewFederation
+
+from fedddpm_protocol.agreement.shards import draw
+from fedddpm_protocol.wire.phases import Phase
+
+ROUNDS, NEEDED = 5, 3  # with this seed the spoiler is the only one in all spoiled shards after three draws
+
+
+def test_a_spoiler_in_shards_is_cornered(new_federation: NewFederation, tmp_path: Path) -> None:
+    fed = new_federation("abcdef")
+    fed.sign_roster("shard", "--size", "3", "--redraws", "8", "--seed", "00" * 32, "--source", "a test")
+    fed.install_roster()
+    fed.begin(rounds=ROUNDS, clip_norm=1.0, bits=32, first_bits=32)
+    spoiler = fed.members[3]
+    honest = others(fed.members, spoiler)
+    began(fed, spoiler, UNCLIPPED, tmp_path / "spoiler")
+    fed.end(*honest, timeout_s=240)
+    fed.check_models(members=honest)
+    with fed.context.database.read() as db:
+        roster = fed.context.newest_roster(db)
+    left = set(fed.members)
+    for round_ in range(ROUNDS):
+        shards = {f"decoder.{number}": shard for number, shard in enumerate(draw(roster, round_))}
+        phases = {line.part: line.phase for line in fed.lines(round_)}
+        assert phases == {name: Phase.FAILED if spoiler in shard else Phase.DONE for name, shard in shards.items()}, (
+            f"round {round_}"
+        )
+        left &= next(set(shard) for shard in shards.values() if spoiler in shard)
+        assert (left == {spoiler}) == (round_ + 1 >= NEEDED)
+    (named,) = named_in_audit(fed)
+    assert (named["member"], named["round"]) == (spoiler, NEEDED - 1)
+    for shown in (page(fed), fed.aggregator("rounds", "--data", fed.data)):
+        assert "in all sums that were spoiled (rounds 1, 2, 3" in shown
+        assert f": {spoiler}, 1 of 6 members; if one spoils alone, it is among them" in shown
+        assert f"Call {spoiler}" in shown
+        assert not any(f"Call {member}" in shown for member in honest)
+    fed.aggregator("verify", "--data", fed.data)

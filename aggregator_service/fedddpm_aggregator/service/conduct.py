@@ -2,8 +2,8 @@
 
 Steps are messages to the aggregator, so it knows without being told who did which. One miss is nothing: programs are
 updated and lines fail. A member is named that missed a step in ``TIMES`` of the last ``LATELY`` finished attempts of a
-run, or that ever sent two different messages for one step, which no working program does, or that is left over of
-those in spoiled sums (see ``suspicion``). Nobody is kept out for it: a coordinator reads it and calls.
+run, or that ever sent two different messages for one step, which no working program does, or that is in spoiled
+sums more often than chance explains (see ``suspicion``). Nobody is kept out for it: a coordinator reads it and calls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, AuditRow, EvidenceRow, JoinRow, MessageRow, RunRow, SessionRow
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.suspicion import Suspicion, suspicion_in
+from fedddpm_aggregator.service.suspicion import SPOILED, Suspicion, suspicion_in
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import MalformedError
 from fedddpm_protocol.wire.phases import Phase
@@ -80,7 +80,7 @@ class Conduct:
     member: str
     misses: tuple[Miss, ...]  # TIMES or more, or none
     second: tuple[Miss, ...]  # steps for which it sent two different messages
-    cornered: Suspicion | None = None  # of spoiled sums it alone is in
+    spoiled: str = ""  # which spoiled sums it was in, where chance hardly explains it
 
     @property
     def happened(self) -> str:
@@ -95,16 +95,16 @@ class Conduct:
         if self.misses:
             places = "; ".join(f"round {m.round + 1}, attempt {m.attempt + 1}: {WORDS[m.step]}" for m in self.misses)
             found.append(f"was late or silent in {len(self.misses)} of the last {LATELY} attempts ({places})")
-        if self.cornered:
-            found.append(self.cornered.says)
+        if self.spoiled:
+            found.append(self.spoiled)
         return " and ".join(found)
 
     @property
     def to_do(self) -> str:
         """What the coordinator can do."""
-        if self.cornered:
+        if self.spoiled:
             return (
-                f"One member that spoils alone cannot bring this about against another, two that conspire can. Call"
+                f"That is no proof, and members that conspire can bring it about against another one. Call"
                 f" {self.member}: fedddpm status shows what it sent, and an own network or optimizer may be the reason."
                 " Until it is mended the root can sign a roster without it: pause the run, let the round end, then"
                 f" federation roster remove --member {self.member}, federation install, resume. Nothing of its updates"
@@ -178,11 +178,11 @@ def conduct_in(ctx: Context, db: Session, run: RunRow) -> list[Conduct]:
     """Members of the newest roster that a coordinator should call, at the moment that ``db`` sees."""
     enrolled = frozenset(ctx.newest_roster(db).ids)
     named = to_be_called(_attempts(ctx, db, run, LATELY), _second_contents(db, run))
-    return [*(conduct for conduct in named if conduct.member in enrolled), *_cornered(suspicion_in(ctx, db, run))]
+    return [*(conduct for conduct in named if conduct.member in enrolled), *_spoiling(suspicion_in(ctx, db, run))]
 
 
-def _cornered(found: Suspicion | None) -> list[Conduct]:
-    return [Conduct(found.cornered, (), (), found)] if found is not None and found.cornered else []
+def _spoiling(found: Suspicion | None) -> list[Conduct]:
+    return [] if found is None else [Conduct(one.member, (), (), found.says(one)) for one in found.named]
 
 
 def name_members(ctx: Context, db: Session, run: RunRow) -> None:
@@ -192,10 +192,9 @@ def name_members(ctx: Context, db: Session, run: RunRow) -> None:
     for conduct in to_be_called(attempts[-LATELY:], {}):
         if conduct.member not in before:
             _name(ctx, db, run, conduct, round=attempts[-1].round, attempt=attempts[-1].attempt)
-    newest = queries.newest_attempt(db, run.id)
-    now = _cornered(suspicion_in(ctx, db, run))
-    if now and [one.member for one in _cornered(suspicion_in(ctx, db, run, before=newest))] != [now[0].member]:
-        _name(ctx, db, run, now[0], round=attempts[-1].round, attempt=attempts[-1].attempt)
+    for conduct in _spoiling(suspicion_in(ctx, db, run)):
+        if not _is_known_to_spoil(db, run, conduct.member):
+            _name(ctx, db, run, conduct, round=attempts[-1].round, attempt=attempts[-1].attempt)
     for member, second in _second_contents(db, run).items():
         place = {"round": second[0].round, "attempt": second[0].attempt}
         if not _is_told(db, _details(run, Conduct(member, (), tuple(second)), place)):
@@ -210,6 +209,12 @@ def _name(ctx: Context, db: Session, run: RunRow, conduct: Conduct, **place: int
 
 def _details(run: RunRow, conduct: Conduct, place: Mapping[str, int]) -> dict[str, str | int]:
     return {"run": run.name, "member": conduct.member, "reason": conduct.happened, **place}
+
+
+def _is_known_to_spoil(db: Session, run: RunRow, member: str) -> bool:
+    rows = db.scalars(select(AuditRow.details).where(AuditRow.action == NAMED, AuditRow.details.contains(SPOILED)))
+    told = (json.loads(row) for row in rows)
+    return any((one["run"], one["member"]) == (run.name, member) for one in told)
 
 
 def _is_told(db: Session, details: Mapping[str, str | int]) -> bool:

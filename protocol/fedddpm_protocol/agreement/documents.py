@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.shards import largest_cohort
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.agreement.shards import largest_cohort, most_redraws
+from fedddpm_protocol.agreement.spec import HIDDEN, RoundSpec
 from fedddpm_protocol.errors import (
     MalformedError,
     OtherVersionError,
@@ -58,6 +58,12 @@ def open_spec(signed: SignedDocument, roster: Roster) -> RoundSpec:
     _require_roster(spec, roster)
     if not spec.terms_hash:
         raise SpecError("the round specification does not name its terms; the aggregator is of an older release")
+    if spec.weighting == HIDDEN and most_redraws(roster):
+        raise SpecError(
+            "the round hides sample counts in sums of groups that are drawn anew, which reveal them to whoever adds and"
+            " subtracts them; the coordinator must run it with equal weights",
+            "aggregator",
+        )
     if spec.largest_cohort > largest_cohort(roster):
         raise SpecError(
             f"the round makes room for {spec.largest_cohort} institutions in a sum, where the roster allows for"

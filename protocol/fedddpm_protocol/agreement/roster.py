@@ -18,7 +18,7 @@ from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
 from fedddpm_protocol.wire.messages import MAX_COHORT, MAX_MEMBERS, SignedDocument
 
 MAX_OPERATORS = 32
-MAX_REDRAWS = 64
+MAX_REDRAWS = 16  # each shows the sums of other groups
 MAX_VERSION = 2**31 - 1
 SHARD_RISK_BITS = 40  # a draw gives some shard more conspirators than c_max with a chance of at most 2^-40
 

@@ -24,7 +24,8 @@ from fedddpm_protocol.primitives.canonical import PROTOCOL, added_later, tagged_
 from fedddpm_protocol.primitives.ring import MAX_BITS, MIN_BITS
 from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT
 
-WEIGHTINGS = ("hidden", "equal", "disclosed")
+HIDDEN = "hidden"
+WEIGHTINGS = (HIDDEN, "equal", "disclosed")
 RINGS = (4, 6, 8, 12, 16, 20, 24, 32)  # bits of a values segment
 WIDEST_ROTATED = 24  # float64 decodes a rotated sum exactly up to here
 LARGEST_BLOCK = 65536  # coordinates that are rotated together

@@ -30,7 +30,7 @@ LASTING_PREFIX = b"fedddpm/sa/1/"
 LASTING = frozenset(
     {
         *("architecture", "audit-entry", "dither", "initial-model", "model", "prg", "roster", "rotation"),
-        *("rounding", "shard", "study", "terms", "training", "update"),
+        *("redraw", "rounding", "shard", "study", "terms", "training", "update"),
     }
 )
 MAX_U64 = 2**64 - 1

@@ -30,7 +30,7 @@ from fedddpm_aggregator.service.conduct import Conduct, Miss
 from fedddpm_aggregator.service.history.run_report import RunReport
 from fedddpm_aggregator.service.history.session_lines import SessionLine
 from fedddpm_aggregator.service.history.traffic import RoundTraffic
-from fedddpm_aggregator.service.suspicion import Suspicion
+from fedddpm_aggregator.service.suspicion import Suspect, Suspicion
 from fedddpm_protocol.agreement.spec import LOSS_UNITS, WEIGHT_UNITS
 from fedddpm_protocol.encoding.alarms import LOSS, Alarm
 from fedddpm_protocol.primitives.keys import fingerprint
@@ -251,14 +251,14 @@ def test_the_rounds_table_has_room_without_a_terminal(
     monkeypatch.delenv("COLUMNS")
     alarm = Alarm(LOSS, 1, "the mean held-out loss became worse")
     late = Conduct(names[0], (Miss(0, 0, "join"), Miss(0, 1, "shares"), Miss(1, 0, "upload")), ())
-    among = Suspicion(2, (0, 1), names[:2], among=6, times=2, chance=0.25)
+    among = Suspicion(2, (0, 1), 6, tuple(Suspect(name, 2, 0.25) for name in names[:2]), ())
     print_rounds(RunReport([done, failed], traffic, [alarm], [late], among), console())
     wide = capsys.readouterr().out
     assert f"6 of 6: {', '.join(names)}" in wide
     assert f"round 2, attempt 2, decoder: {why}" in wide
     assert "alarm after round 2: the mean held-out loss became worse" in wide
     assert f"{names[0]} was late or silent in 3 of the last 5 attempts (round 1, attempt 1: did not join" in wide
-    assert f"in all sums that were spoiled (rounds 1, 2): {', '.join(names[:2])}, 2 of 6 members" in wide
+    assert f"in 2 draws (rounds 1, 2); in all of them: {', '.join(names[:2])}, 2 of 6 members" in wide
     monkeypatch.setenv("COLUMNS", "80")
     print_rounds(RunReport([done], traffic, [], [], None), console())
     narrow = capsys.readouterr().out

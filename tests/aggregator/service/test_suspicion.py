@@ -13,7 +13,8 @@ from tests.aggregator.support.driver import STEPS, Seat, drive, spec_of, take_se
 from tests.aggregator.support.sites import NewFederation, Serve, Site
 from tests.aggregator.support.watching import first_state, result_of, until
 
-from fedddpm_aggregator.db.tables import AuditRow
+from fedddpm_aggregator.db.tables import AuditRow, SessionRow
+from fedddpm_aggregator.errors import HistoryError, OperatorError
 from fedddpm_aggregator.service.conduct import NAMED
 from fedddpm_aggregator.service.history.run_report import run_report
 from fedddpm_aggregator.service.suspicion import SpoiledDraw, Suspicion, suspicion
@@ -21,13 +22,19 @@ from fedddpm_aggregator.service.verification.verify_history import verify_histor
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Sharding
 from fedddpm_protocol.agreement.shards import draw, sessions_of
+from fedddpm_protocol.wire.phases import Phase
 
 ALL = "abcdefgh"
 
 
-def told(*spoiled: str, enrolled: str = ALL, members: str = ALL) -> Suspicion | None:
-    draws = [SpoiledDraw(number, frozenset(ids), frozenset(members)) for number, ids in enumerate(spoiled)]
-    return suspicion(draws, enrolled)
+def told(*spoiled: str, enrolled: str = ALL, missing: dict[int, str] | None = None) -> Suspicion | None:
+    """Rounds of eight, with who was drawn into the sums that were spoiled, and who of them was ``missing``."""
+    away = missing or {}
+    rounds = (
+        SpoiledDraw(number, frozenset(ids), frozenset(ids) - set(away.get(number, "")), len(ALL))
+        for number, ids in enumerate(spoiled)
+    )
+    return suspicion(rounds, enrolled)
 
 
 def certainly(found: Suspicion | None) -> Suspicion:
@@ -35,28 +42,47 @@ def certainly(found: Suspicion | None) -> Suspicion:
     return found
 
 
+def most(found: Suspicion | None) -> str:
+    return "".join(one.member for one in certainly(found).most)
+
+
+def named(found: Suspicion | None) -> str:
+    return "".join(one.member for one in certainly(found).named)
+
+
 # --- the rules --------------------------------------------------------------------------------------------------------
+
+SPOILS_ALONE = ("abcd", "abef", "aceg", "adgh", "abch", "aefh", "acdf", "abdg", "aegh")  # always a
 
 
 def test_who_is_in_all_spoiled_sums_is_left_over() -> None:
     assert told() is None
-    one = certainly(told("abcd"))
-    assert (one.members, one.cornered) == (("a", "b", "c", "d"), None)
-    two = certainly(told("abcd", "abef"))
-    assert (two.members, two.cornered) == (("a", "b"), None)
-    assert "(rounds 1, 2): a, b, 2 of 8 members; if one spoils alone, it is among them" in two.happened
-    three = certainly(told("abcd", "abef", "aceg"))
-    assert (three.members, three.cornered, three.chance) == (("a",), "a", 1 / 8)
-    assert "is alone in 3 of 3 draws whose sums were spoiled (rounds 1, 2, 3)" in three.says
+    assert [most(told(*SPOILS_ALONE[:count])) for count in (1, 2, 3)] == ["abcd", "ab", "a"]
+    found = certainly(told(*SPOILS_ALONE[:2]))
+    assert found.happened == "sums were spoiled in 2 draws (rounds 1, 2); in all of them: a, b, 2 of 8 members"
 
 
-def test_one_draw_names_nobody() -> None:
-    assert certainly(told("a", members="ab")).cornered is None
+def test_one_is_named_once_chance_hardly_explains_it() -> None:
+    """Of two faults that have nothing to do with each other, somebody is often the only one in both."""
+    assert [named(told(*SPOILS_ALONE[:count])) for count in range(1, 10)] == [""] * 8 + ["a"]
+    found = certainly(told(*SPOILS_ALONE))
+    (one,) = found.named
+    assert (one.times, one.chance) == (9, 2**-9)
+    assert found.says(one).startswith("was in the spoiled sums of 9 out of 9 draws (rounds 1, 2, 3, 4, 5, 6, 7, 8, 9)")
 
 
-def test_the_same_members_again_tell_nothing_new() -> None:
-    found = certainly(told("abcd", "abcd", "abcd", "aefg"))
-    assert (found.draws, found.times, found.rounds) == (2, 2, (0, 3))
+def test_two_that_spoil_are_named_though_neither_is_alone_in_it() -> None:
+    together = ("abcd", "abef", "abgh", "abce", "abdf", "abcg", "abdh", "abeg", "abfh")
+    assert named(told(*together)) == "ab"
+
+
+def test_the_same_draw_again_tells_nothing_new_but_clears_who_was_missing() -> None:
+    again = certainly(told("abcd", "abcd", "abcd", "aefg"))
+    assert (again.draws, again.rounds, most(again)) == (2, (0, 3), "a")
+    assert most(told("abcd", "abcd", missing={1: "b"})) == "acd"
+    absences = {number: ALL[1 + number % 3] for number in range(40)}
+    found = certainly(told(*["abcd"] * 40, missing=absences))
+    assert (found.draws, named(found)) == (1, ""), "who is always there is no suspect for that"
 
 
 def test_a_round_whose_sums_were_all_spoiled_tells_nothing() -> None:
@@ -65,24 +91,24 @@ def test_a_round_whose_sums_were_all_spoiled_tells_nothing() -> None:
 
 def test_what_a_member_that_left_explains_is_not_held_against_others() -> None:
     assert told("abcd", "abef", "aceg", enrolled="bcdefgh") is None
+    other = certainly(told(*SPOILS_ALONE, enrolled="abcdefg"))
+    assert named(other) == "a", "h left, and explains little"
 
 
 def test_a_sum_that_wrapped_by_chance_hides_nobody_for_long() -> None:
-    """Once no one is in all, the most often seen is named only where chance would hardly do it."""
-    spoiled = ["bcde"] + [f"a{others}" for others in ("bcd", "efg", "bfh", "cgh", "deh")]
-    few = certainly(told(*spoiled))
-    assert (few.members, few.times, few.draws, few.cornered) == (("a",), 5, 6, None)
-    assert "no member is in all of them: two spoil sums, or one wrapped by chance; in 5: a" in few.happened
-    more = [f"a{others}" for others in ("bdg", "cef", "bgh", "cdf", "beh", "dfg", "bce", "bcg", "def")]
-    assert certainly(told(*spoiled, *more)).cornered == "a"
+    found = certainly(told("bcde", *SPOILS_ALONE[:5]))
+    assert "nobody is in all: more than one spoils them, or some wrapped by chance; in 5: a" in found.happened
+    assert named(found) == ""
+    more = ("abfg", "aceh", "adeg", "afgh", "abcf", "adfh")
+    assert named(told("bcde", *SPOILS_ALONE, *more)) == "a"
 
 
 def test_the_chance_is_the_exact_tail() -> None:
     found = certainly(told("ab", "acd", "a"))
-    assert found.chance == pytest.approx(2 / 8 * 3 / 8 * 1 / 8)
+    assert found.most[0].chance == pytest.approx(2 / 8 * 3 / 8 * 1 / 8)
     found = certainly(told("ab", "cd", "ac", "ad"))  # a in three of four
     p = 2 / 8
-    assert found.chance == pytest.approx(4 * p**3 * (1 - p) + p**4)
+    assert found.most[0].chance == pytest.approx(4 * p**3 * (1 - p) + p**4)
 
 
 # --- a served federation ----------------------------------------------------------------------------------------------
@@ -96,7 +122,7 @@ def spoil(seats: Sequence[Seat]) -> None:
     drive(seats, STEPS[:2])
     drive([seat for seat in seats if seat.name != SPOILER], STEPS[2:3])
     (spoiler,) = (seat for seat in seats if seat.name == SPOILER)
-    spoiler.encode_unchecked(np.full(spoiler.part.values.coordinates, 2**27, np.uint32))
+    spoiler.encode_unchecked(np.full(spoiler.part.values.coordinates, 2**29, np.uint32))
     for segment, index in spoiler.chunks:
         spoiler.put(segment, index)
     spoiler.finish()
@@ -119,13 +145,13 @@ def round_with_spoiler(site: Site, round_: int) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
-def test_shards_are_drawn_anew_until_the_spoiler_is_left_over(new_federation: NewFederation, serve: Serve) -> None:
-    rules = Sharding(4, 0, bytes(32), "a test", redraws=8)
+def test_shards_are_drawn_anew_until_the_spoiler_is_named(new_federation: NewFederation, serve: Serve) -> None:
+    rules = Sharding(4, 0, bytes(32), "a test", redraws=12)
     federation = new_federation(members=MEMBERS, c_max=0, sharding=(rules,))
-    federation.start_run(rounds=8, clip_norm=0.05)
+    federation.start_run(rounds=13, clip_norm=0.05, weighting="equal")
     site = serve(federation)
-    left, rounds = frozenset(MEMBERS), 0
-    while len(left) > 1:
+    left, rounds, named = frozenset(MEMBERS), 0, []
+    while not named:
         spec = spec_of(first_state(site, rounds), federation.roster)
         assert spec.draw == rounds
         spoiled = round_with_spoiler(site, rounds)
@@ -135,22 +161,49 @@ def test_shards_are_drawn_anew_until_the_spoiler_is_left_over(new_federation: Ne
         with federation.context() as ctx:
             report = run_report(ctx)
         assert report.suspicion is not None
-        assert report.suspicion.members == tuple(sorted(left))
-        assert [one.member for one in report.conduct] == ([SPOILER] if len(left) == 1 else [])
+        assert {one.member for one in report.suspicion.most} == left
+        named = [one.member for one in report.conduct]
     assert left == {SPOILER}
-    assert 2 <= rounds <= 6
+    assert named == [SPOILER]
+    assert 5 <= rounds <= 8
     assert f"Call {SPOILER}" in page_text(site)
-    assert "in all sums that were spoiled" in page_text(site)
+    assert f"in all of them: {SPOILER}, 1 of 10 members" in page_text(site)
+    round_with_spoiler(site, rounds)
     with federation.context() as ctx:
         with ctx.database.read() as db:
-            named = [json.loads(row) for row in db.scalars(select(AuditRow.details).where(AuditRow.action == NAMED))]
+            told = [json.loads(row) for row in db.scalars(select(AuditRow.details).where(AuditRow.action == NAMED))]
         verify_history(ctx)
-    assert [(one["member"], one["round"]) for one in named] == [(SPOILER, rounds - 1)]
+    assert [(one["member"], one["round"]) for one in told] == [(SPOILER, rounds - 1)], "once"
     federation.install(members=tuple(one for one in federation.roster.members if one.id != SPOILER))
     with federation.context() as ctx:
         report = run_report(ctx)
     assert (report.suspicion, report.conduct) == (None, [])
-    assert federation.roster.sharding[0].redraws == 8
+    assert federation.roster.sharding[0].redraws == 12
+
+
+@pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
+def test_a_result_that_calls_a_sum_spoiled_which_never_came_out_is_found(
+    new_federation: NewFederation, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The aggregator would move on to another draw by it."""
+    federation = new_federation(members=MEMBERS, c_max=0, sharding=(Sharding(4, 0, bytes(32), "a test", redraws=4),))
+    federation.start_run(rounds=2, shares_s=3.0, weighting="equal")
+    site = serve(federation)
+    monkeypatch.setattr(SessionRow, "is_spoiled", property(lambda row: row.phase == Phase.FAILED))
+    state = first_state(site)
+    for session in sessions_of(Method.UDEC, federation.roster):
+        seats = take_seats(site.institutions.values(), federation.roster, state, session)
+        drive(seats, STEPS[:1] if session == "decoder.1" else STEPS)
+    until(site, lambda state: state.results > 0)
+    with federation.context() as ctx, pytest.raises(HistoryError, match="not what the attempt's specification"):
+        verify_history(ctx)
+
+
+@pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
+def test_hidden_counts_are_refused_with_further_draws(new_federation: NewFederation) -> None:
+    federation = new_federation(members=MEMBERS, c_max=0, sharding=(Sharding(4, 0, bytes(32), "a test", redraws=4),))
+    with pytest.raises(OperatorError, match="reveal sample counts"):
+        federation.start_run(rounds=2, weighting="hidden")
 
 
 @pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
@@ -164,5 +217,6 @@ def test_without_further_draws_shards_stay_as_they_are(new_federation: NewFedera
     with federation.context() as ctx:
         report = run_report(ctx)
     assert report.suspicion is not None
-    assert report.suspicion.members == tuple(sorted(first))
-    assert report.conduct == []
+    assert {one.member for one in report.suspicion.most} == first
+    assert (report.suspicion.draws, report.conduct) == (1, [])
+    assert not any(part.spoiled for part in result_of(site, 0).parts), "results are as they were before"

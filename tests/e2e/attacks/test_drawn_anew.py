@@ -1,7 +1,7 @@
-"""One of six institutions in two shards sends an update that is not clipped, round after round; all are processes.
+"""One of nine institutions in three shards sends an update that is not clipped, round after round; all are processes.
 
-The round loses its shard each time, the next one is in other shards, and nobody but the spoiler is in all that were
-spoiled. The others finish every round.
+The round loses its shard each time, the next one is in other shards, and soon nobody but the spoiler is in all that
+were spoiled; it is named when chance hardly explains that. The others finish every round.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from tests.e2e.conftest import NewFederation
 from fedddpm_protocol.agreement.shards import draw
 from fedddpm_protocol.wire.phases import Phase
 
-ROUNDS, NEEDED = 5, 3  # with this seed the spoiler is the only one in all spoiled shards after three draws
+ROUNDS, NEEDED = 7, 6  # nine honest members are in one shard of three six times running with a chance of 1.2 %
 
 
 def test_a_spoiler_in_shards_is_cornered(new_federation: NewFederation, tmp_path: Path) -> None:
-    fed = new_federation("abcdef")
-    fed.sign_roster("shard", "--size", "3", "--redraws", "8", "--seed", "00" * 32, "--source", "a test")
+    fed = new_federation("abcdefghi")
+    fed.sign_roster("shard", "--size", "3", "--redraws", "8", "--seed", "03" * 32, "--source", "a test")
     fed.install_roster()
-    fed.begin(rounds=ROUNDS, clip_norm=1.0, bits=32, first_bits=32)
+    fed.begin(rounds=ROUNDS, clip_norm=1.0, bits=32, first_bits=32, weighting="equal")
     spoiler = fed.members[3]
     honest = others(fed.members, spoiler)
     began(fed, spoiler, UNCLIPPED, tmp_path / "spoiler")
@@ -37,12 +37,11 @@ def test_a_spoiler_in_shards_is_cornered(new_federation: NewFederation, tmp_path
             f"round {round_}"
         )
         left &= next(set(shard) for shard in shards.values() if spoiler in shard)
-        assert (left == {spoiler}) == (round_ + 1 >= NEEDED)
+    assert left == {spoiler}
     (named,) = named_in_audit(fed)
     assert (named["member"], named["round"]) == (spoiler, NEEDED - 1)
     for shown in (page(fed), fed.aggregator("rounds", "--data", fed.data)):
-        assert "in all sums that were spoiled (rounds 1, 2, 3" in shown
-        assert f": {spoiler}, 1 of 6 members; if one spoils alone, it is among them" in shown
+        assert f"in all of them: {spoiler}, 1 of 9 members" in shown
         assert f"Call {spoiler}" in shown
         assert not any(f"Call {member}" in shown for member in honest)
     fed.aggregator("verify", "--data", fed.data)

@@ -56,7 +56,7 @@ def draft_charter(
 
 def require_rounds(charter: Charter, roster: Roster, manifests: Mapping[str, Manifest]) -> None:
     """OperatorError unless this roster can carry the run, in every ring that it may come to use."""
-    obstacle = cannot_run(Method(charter.method), roster, charter.min_cohort)
+    obstacle = cannot_run(charter, roster)
     if obstacle is not None:
         raise OperatorError(obstacle)
     place = Place(0, bytes(HASH_BYTES), b"")

@@ -20,20 +20,27 @@ from fedddpm_aggregator.service.rounds.chartered import (
     round_spec,
 )
 from fedddpm_aggregator.service.rounds.ring_choice import next_rings
+from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.documents import sign_spec
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_metadata import manifests_of
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.shards import draw, sessions_of
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.agreement.shards import draw, most_redraws, sessions_of
+from fedddpm_protocol.agreement.spec import HIDDEN, RoundSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import TERMINAL, Phase
 
 log = logging.getLogger(__name__)
 
 
-def cannot_run(method: Method, roster: Roster, min_cohort: int) -> str | None:
+def cannot_run(charter: Charter, roster: Roster) -> str | None:
     """Why this roster cannot carry a run, with what to do; None if it can. With shards each of them must."""
+    method, min_cohort = Method(charter.method), charter.min_cohort
+    if charter.travel.weighting == HIDDEN and most_redraws(roster):
+        return (
+            "sums of groups that are drawn anew reveal sample counts to whoever adds and subtracts them: run with"
+            " --weighting equal, or sign a roster without --redraws"
+        )
     members = min(len(shard) for shard in draw(roster))
     who = "members" if not roster.sharding else "members of the smallest shard"
     if method is Method.USPLIT:
@@ -69,7 +76,7 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
         stop_without_charter(ctx, db, run, None)
         return
     method = Method(charter.method)
-    obstacle = cannot_run(method, roster, charter.min_cohort)
+    obstacle = cannot_run(charter, roster)
     if obstacle is not None:
         stall(ctx, db, run, roster.version, obstacle)
         return

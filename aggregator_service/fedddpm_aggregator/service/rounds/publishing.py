@@ -24,6 +24,7 @@ from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Architecture, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.model_metadata import manifests_of
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
+from fedddpm_protocol.agreement.shards import most_redraws
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.decoder import OpenedPart, advance_model
 from fedddpm_protocol.primitives import canonical
@@ -56,12 +57,13 @@ def publish(ctx: Context, attempt_id: int) -> None:
         attempt = queries.attempt_by_id(db, attempt_id)
         sessions = queries.sessions_of(db, attempt_id)
         run = db.get_one(RunRow, attempt.run_id)
+        redraws = most_redraws(ctx.roster(db, attempt.roster_version))
     phases = [Phase(row.phase) for row in sessions]
     if attempt.status != "active" or Phase.DONE not in phases or any(phase not in TERMINAL for phase in phases):
         return
     spec = ctx.spec_of(attempt)
     parts = tuple(
-        PartResult.not_opened(row.part, spoiled=row.is_spoiled)
+        PartResult.not_opened(row.part, spoiled=row.is_spoiled and redraws > 0)
         if row.result is None
         else canonical.decode(PartResult, row.result)
         for row in sessions

@@ -32,15 +32,16 @@ from fedddpm_protocol.agreement.lineage import NO_RESULTS
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector
 from fedddpm_protocol.agreement.model_metadata import manifests_of
-from fedddpm_protocol.agreement.result import PartResult
+from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster, open_roster
 from fedddpm_protocol.agreement.shards import sessions_of
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.errors import ProtocolError
-from fedddpm_protocol.primitives import keys
+from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.primitives.canonical import PROTOCOL
 from fedddpm_protocol.session.cohort import session_plan
 from fedddpm_protocol.wire.messages import SignedDocument
+from fedddpm_protocol.wire.phases import Phase
 
 Step = Callable[[str], None]  # is told what is looked at, once for every attempt
 
@@ -233,13 +234,14 @@ class _Run:
         rows = {row.part: row for row in queries.sessions_of(db, attempt.id)}
         if tuple(rows) != sessions_of(Method(spec.method), roster):
             raise HistoryError("its sessions are not those of its method and roster")
-        parts = []
+        parts, claimed = [], _claimed_spoiled(result)
         for name, row in rows.items():
             with _place(f"session {name!r}"):
                 live = LiveSession(attempt, row, session_plan(spec, roster, name), roster)
                 verify_verdicts(db, live, self._counts)
                 opened = verify_session(self._ctx, db, live, self._counts)
-                parts.append(opened or PartResult.not_opened(name, spoiled=row.is_spoiled))
+                spoiled = name in claimed and _came_out(db, live)
+                parts.append(opened or PartResult.not_opened(name, spoiled=spoiled))
         self._counts["attempts"] += 1
         self._counts["sessions"] += len(rows)
         if result is not None:
@@ -272,6 +274,21 @@ class _Run:
         self._chain = Chain(row.model, result.hash, result.round + 1, vector)
         self._lineage = self._lineage.after(result)
         counts["results"] += 1
+
+
+def _claimed_spoiled(row: ResultRow | None) -> frozenset[str]:
+    """The sums that a signed result calls spoiled, which no opened values could show."""
+    if row is None:
+        return frozenset()
+    result = canonical.decode(RoundResult, row.body)
+    return frozenset(part.part for part in result.parts if part.spoiled)
+
+
+def _came_out(db: Session, live: LiveSession) -> bool:
+    """Whether as many members answered for a sum that failed as open it: no other sum can have been spoiled."""
+    answers = len(queries.members_of(db, live.session.id, queries.UNMASK))
+    cohort = sum(row.in_cohort for row in queries.joins_of(db, live.session.id))
+    return live.phase is Phase.FAILED and bool(cohort) and answers >= live.roster.threshold(cohort)
 
 
 @contextlib.contextmanager

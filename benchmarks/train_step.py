@@ -36,7 +36,7 @@ from fedddpm.data.image_set import to_floats
 from fedddpm.data.opening import ImageSet
 from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.unet import UNet
-from fedddpm.training.checkpoint import make_adam
+from fedddpm.training.optimizers import make_optimizer
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 
@@ -91,7 +91,7 @@ def ours(preset: str, images: ImageSet, batch_size: int, device: torch.device) -
     settings = TrainSettings(epochs=10**6, batch_size=batch_size, learning_rate=LEARNING_RATE)
     trainer = Trainer(model, images, device, settings, seed=0)
     trainer.prepare()
-    adam = make_adam(dict(model.named_parameters()), LEARNING_RATE)
+    adam = make_optimizer(dict(model.named_parameters()), LEARNING_RATE)
     ready = trainer._batches_from(0)
     count = iter(range(10**9))
     return Contender(f"fedddpm {preset}", peers.size(model), lambda: trainer._step(adam, next(ready)[1], next(count)))

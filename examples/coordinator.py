@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--c-max", type=int, default=0, help="institutions that may conspire with the aggregator")
     parser.add_argument("--n-min", type=int, default=3, help="smallest set whose sum may be opened")
     parser.add_argument("--method", default="UDEC", choices=["FULL", "USPLIT", "ULATDEC", "UDEC"])
-    parser.add_argument("--preset", default="paper", choices=["paper", "fast", "tiny"])
+    parser.add_argument("--preset", default="lean", choices=["lean", "fast", "paper", "tiny"])
     parser.add_argument("--image-size", type=int, default=28)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)

@@ -1,19 +1,22 @@
-"""What the demo shows at its end: the table of rounds and the grid of images."""
+"""What the demo shows at its end: the tables of rounds and distances, and the picture."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from demo_scores import Distances
 from local_federation import LocalFederation
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from fedddpm.data import open_images, split_holdout
 from fedddpm.generation.networks import newest_network
-from fedddpm.generation.sampling import sample_images
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
 from fedddpm.transport.traffic import less_than_fedavg
@@ -21,12 +24,14 @@ from fedddpm_protocol.agreement.spec import LOSS_UNITS
 from fedddpm_protocol.encoding.encoder import loss_units
 from fedddpm_protocol.encoding.losses import mean_losses
 
-SCALE, GAP, LABEL, BORDER = 2, 8, 96, 2  # pixels
+FEDERATION = "federation"
+WIDE, REAL = 8, 3  # images in a row: drawn ones, real ones
+SCALE, GAP, LABEL, BORDER, LINE = 2, 16, 72, 2, 4  # pixels
 
 
 def rounds_table(console: Console, federation: LocalFederation) -> None:
     """Print one row for every round, and one for the model after the last."""
-    table = Table(title="The federation's rounds (UDEC)", title_justify="left")
+    table = Table(title="The federation's rounds (FULL)", title_justify="left")
     for column in ("round", "cohort", "survivors", "loss before", "loss after", "MB up", "MB down", "FedAvg", "less"):
         table.add_column(column, justify="right", no_wrap=True)
     sums = []
@@ -86,27 +91,68 @@ def final_loss(federation: LocalFederation) -> float:
     return sum(losses) / len(losses)
 
 
-def draw_grid(federation: LocalFederation, count: int, steps: int, path: Path) -> Path:
-    """A PNG: a row for each institution, ``count`` of its real images left, ``count`` samples of its network right."""
-    side = 28 * SCALE + BORDER
-    width, height = LABEL + 2 * count * side + GAP, 20 + len(federation.members) * (side + GAP)
-    sheet = Image.new("L", (width, height), 255)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((LABEL, 4), "real images", fill=0)
-    draw.text((LABEL + count * side + GAP, 4), "samples after the demo's short training", fill=0)
-    for row, member in enumerate(federation.members):
-        top = 20 + row * (side + GAP)
-        draw.text((4, top + side // 2 - 6), member, fill=0)
-        real = open_images(federation.folder / f"{member}.npz", limit=count).images
-        model = newest_network(federation.site(member) / "state")
-        drawn = sample_images(model, count, sampler="ddim", steps=steps, seed=row, device=torch.device("cpu"))
-        _paste(sheet, real, LABEL, top, side)
-        _paste(sheet, drawn, LABEL + count * side + GAP, top, side)
+def distances_table(console: Console, found: Distances, federation: LocalFederation) -> None:
+    """Print how far the federation's images, and those of each institution alone, are from real ones."""
+    table = Table(title="Frechet distance to real images of all classes (less is nearer)", title_justify="left")
+    for column in ("network", "own images", "FD"):
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    table.add_row("real images", "", f"{found.real:.1f}")
+    for name, distance in found.drawn.items():
+        own = "" if name == FEDERATION else str(len(open_images(federation.folder / f"{name}.npz")))
+        table.add_row(name if name == FEDERATION else f"{name} alone", own, f"{distance:.1f}")
+    console.print(table)
+    console.print(
+        f"{found.count} drawn images against the first {found.count} test images, features of {found.net}: a small\n"
+        "classifier of this data set, so these are no FID. 'real images': as many other real ones. One seed.\n"
+        "Alone: the same first weights, recipe and number of steps as in the federation, on the institution's images."
+    )
+
+
+def write_figures(path: Path, federation: LocalFederation, found: Distances, minutes: float) -> Path:
+    """The rounds and distances as JSON."""
+    done = [session for session in federation.rounds() if session["phase"] == "done"]
+    rounds = [
+        {"round": session["round"] + 1, "survivors": session["survivors"], "losses": mean_losses(*_summed(session))}
+        for session in done
+    ]
+    figures = {
+        "rounds": rounds,
+        "final_loss": final_loss(federation),
+        "frechet": {**found.drawn, "real": found.real},
+        "images": found.count,
+        "features": found.net,
+        "minutes": round(minutes, 2),
+    }
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    return path
+
+
+def _summed(session: dict[str, Any]) -> tuple[list[int], int]:
+    return session["sums"], len(session["survivors"])
+
+
+def draw_picture(federation: LocalFederation, drawn: Mapping[str, Tensor], found: Distances, path: Path) -> Path:
+    """A PNG: the federation's images left; right a row for each institution, its real images and those drawn alone."""
+    members = federation.members
+    side, heads = 28 * SCALE + BORDER, 22
+    left, real_left = GAP, 2 * GAP + WIDE * side
+    alone_left = real_left + LABEL + REAL * side + GAP
+    sheet = Image.new("L", (alone_left + WIDE * side, heads + len(members) * (side + LINE)), 255)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((left, 5), f"the federation's one network: FD {found.drawn[FEDERATION]:.1f}", fill=0)
+    pen.text((real_left + LABEL, 5), "real images", fill=0)
+    pen.text((alone_left, 5), "the same training alone", fill=0)
+    for row, member in enumerate(members):
+        top = heads + row * (side + LINE)
+        _paste(sheet, drawn[FEDERATION][row * WIDE : (row + 1) * WIDE], left, top, side)
+        pen.text((real_left, top + side // 2 - 12), f"{member}\nFD {found.drawn[member]:.1f}", fill=0)
+        _paste(sheet, open_images(federation.folder / f"{member}.npz", limit=REAL).images, real_left + LABEL, top, side)
+        _paste(sheet, drawn[member][:WIDE], alone_left, top, side)
     sheet.save(path)
     return path
 
 
-def _paste(sheet: Image.Image, images: torch.Tensor, left: int, top: int, side: int) -> None:
+def _paste(sheet: Image.Image, images: Tensor, left: int, top: int, side: int) -> None:
     for index, image in enumerate(images):
         picture = Image.fromarray(image[0].numpy()).resize((side - BORDER, side - BORDER), Image.Resampling.NEAREST)
         sheet.paste(picture, (left + index * side, top))

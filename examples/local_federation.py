@@ -163,11 +163,15 @@ class LocalFederation:
 
     def sign_run(self, name: str, method: str, model: Path, **options: object) -> Path:
         """`federation sign-run`, where the root key is; the file of the charter."""
-        charter = self.folder / "root" / f"charter-{name}.json"
+        charter = self.charter(name)
         what = ("--name", name, "--method", method, "--initial-model", model)
         who = ("--root", self.root_key, "--roster", self.roster)
         self.aggregator("federation", "sign-run", charter, *who, *what, *_words(options))
         return charter
+
+    def charter(self, name: str) -> Path:
+        """The file of a run's signed charter."""
+        return self.folder / "root" / f"charter-{name}.json"
 
     def install_run(self, charter: Path, model: Path, **durations: object) -> None:
         """`federation install`, where the aggregator is: the run begins."""
@@ -177,7 +181,9 @@ class LocalFederation:
     def serve(self, wait_s: float = 30) -> None:
         """Start the aggregator's process and wait until it answers."""
         address = ("--host", "127.0.0.1", "--port", str(self.port))
-        self._start("aggregator", BIN / "fedddpm-aggregator", "serve", "--data", self.data, *address, *self._database())
+        self.start_process(
+            "aggregator", BIN / "fedddpm-aggregator", "serve", "--data", self.data, *address, *self._database()
+        )
         deadline = time.monotonic() + wait_s
         while not self.is_ready():
             if self.processes["aggregator"].poll() is not None or time.monotonic() > deadline:
@@ -213,7 +219,7 @@ class LocalFederation:
             if isinstance(values, Mapping):
                 lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         (folder / "site.toml").write_text("\n".join(lines) + "\n")
-        self._start(member, self.sdk_bin / "fedddpm", "participate", "--config", folder / "site.toml")
+        self.start_process(member, self.sdk_bin / "fedddpm", "participate", "--config", folder / "site.toml")
 
     def kill(self, name: str) -> None:
         """SIGKILL: no goodbye, nothing written any more."""
@@ -260,7 +266,8 @@ class LocalFederation:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start(self, name: str, *command: str | Path) -> None:
+    def start_process(self, name: str, *command: str | Path) -> None:
+        """Start a command that writes into the log of its name and ends with the others."""
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "COLUMNS": "140"}

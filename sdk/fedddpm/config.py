@@ -66,7 +66,7 @@ class LocalPolicyOptions(_Options):
 
     min_cohort: Annotated[int, Field(ge=2, le=128), Option("smallest sum to be part of")] = 3
     c_max: Annotated[int, Field(ge=0), Option("conspirators the roster must allow for")] = 0
-    preset: Annotated[Literal["paper", "fast", "tiny"] | None, Option("the network to train")] = None
+    preset: Annotated[Literal["paper", "fast", "tiny", "lean"] | None, Option("the network to train")] = None
     max_epochs: Annotated[int, Field(ge=1), Option("epochs a round")] = 1000
     max_steps: Annotated[int, Field(ge=0), Option("steps a round")] = 0  # 0: no limit of our own
     max_seconds: Annotated[Seconds | None, Option("training time a round")] = None
@@ -128,6 +128,7 @@ class LearningOptions(_Options):
         float | None, Field(ge=0, lt=1), Option("decay of the average of the weights; 0: keep none")
     ] = 0.995
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of labels hidden, for guidance
+    flips: Annotated[bool, Option("mirror images left to right, each by chance; not for a chest")] = False
     error_feedback: Annotated[bool, Option("add what rounding took to the next update")] = False  # in a narrow ring
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Option("auto, float32 or bfloat16", kind=str)] = (
         "auto"  # bfloat16 on CUDA, float32 on the CPU

@@ -65,7 +65,7 @@ def test_examples_together(federation: LocalFederation, tmp_path: Path) -> None:
     for member, (script, *options) in scripts.items():
         site = ("--identity", fed.site(member) / "identity.key", "--state", fed.site(member) / "state")
         common = ("--url", fed.url, "--root", root.group(1), *site)
-        fed._start(member, sys.executable, EXAMPLES / script, *common, *options)
+        fed.start_process(member, sys.executable, EXAMPLES / script, *common, *options)
     fed.wait_for_sites(fed.members, 120)
     assert "round 1: loss" in fed.log("folder")
     assert "1 file could not be read and is left out" in fed.log("folder")

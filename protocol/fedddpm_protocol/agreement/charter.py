@@ -14,8 +14,16 @@ from functools import cached_property
 
 from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
 from fedddpm_protocol.agreement.methods import Method
-from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Architecture, require, require_name
+from fedddpm_protocol.agreement.model_layout import (
+    HASH_BYTES,
+    NOISE,
+    PRECONDITIONED,
+    Architecture,
+    require,
+    require_name,
+)
 from fedddpm_protocol.agreement.spec import MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS
+from fedddpm_protocol.agreement.terms import CONSTANT, LINEAR, MODERN, OVER_STEPS, PAPER, RECIPES
 from fedddpm_protocol.errors import CharterError, MalformedError, SignatureError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.primitives.canonical import tagged_hash, u64
@@ -24,10 +32,13 @@ from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
 MAX_NUMBER = 2**31 - 1
 MAX_ENDED = 64  # runs that one charter can end
 MAX_FINDINGS = 2000  # characters about the weights of a first model without a seed
-OBJECTIVES = ("epsilon-huber",)  # the noise is predicted, under the Huber loss (Ho 2020, eq. 14)
-OPTIMIZERS = ("adam",)  # Kingma and Ba 2015, beta 0.9 and 0.999, epsilon 1e-8, begun anew each round
-CONSTANT, LINEAR = "constant", "linear"
-SCHEDULES = (CONSTANT, LINEAR)  # of the learning rate over the rounds; linear: down to 1/rounds of it in the last
+OBJECTIVES = {  # by what the network predicts
+    NOISE: "epsilon-huber",  # the noise, under the Huber loss (Ho 2020, eq. 14)
+    PRECONDITIONED: "edm",  # what EDM's preconditioning leaves, squared and weighted alike (Karras 2022, table 1)
+}
+USUAL_RECIPES = {NOISE: PAPER, PRECONDITIONED: MODERN}  # where the coordinator does not choose
+OPTIMIZERS = tuple(recipe.optimizer for recipe in RECIPES.values())  # begun anew each round
+SCHEDULES = (CONSTANT, LINEAR, OVER_STEPS)  # of the learning rate; linear: by round, down to 1/rounds of it in the last
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,15 @@ class TrainingRules:
 
     def __post_init__(self) -> None:
         for what, value, known in (
-            ("objective", self.objective, OBJECTIVES),
+            ("objective", self.objective, tuple(OBJECTIVES.values())),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
         ):
             require(value in known, f"unknown {what} {value!r}; known: {', '.join(known)}")
+        require(
+            self.schedule in RECIPES[self.recipe].schedules,
+            f"{self.optimizer} has no schedule {self.schedule!r}; known: {', '.join(RECIPES[self.recipe].schedules)}",
+        )
         require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
         require(self.epochs > 0 and self.batch_size > 0, "epochs and batch size must be positive")
         require(self.min_steps > 0 and self.min_images > 0, "the fewest steps and images must be one at least")
@@ -58,6 +73,11 @@ class TrainingRules:
             self.max_steps == 0 or self.max_steps >= self.min_steps,
             f"{self.min_steps} steps at least and {self.max_steps} at most leave none",
         )
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe that the optimizer is of."""
+        return next(name for name, recipe in RECIPES.items() if recipe.optimizer == self.optimizer)
 
     def learning_rate_in(self, round_index: int, rounds: int) -> float:
         """The learning rate of a round, counted from 0; the same bits for everybody."""
@@ -142,6 +162,12 @@ class Charter:
             not (method is Method.USPLIT and self.travel.weighting == "hidden"),
             "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
         )
+        wanted = OBJECTIVES[self.architecture.prediction]
+        require(
+            self.training.objective == wanted,
+            f"a network that predicts {self.architecture.prediction} is trained by {wanted!r}, not"
+            f" {self.training.objective!r}",
+        )
         require(2 <= self.min_cohort <= MAX_COHORT, f"a cohort of {self.min_cohort} is outside 2 to {MAX_COHORT}")
 
     @cached_property
@@ -183,7 +209,11 @@ def charter_rows(charter: Charter) -> tuple[tuple[str, str], ...]:
     wide = f"{network.base_dim} channels times {', '.join(map(str, network.multipliers))}"
     labels = f", {network.classes} classes" if network.classes else ""
     most = f"{training.max_steps} steps at most" if training.max_steps else "no limit of steps"
-    falling = "in every round" if training.schedule == CONSTANT else "in the first round, falling evenly to the last"
+    falling = {
+        CONSTANT: "in every round",
+        LINEAR: "in the first round, falling evenly to the last",
+        OVER_STEPS: "at most, rising and falling evenly over the steps of the run",
+    }[training.schedule]
     origin = f"from the public seed {first.seed.hex()}" if first.seed else "given weights that are downloaded"
     clipping = "following the last mean" if travel.is_adaptive else "in every round"
     return (
@@ -191,7 +221,7 @@ def charter_rows(charter: Charter) -> tuple[tuple[str, str], ...]:
         ("charter", f"number {charter.number}, hash {charter.hash.hex()[:16]}"),
         ("run", f"{charter.run}, {charter.rounds} rounds of {charter.method}"),
         ("ends", f"run {', '.join(charter.ends)}, whatever came of it" if charter.ends else "no other run"),
-        ("network", f"{network.preset}, {size} pixels{labels}, {wide}"),
+        ("network", f"{network.preset}, {size} pixels{labels}, {wide}, predicts {network.prediction}"),
         ("first model", f"{first.model_hash.hex()[:16]}, {origin}"),
         *((("found in its weights", first.findings),) if first.findings else ()),
         ("training a round", f"{training.epochs} epochs of batches of {training.batch_size} images; {most}"),

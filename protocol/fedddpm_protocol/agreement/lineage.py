@@ -114,6 +114,7 @@ def require_chartered(spec: RoundSpec, charter: Charter) -> None:
         "epochs": training.epochs,
         "max_steps": training.max_steps,
         "batch_size": training.batch_size,
+        "recipe": training.recipe,
         "learning_rate": training.learning_rate_in(spec.round, charter.rounds),
         "encoding_seed": charter.encoding_seed(spec.round, spec.previous_result),
     }

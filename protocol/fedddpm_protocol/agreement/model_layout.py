@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedddpm_protocol.primitives import canonical
-from fedddpm_protocol.primitives.canonical import tagged_hash
+from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-PRESETS = ("paper", "fast", "tiny")
+PRESETS = ("paper", "fast", "tiny", "lean")
 MAX_COORDINATES = 2**32
 HASH_BYTES = 32
 MAX_CLASSES = 1000  # of a network that is told what to draw
@@ -31,6 +31,10 @@ def require_name(kind: str, value: str) -> None:
         raise ValueError(f"{kind} {value!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
 
 
+NOISE, PRECONDITIONED = "noise", "preconditioned"
+PREDICTIONS = (NOISE, PRECONDITIONED)  # what a network's answer means: eps of DDPM, or F of EDM (arXiv 2206.00364)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The network everybody trains."""
@@ -41,11 +45,16 @@ class Architecture:
     base_dim: int
     multipliers: tuple[int, ...]
     classes: int = 0  # labels that an image can have; 0: the network is told none
+    prediction: str = added_later(NOISE)
 
     def __post_init__(self) -> None:
         require(self.preset in PRESETS, f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
         require(8 <= self.image_size <= 1024, f"image size {self.image_size} is outside 8 to 1024 pixels")
         require(1 <= self.channels <= 16, f"{self.channels} channels are outside 1 to 16")
+        require(
+            self.prediction in PREDICTIONS,
+            f"unknown prediction {self.prediction!r}; known: {', '.join(PREDICTIONS)}",
+        )
         require(0 <= self.classes <= MAX_CLASSES, f"{self.classes} classes are outside 0 to {MAX_CLASSES}")
 
     @property

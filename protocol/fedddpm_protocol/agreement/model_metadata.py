@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedddpm_protocol.agreement.model_layout import Architecture, Manifest, TensorSpec
+from fedddpm_protocol.agreement.model_layout import NOISE, Architecture, Manifest, TensorSpec
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.untrusted.json_reading import read_json, record_of
 
@@ -27,8 +27,14 @@ _MANIFESTS: TypeAdapter[dict[str, list[tuple[str, tuple[int, ...]]]]] = TypeAdap
 
 
 def architecture_json(architecture: Architecture, *, sort_keys: bool = False) -> str:
-    """JSON of the fields, by name or in the record's order: whoever writes a file keeps to one, as its bytes tell."""
-    return json.dumps(asdict(architecture), sort_keys=sort_keys)
+    """JSON of the fields, by name or in the record's order: whoever writes a file keeps to one, as its bytes tell.
+
+    A field that came later is left out where it has its default, as in the record itself.
+    """
+    fields = asdict(architecture)
+    if fields["prediction"] == NOISE:
+        del fields["prediction"]
+    return json.dumps(fields, sort_keys=sort_keys)
 
 
 def architecture_from_json(text: str) -> Architecture:

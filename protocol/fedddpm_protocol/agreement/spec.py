@@ -18,7 +18,7 @@ from fedddpm_protocol.agreement.model_layout import (
     require,
     require_name,
 )
-from fedddpm_protocol.agreement.terms import TrainingTerms
+from fedddpm_protocol.agreement.terms import PAPER, RECIPES, TrainingTerms
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.canonical import PROTOCOL, added_later, tagged_hash
 from fedddpm_protocol.primitives.ring import MAX_BITS, MIN_BITS
@@ -199,6 +199,7 @@ class RoundSpec:
     terms_hash: bytes = added_later(b"")  # that of ``terms``; empty in specifications from before there was one
     charter_hash: bytes = added_later(b"")  # of the run's charter, which the root signed; empty in studies
     draw: int = added_later(0)  # which of the roster's draws says who is in which shard
+    recipe: str = added_later(PAPER)  # how institutions train
 
     def __post_init__(self) -> None:
         require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
@@ -215,6 +216,7 @@ class RoundSpec:
             "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
         )
         require(MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM, f"clip norm {self.clip_norm} is out of range")
+        require(self.recipe in RECIPES, f"unknown recipe {self.recipe!r}; known: {', '.join(RECIPES)}")
         require(0 < self.learning_rate < math.inf, f"learning rate {self.learning_rate} must be positive and finite")
         require(
             2 <= self.largest_cohort <= MAX_COHORT,
@@ -248,6 +250,7 @@ class RoundSpec:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             charter_hash=self.charter_hash,
+            recipe=self.recipe,
         )
 
     def with_terms_hash(self, **changes: Any) -> Self:

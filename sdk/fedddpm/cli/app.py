@@ -52,7 +52,7 @@ def init_model(
     out: Annotated[Path, typer.Option(help="safetensors file for the aggregator")],
     image_size: Annotated[int, typer.Option(help="pixels")] = 28,
     channels: Annotated[int, typer.Option(help="1 grey, 3 colour")] = 1,
-    preset: Annotated[Preset, typer.Option(help="which network")] = Preset.PAPER,
+    preset: Annotated[Preset, typer.Option(help="which network")] = Preset.LEAN,
     classes: Annotated[int, typer.Option(help="labels the network can be told to draw; 0: none")] = 0,
     seed: Annotated[int, typer.Option(help="decides the first weights")] = 0,
 ) -> None:

@@ -11,6 +11,7 @@ class Preset(StrEnum):
     PAPER = "paper"
     FAST = "fast"
     TINY = "tiny"
+    LEAN = "lean"
 
 
 class SamplerName(StrEnum):
@@ -19,6 +20,7 @@ class SamplerName(StrEnum):
     ANCESTRAL = "ancestral"
     DDIM = "ddim"
     DPM = "dpm"
+    HEUN = "heun"
 
 
 class WeightsName(StrEnum):

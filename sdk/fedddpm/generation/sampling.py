@@ -11,7 +11,8 @@ from torch import Tensor
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.data.image_set import to_uint8
 from fedddpm.errors import ConfigError
-from fedddpm.model.diffusion import Diffusion, Network, Sampler, guided
+from fedddpm.model.diffusion import Network, Sampler, guided
+from fedddpm.model.process import process_of
 from fedddpm.model.unet import UNet
 
 Watch = Callable[[int, int], None]  # steps of the network done, steps in all
@@ -78,7 +79,7 @@ def sample_images_raw(
             f"{count} images from number {start} on in batches of {batch} cannot be drawn",
             "Use at least one, and begin with a batch",
         )
-    path = Diffusion().visited(sampler, steps)  # refuses before anything is computed
+    path = process_of(model.architecture).visited(sampler, steps)  # refuses before anything is computed
     chosen = _labels(model, count if labels is not None else start + count, labels, guidance)
     if chosen is not None and labels is None:
         chosen = chosen[start:]
@@ -107,7 +108,8 @@ def _draw(
     watch: Watch | None,
 ) -> Tensor:
     side, channels = model.architecture.image_size, model.architecture.channels
-    return Diffusion().sample(network, (size, channels, side, side), generator, sampler, steps, watch).cpu()
+    shape = (size, channels, side, side)
+    return process_of(model.architecture).sample(network, shape, generator, sampler, steps, watch).cpu()
 
 
 def _part_of(on_progress: Watch, before: int, total: int) -> Watch:

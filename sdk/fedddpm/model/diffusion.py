@@ -18,7 +18,7 @@ from fedddpm.errors import ConfigError
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [B, C, H, W], t [B], labels [B] -> eps [B, C, H, W]
-Sampler = Literal["ancestral", "ddim", "dpm"]
+Sampler = Literal["ancestral", "ddim", "dpm", "heun"]
 
 BETA_FIRST = 1e-4
 BETA_LAST = 0.02
@@ -91,6 +91,11 @@ class Diffusion:
         """
         x_t, t, noise = self.draw(x_0, generator)
         return huber(network(x_t, t), noise)
+
+    @staticmethod
+    def error(answer: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """Huber distance (delta = 1) of predicted from true noise."""
+        return F.huber_loss(answer, target, reduction=reduction)
 
     def draw(self, x_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Noise images for one step of training: (x_t [B, C, H, W], uniform t [B] int64, the noise that is in x_t)."""

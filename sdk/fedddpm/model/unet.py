@@ -7,7 +7,8 @@ shares is always a set of these children, so every parameter sits below exactly 
     x_t [B, C, H, W] -> encoder -> (h, skips, time) -> bottleneck -> h -> decoder -> eps [B, C, H, W]
 
 Presets: "paper" is faithful; "fast" has ResNet blocks and no linear attention (a third of the time for a step);
-"tiny" has 16 channels and no attention at all, for tests and demonstrations.
+"tiny" has 16 channels and no attention at all, for tests and demonstrations; "lean" is another network (see ``lean``).
+What an answer means is the architecture's ``prediction``: the noise, or what EDM's preconditioning leaves.
 """
 
 import math
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from fedddpm.errors import ModelError
 from fedddpm.model.attention import Attention, LinearAttention
-from fedddpm_protocol.agreement.model_layout import Architecture
+from fedddpm.model.lean import SHRINKS, LeanBottleneck, LeanDecoder, LeanEncoder
+from fedddpm_protocol.agreement.model_layout import NOISE, PRECONDITIONED, Architecture
 
-MULTIPLIERS = (1, 2, 4)
+MULTIPLIERS, LEAN_MULTIPLIERS = (1, 2, 4), (1, 2)
 GROUPS = 4  # for the GroupNorm of ResNet blocks; divides the width of every level
 
 
@@ -230,11 +232,18 @@ class UNet(nn.Module):
         channels: int = 1,
         preset: str = "paper",
         base_dim: int | None = None,
-        multipliers: tuple[int, ...] = MULTIPLIERS,
+        multipliers: tuple[int, ...] | None = None,
         classes: int = 0,
+        prediction: str | None = None,
     ) -> None:
         super().__init__()
-        self.architecture = architecture_of(image_size, channels, preset, base_dim, multipliers, classes)
+        self.architecture = architecture_of(image_size, channels, preset, base_dim, multipliers, classes, prediction)
+        self.encoder: Encoder | LeanEncoder
+        self.bottleneck: Bottleneck | LeanBottleneck
+        self.decoder: Decoder | LeanDecoder
+        if preset == "lean":
+            self.encoder, self.bottleneck, self.decoder = _lean(self.architecture)
+            return
         plan = _plan(self.architecture)
         self.encoder = Encoder(plan)
         self.bottleneck = Bottleneck(plan)
@@ -244,10 +253,10 @@ class UNet(nn.Module):
     def from_architecture(cls, architecture: Architecture) -> Self:
         """Build the network that ``architecture`` names."""
         a = architecture
-        return cls(a.image_size, a.channels, a.preset, a.base_dim, a.multipliers, a.classes)
+        return cls(a.image_size, a.channels, a.preset, a.base_dim, a.multipliers, a.classes, a.prediction)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Predict the noise in x_t [B, C, H, W] at timesteps t [B] int64 -> eps [B, C, H, W].
+        """Predict the noise in x_t [B, C, H, W] at timesteps t [B] -> eps [B, C, H, W], or F of a preconditioned one.
 
         ``labels`` [B] int64 count from 0; the value ``classes`` stands for "no label", and so does None for all images.
 
@@ -266,16 +275,43 @@ def architecture_of(
     channels: int = 1,
     preset: str = "paper",
     base_dim: int | None = None,
-    multipliers: tuple[int, ...] = MULTIPLIERS,
+    multipliers: tuple[int, ...] | None = None,
     classes: int = 0,
+    prediction: str | None = None,
 ) -> Architecture:
-    """The architecture of a :class:`UNet` with these arguments; ModelError for a value outside its range."""
-    defaults = {"fast": -(-image_size // 16) * 16, "tiny": 16}
+    """The architecture of a :class:`UNet` with these arguments; ModelError for a value outside its range.
+
+    What is not given is as the preset has it; "lean" is preconditioned, the others predict the noise.
+    """
+    defaults = {"fast": -(-image_size // 16) * 16, "tiny": 16, "lean": 32}
     base = base_dim if base_dim is not None else defaults.get(preset, image_size)
+    widths = multipliers if multipliers is not None else LEAN_MULTIPLIERS if preset == "lean" else MULTIPLIERS
+    meant = prediction if prediction is not None else PRECONDITIONED if preset == "lean" else NOISE
     try:
-        return Architecture(preset, image_size, channels, base, tuple(multipliers), classes)
+        return Architecture(preset, image_size, channels, base, tuple(widths), classes, meant)
     except ValueError as error:
         raise ModelError(str(error), "Choose another size, number of channels, classes or preset") from error
+
+
+def _lean(architecture: Architecture) -> tuple[LeanEncoder, LeanBottleneck, LeanDecoder]:
+    """The parts of a "lean" network; ModelError if its sizes do not fit each other."""
+    a = architecture
+    if len(a.multipliers) != len(LEAN_MULTIPLIERS) or min(a.multipliers) < 1:
+        raise ModelError(f"the multipliers {a.multipliers} are no two positive ones", "Use for instance (1, 2)")
+    if a.image_size % SHRINKS:
+        near = max(8, a.image_size // SHRINKS * SHRINKS)
+        raise ModelError(
+            f"the image size {a.image_size} cannot be halved twice", f"Use a multiple of {SHRINKS}, for instance {near}"
+        )
+    if a.base_dim < 4 * GROUPS or a.base_dim % 32:
+        raise ModelError(f"the base width {a.base_dim} is not a multiple of 32", "Use for instance 32 or 64")
+    first, second = (a.base_dim * multiplier for multiplier in a.multipliers)
+    time_width = 2 * first
+    return (
+        LeanEncoder(a.channels, a.classes, (first, second), time_width),
+        LeanBottleneck(second, time_width),
+        LeanDecoder(a.channels, (first, second), time_width),
+    )
 
 
 def _plan(architecture: Architecture) -> _Plan:

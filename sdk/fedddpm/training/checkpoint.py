@@ -1,8 +1,8 @@
 """What a training is made of between two steps, and how it lies on disk.
 
-A checkpoint holds the weights, their average, Adam's moments and counts, the sum of losses, and the position as text.
-It names the training it belongs to by a fingerprint of everything that decides the result, so a stale one is never
-continued.
+A checkpoint holds the weights, their average, the optimizer's moments and counts, the sum of losses, and the position
+as text. It names the training it belongs to by a fingerprint of everything that decides the result, so a stale one is
+never continued.
 """
 
 import hashlib
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from fedddpm.errors import CheckpointError
 from fedddpm.files.atomic import load_tensors, save_tensors
+from fedddpm.training.optimizers import STATE_KEYS, Parameters
 from fedddpm_protocol.untrusted.json_reading import read_json
 
 CHECKPOINT_KEY = "fedddpm.training"
-_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 _DELETE = "Delete it: the round's training then starts afresh"
 
-Parameters = Mapping[str, torch.nn.Parameter]
 Tensors = Mapping[str, Tensor]
 
 
@@ -35,27 +34,11 @@ class Position:
     loss_sum: Tensor  # float64 scalar, over these steps
 
 
-def make_adam(parameters: Parameters, learning_rate: float) -> torch.optim.Adam:
-    """Adam (Kingma 2014) with the fused step, which CPU and CUDA have (3.3 ms for 3 M weights against 11.9 foreach).
-
-    Its moments are there from the start, so that they can be spread over several processes like those of a checkpoint.
-    """
-    adam = torch.optim.Adam(list(parameters.values()), lr=learning_rate, fused=True)
+def moments(parameters: Parameters, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """All tensors of an optimizer's state, in the order of the parameters."""
     for parameter in parameters.values():
-        adam.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            # The moments get the parameter's strides: the fused step walks through all three side by side.
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
-    return adam
-
-
-def moments(parameters: Parameters, adam: torch.optim.Adam) -> Iterator[Tensor]:
-    """All tensors of Adam's state, in the order of the parameters."""
-    for parameter in parameters.values():
-        for part in _ADAM_KEYS:
-            yield adam.state[parameter][part]
+        for part in STATE_KEYS:
+            yield optimizer.state[parameter][part]
 
 
 def fingerprint(settings: Iterable[float | int | str | None], tensors: Iterable[Tensor]) -> str:
@@ -68,7 +51,12 @@ def fingerprint(settings: Iterable[float | int | str | None], tensors: Iterable[
 
 
 def save_training(
-    path: Path, name: str, parameters: Parameters, average: Tensors, adam: torch.optim.Adam, position: Position
+    path: Path,
+    name: str,
+    parameters: Parameters,
+    average: Tensors,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
 ) -> None:
     """Write the training called ``name`` (its fingerprint) atomically; ``average`` is empty where none is kept.
 
@@ -78,8 +66,8 @@ def save_training(
     tensors: dict[str, Tensor] = {"loss_sum": position.loss_sum}
     for key, parameter in parameters.items():
         tensors[f"weight/{key}"] = parameter
-        for part in _ADAM_KEYS:
-            tensors[f"{part}/{key}"] = adam.state[parameter][part]
+        for part in STATE_KEYS:
+            tensors[f"{part}/{key}"] = optimizer.state[parameter][part]
     for key, tensor in average.items():
         tensors[f"average/{key}"] = tensor
     where = {"training": name, "step": position.step, "seconds": position.seconds}
@@ -88,9 +76,9 @@ def save_training(
 
 @torch.no_grad()
 def load_training(
-    path: Path, name: str, parameters: Parameters, average: Tensors, adam: torch.optim.Adam
+    path: Path, name: str, parameters: Parameters, average: Tensors, optimizer: torch.optim.Optimizer
 ) -> Position | None:
-    """Put weights, average and Adam where the checkpoint of training ``name`` left them; None if there is none of it.
+    """Put weights, average and optimizer where the checkpoint of training ``name`` left them; None if there is none.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -104,8 +92,8 @@ def load_training(
             return None
         for key, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{key}"])
-            for part in _ADAM_KEYS:
-                adam.state[parameter][part].copy_(tensors[f"{part}/{key}"])
+            for part in STATE_KEYS:
+                optimizer.state[parameter][part].copy_(tensors[f"{part}/{key}"])
             device = parameter.device
         for key, tensor in average.items():
             tensor.copy_(tensors[f"average/{key}"])

@@ -6,7 +6,8 @@ import torch
 
 from fedddpm.compute.seeds import derived_seed
 from fedddpm.data.image_set import ImageSet, require_fit, to_floats
-from fedddpm.model.diffusion import Diffusion, Network
+from fedddpm.model.diffusion import Network
+from fedddpm.model.process import process_of
 from fedddpm.model.unet import UNet
 
 
@@ -23,14 +24,14 @@ def held_out_loss(
         DataError: the images or their labels do not fit the model.
     """
     require_fit(data, model.architecture)
-    diffusion, total = Diffusion(), 0.0
+    process, total = process_of(model.architecture), 0.0
     for first in range(0, len(data), batch_size):
         x_0 = to_floats(data.images[first : first + batch_size], device)
         generator = torch.Generator(device).manual_seed(derived_seed("score", first))
         network: Network = model
         if model.architecture.classes and data.labels is not None:
             network = _labelled(model, data.labels[first : first + batch_size].to(device))
-        total += diffusion.loss(network, x_0, generator).item() * len(x_0)
+        total += process.loss(network, x_0, generator).item() * len(x_0)
         on_batch()
     return total / len(data)
 

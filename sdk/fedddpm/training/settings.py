@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from fedddpm.compute.acceleration import Precision
 from fedddpm.errors import ConfigError
+from fedddpm_protocol.agreement.terms import PAPER
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class TrainSettings:
     label_dropout: float = 0.1  # share of labels hidden from a network with classes, so that guidance works
     precision: Precision = "auto"  # of the network's forward pass; auto: bfloat16 on CUDA, float32 on the CPU
     compile: bool | None = None  # None: on CUDA, where the training is long enough to gain by it
+    recipe: str = PAPER
+    round: int = 0  # from 0, of so many: where the learning rate of a recipe follows the run
+    rounds: int = 1
+    flips: bool = False  # mirror images left to right, each by chance
     max_small_gradients: float = 1.0  # share of the first gradient below Adam's epsilon; see ``first_gradient``
 
     def __post_init__(self) -> None:

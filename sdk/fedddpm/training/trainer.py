@@ -24,19 +24,21 @@ from fedddpm.errors import TrainingError
 from fedddpm.model.ema import AverageState, WeightAverage
 from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Batch, Batches
-from fedddpm.training.checkpoint import Position, fingerprint, load_training, make_adam, moments, save_training
+from fedddpm.training.checkpoint import Position, fingerprint, load_training, moments, save_training
 from fedddpm.training.first_gradient import require_ordinary
 from fedddpm.training.held_out_loss import held_out_loss
+from fedddpm.training.optimizers import make_optimizer
 from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainOutcome, TrainSettings, silent
 from fedddpm.training.stopwatch import Stopwatch
 from fedddpm.training.train_step import TrainStep
+from fedddpm_protocol.agreement.terms import PAPER, RECIPES
 
 _REPORT_EVERY = 10  # steps on an accelerator: asking for the loss makes the CPU wait for the card
 
 
 class Trainer:
-    """Trains ``model`` in place on ``data``; Adam starts afresh each round and never leaves (paper, section 3).
+    """Trains ``model`` in place on ``data``; the optimizer starts afresh each round and never leaves (section 3).
 
     The model must hold the round's starting weights when the trainer is made; ``train`` always begins from them, or
     from a checkpoint that began from them. ``seed`` decides all randomness, with as many bits as it has: the same for a
@@ -93,12 +95,12 @@ class Trainer:
             ConfigError: the network was to be compiled, and cannot be.
         """
         self._share.announce(self._job)
-        adam = make_adam(self._parameters, self.settings.learning_rate)
-        position = self._begin(adam, checkpoint)
+        optimizer = make_optimizer(self._parameters, self.settings.learning_rate, self.settings.recipe)
+        position = self._begin(optimizer, checkpoint)
         try:
             with tuned_kernels(self.device):
                 self.prepare()
-                self._run(adam, position, checkpoint, on_progress, on_epoch)
+                self._run(optimizer, position, checkpoint, on_progress, on_epoch)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of {self.device} does not hold a batch of {self.settings.batch_size}",
@@ -126,7 +128,7 @@ class Trainer:
 
     def _run(
         self,
-        adam: torch.optim.Adam,
+        optimizer: torch.optim.Optimizer,
         position: Position,
         checkpoint: Path | None,
         on_progress: Callable[[Progress], None],
@@ -139,7 +141,7 @@ class Trainer:
         for epoch, batch in islice(self._batches_from(position.step), self.steps_total - position.step):
             if position.step and self._out_of_time(position):
                 break
-            loss = self._step(adam, batch, position.step)
+            loss = self._step(optimizer, batch, position.step)
             position.loss_sum += loss
             position.step += 1
             position.seconds = watch.seconds
@@ -148,12 +150,12 @@ class Trainer:
             if self.device.type == "cpu" or position.step % _REPORT_EVERY == 0 or last:
                 on_progress(self._progress(epoch, position, loss, watch.rate))
             if checkpoint is not None and not last and self._is_due(position, saved_step, saved_at):
-                self._save(adam, position, checkpoint)
+                self._save(optimizer, position, checkpoint)
                 saved_step, saved_at = position.step, watch.seconds
             self._tell_epoch(position, on_epoch, watch)
         self._require_finite(position)
         if checkpoint is not None and position.step > first_step:
-            self._save(adam, position, checkpoint)
+            self._save(optimizer, position, checkpoint)
 
     def _batches_from(self, step: int) -> Iterator[tuple[int, Batch]]:
         """(epoch, batch) from step number ``step`` to the end of the last epoch."""
@@ -164,21 +166,28 @@ class Trainer:
                 yield epoch, batch
             start = 0
 
-    def _step(self, adam: torch.optim.Adam, batch: Batch, step: int) -> Tensor:
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, step: int) -> Tensor:
         """One gradient step, and the average follows it; returns the loss, on the device."""
         generator = generator_for(self.device, self.seed, "noise", step)
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate_at(step)
         if step:
-            loss = self._stepper.step(adam, batch, generator)
+            loss = self._stepper.step(optimizer, batch, generator)
         else:
-            loss = self._stepper.step(adam, batch, generator, lambda: self._look_at_gradient(adam))
+            loss = self._stepper.step(optimizer, batch, generator, lambda: self._look_at_gradient(optimizer))
         if self._average is not None:
             self._average.update()
         return loss
 
-    def _look_at_gradient(self, adam: torch.optim.Adam) -> None:
+    def _rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0 in the round."""
+        s = self.settings
+        return s.learning_rate * RECIPES[s.recipe].rate(s.round, s.rounds, step / self.steps_total)
+
+    def _look_at_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         """PolicyError where the first gradient is one that Adam passes on as it is."""
         if self.settings.max_small_gradients < 1:
-            require_ordinary(self._parameters, adam.defaults["eps"], self.settings.max_small_gradients)
+            require_ordinary(self._parameters, optimizer.defaults["eps"], self.settings.max_small_gradients)
 
     def _tell_epoch(self, position: Position, on_epoch: Callable[[int], None] | None, watch: Stopwatch) -> None:
         epochs, rest = divmod(position.step, self._steps_per_epoch)
@@ -221,34 +230,34 @@ class Trainer:
             return "max_seconds"
         return "epochs" if step == self.settings.epochs * self._steps_per_epoch else "max_steps"
 
-    def _save(self, adam: torch.optim.Adam, position: Position, path: Path) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer, position: Position, path: Path) -> None:
         self._require_finite(position)
-        save_training(path, self._name, self._parameters, self._shadow, adam, position)
+        save_training(path, self._name, self._parameters, self._shadow, optimizer, position)
 
     @torch.no_grad()
-    def _begin(self, adam: torch.optim.Adam, path: Path | None) -> Position:
+    def _begin(self, optimizer: torch.optim.Optimizer, path: Path | None) -> Position:
         """Put weights, average and moments where the checkpoint left them, or at the start of the round."""
         position = None
         if path is not None:
-            position = load_training(path, self._name, self._parameters, self._shadow, adam)
+            position = load_training(path, self._name, self._parameters, self._shadow, optimizer)
         if position is None:
             position = Position(0, 0.0, torch.zeros((), dtype=torch.float64, device=self.device))
             for name, parameter in self._parameters.items():
                 parameter.copy_(self._start[name])
             if self._average is not None and self._average_start is not None:
                 self._average.take(self._average_start)
-        self._spread(adam, position)
+        self._spread(optimizer, position)
         if self._average is not None and self._average_start is not None:
             self._average.updates = self._average_start.updates + position.step
         return position
 
-    def _spread(self, adam: torch.optim.Adam, position: Position) -> None:
+    def _spread(self, optimizer: torch.optim.Optimizer, position: Position) -> None:
         """Start all ranks from what rank 0 has."""
         if self._share.world == 1:
             return
         place = torch.tensor([position.step, position.seconds], dtype=torch.float64, device=self.device)
         weights = (*self._parameters.values(), *self._shadow.values())
-        self._share.spread((*weights, *moments(self._parameters, adam), position.loss_sum, place))
+        self._share.spread((*weights, *moments(self._parameters, optimizer), position.loss_sum, place))
         position.step, position.seconds = int(place[0]), float(place[1])
 
     @property
@@ -271,6 +280,8 @@ class Trainer:
         if self.model.architecture.classes and self._data.labels is not None:
             decisive += ["labels", s.label_dropout]
             tensors.append(self._data.labels)
+        if s.recipe != PAPER or s.flips:
+            decisive += ["recipe", s.recipe, s.round, s.rounds, s.flips]
         if self._average_start is not None:
             decisive += ["average", s.ema_decay, self._average_start.updates]
             tensors.append(torch.from_numpy(self._average_start.vector))

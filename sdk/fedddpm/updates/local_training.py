@@ -87,6 +87,10 @@ def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOp
         label_dropout=learning.label_dropout,
         precision=learning.precision,
         compile=learning.compile,
+        recipe=spec.recipe,
+        round=spec.round,
+        rounds=spec.rounds,
+        flips=learning.flips,
         max_small_gradients=options.max_small_gradients,
     )
 

@@ -22,6 +22,7 @@ from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, ROOT_PURPOSE
 from fedddpm_aggregator.service.administration.run_settings import Asked, Number, OperatorSettings, RunSettings
 from fedddpm_aggregator.service.rounds.chartered import charter_of
 from fedddpm_protocol.agreement.roster import Member, sign_roster
+from fedddpm_protocol.agreement.terms import RECIPES
 
 OLGA = identity_of("olga")
 OPTIONS = {
@@ -32,10 +33,12 @@ OPTIONS = {
     "min-steps": "[x>=1] fewest local steps behind an update [default: 4]",
     "max-steps": "[x>=0] most local steps a round; 0: no limit [default: 0]",
     "batch-size": "[x>=1] images in a local step [default: 128]",
-    "learning-rate": "of the local optimizer [default: 0.0001]",
-    "schedule": "of the learning rate over the rounds: constant or linear, down to 1/rounds of it [default: constant]",
+    "recipe": "how institutions train: paper or modern; by default modern for the network lean",
+    "learning-rate": "of the local optimizer; by default the recipe's: 0.0001 (paper), 0.004 (modern)",
+    "schedule": "of the learning rate: constant, linear, over-steps (by round, to 1/rounds of it); by default the "
+    "recipe's",
     "min-images": "[x>=1] fewest images that an institution takes part with [default: 32]",
-    "clip-norm": "largest L2 norm of one institution's update [default: 10.0]",
+    "clip-norm": "largest L2 norm of one institution's update; by default the recipe's: 10 (paper), 100 (modern)",
     "clip": "adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is "
     "[default: adaptive]",
     "weighting": "equal weights for all, or by sample counts: hidden or disclosed ones [default: equal]",
@@ -63,8 +66,9 @@ CHOSEN = {  # none of them is a default, and no two are alike
     "min_steps": 6,
     "max_steps": 7,
     "batch_size": 5,
+    "recipe": "modern",
     "learning_rate": 0.002,
-    "schedule": "linear",
+    "schedule": "over-steps",
     "min_images": 40,
     "clip_norm": 3.5,
     "clip": "fixed",
@@ -126,7 +130,8 @@ def started(federation: Federation) -> tuple[dict[str, object], dict[str, object
         row = db.scalars(select(RunRow)).one()
         charter = charter_of(row)
     assert charter is not None
-    places = [{"name": charter.run}, vars(charter), vars(charter.training), vars(charter.travel)]
+    training = {**vars(charter.training), "recipe": charter.training.recipe}
+    places = [{"name": charter.run}, vars(charter), training, vars(charter.travel)]
     return (
         {name: next(place[name] for place in places if name in place) for name in CHOSEN},
         {name: getattr(row, name) for name in LASTING},
@@ -171,7 +176,15 @@ def test_left_out_options_are_the_defaults_of_the_settings(tmp_path: Path) -> No
     here = ("--data", federation.settings.data, "--initial-model", federation.write_theta_0(), *rooted(federation))
     invoke(app, "federation", "start-run", *here, "--name", "run-1", "--method", "udec", "--rounds", "2")
     defaults = dataclasses.asdict(RunSettings("run-1", "UDEC", 2))
-    settled = {"min_cohort": federation.n_min, "first_bits": 24}  # what "as the roster and the ring say" comes to
+    recipe = RECIPES["paper"]  # that of a network that predicts the noise
+    settled = {  # what "as the roster, the ring and the recipe say" comes to
+        "min_cohort": federation.n_min,
+        "first_bits": 24,
+        "recipe": "paper",
+        "learning_rate": recipe.learning_rate,
+        "schedule": recipe.schedules[0],
+        "clip_norm": recipe.clip_norm,
+    }
     assert started(federation) == ({**defaults, **settled}, dataclasses.asdict(OperatorSettings()))
 
 

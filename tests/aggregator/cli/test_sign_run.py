@@ -114,9 +114,21 @@ def test_a_run_that_cannot_be_is_not_signed(desk: Desk) -> None:
         (("--schedule", "cosine"), "unknown schedule 'cosine'; known: constant, linear"),
         (("--ends", "run-1"), "a charter does not end its own run"),
         (("--learning-rate", "-1"), "must be positive and finite"),
+        (("--recipe", "mine"), "unknown recipe 'mine'; choose one of paper, modern"),
+        (("--recipe", "modern", "--schedule", "linear"), "muon-adamw has no schedule 'linear'; known: over-steps"),
     ):
         assert why in desk.sign("x.json", *options, fails=True)
         assert not (desk.folder / "x.json").exists()
+
+
+def test_a_recipe_brings_its_optimizer_and_schedule(desk: Desk) -> None:
+    shown = desk.sign("run-1.json", "--recipe", "modern", "--schedule", "over-steps")
+    assert "rising and falling evenly over the steps of the run (muon-adamw, epsilon-huber)" in shown
+    document = SignedDocument.model_validate_json((desk.folder / "run-1.json").read_text())
+    charter = open_charter(document, desk.federation.root.public_key)
+    assert (charter.training.recipe, charter.training.schedule) == ("modern", "over-steps")
+    desk.install("roster.json")
+    desk.install("run-1.json", "--initial-model", desk.model)
 
 
 def test_the_operator_installs_what_the_root_signed(desk: Desk) -> None:

@@ -103,8 +103,9 @@ def leaves(record: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...
 
 
 OTHER: dict[str, Any] = {
-    "objective": None,  # there is one only
-    "optimizer": None,
+    "objective": None,  # goes with what the network predicts: seen below
+    "prediction": None,
+    "optimizer": None,  # goes with the schedule
     "schedule": "linear",
     "clip": "adaptive",
     "weighting": "equal",

@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "max_steps": 11,
     "batch_size": 5,
     "learning_rate": 1e-30,
+    "recipe": "modern",
     "encoding_seed": b"x" * 32,
     "clip_norm": 1.9,
     "round": 2,
@@ -76,10 +77,11 @@ def test_a_clip_norm_above_the_charters_needs_no_results_to_be_refused() -> None
 
 def test_a_learning_rate_follows_its_schedule() -> None:
     charter = replace(CHARTER, training=replace(CHARTER.training, schedule="linear"))
-    spec = following(charter, SPEC, learning_rate=1e-3 * (2 / 3))
+    spec = following(charter, SPEC)
+    assert spec.learning_rate == 1e-3 * (2 / 3)
     require_follows(spec, charter, ONE_RESULT, ROSTER)
     with pytest.raises(CharterError, match="learning rate"):
-        require_follows(following(charter, SPEC), charter, ONE_RESULT, ROSTER)
+        require_follows(following(charter, SPEC, learning_rate=1e-3), charter, ONE_RESULT, ROSTER)
 
 
 def adaptive(bits: int = 8, first_bits: int = 24) -> Charter:

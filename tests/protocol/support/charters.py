@@ -44,7 +44,13 @@ def charter_for(spec: RoundSpec, **changes: Any) -> Charter:
 def following(charter: Charter, spec: RoundSpec, **changes: Any) -> RoundSpec:
     """``spec`` under the charter, as the aggregator would have made it; ``changes`` are its own."""
     seed = charter.encoding_seed(spec.round, spec.previous_result)
-    return spec.with_terms_hash(**{"charter_hash": charter.hash, "encoding_seed": seed, **changes})
+    follows = {
+        "charter_hash": charter.hash,
+        "encoding_seed": seed,
+        "recipe": charter.training.recipe,
+        "learning_rate": charter.training.learning_rate_in(spec.round, charter.rounds),
+    }
+    return spec.with_terms_hash(**{**follows, **changes})
 
 
 def chartered(spec: RoundSpec | None = None, **changes: Any) -> tuple[Charter, RoundSpec]:

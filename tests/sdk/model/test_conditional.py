@@ -31,13 +31,14 @@ def told(model: UNet, labels: list[int] | None) -> Tensor:
     return eps
 
 
-@pytest.mark.parametrize("preset", ["paper", "fast", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "fast", "tiny", "lean"])
 def test_the_embedding_is_one_tensor_of_the_encoder(preset: str) -> None:
     model = UNet(28, 1, preset, classes=10)
     plain = UNet(28, 1, preset)
     holders = [part for part in PARTS if LABEL in dict(parameters_of(model, part))]
     assert holders == ["encoder"]
-    assert tuple(model.get_parameter(LABEL).shape) == (11, 4 * model.architecture.base_dim)
+    factor = 2 if preset == "lean" else 4
+    assert tuple(model.get_parameter(LABEL).shape) == (11, factor * model.architecture.base_dim)
     assert set(dict(model.named_parameters())) - set(dict(plain.named_parameters())) == {LABEL}
     assert model.architecture.classes == 10
     assert UNet.from_architecture(model.architecture).get_parameter(LABEL).shape == model.get_parameter(LABEL).shape

@@ -29,7 +29,7 @@ def test_the_published_parameter_counts(size: int, channels: int, parts: tuple[i
     assert count(model) == sum(parts)
 
 
-@pytest.mark.parametrize("preset", ["paper", "fast", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "fast", "tiny", "lean"])
 def test_every_parameter_is_in_exactly_one_part_and_nothing_else_is_state(preset: str) -> None:
     model = UNet(28, 1, preset)
     below = [id(p) for part in PARTS for p in getattr(model, part).parameters()]
@@ -40,7 +40,7 @@ def test_every_parameter_is_in_exactly_one_part_and_nothing_else_is_state(preset
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("preset", ["paper", "fast", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "fast", "tiny", "lean"])
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3)])
 def test_noise_has_the_shape_of_the_image_and_every_parameter_learns(preset: str, size: int, channels: int) -> None:
     torch.manual_seed(0)

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import PolicyError
 from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.unet import UNet, architecture_of
 from fedddpm.model.weight_checks import BANDS, Figure, figures, require_honest_weights
+from fedddpm.training.settings import TrainSettings
+from fedddpm.training.trainer import Trainer
+from fedddpm_protocol.agreement.terms import MODERN
 
 TINY = architecture_of(16, 1, "tiny")
 
@@ -20,7 +24,7 @@ def network(preset: str = "tiny", size: int = 16, channels: int = 1, classes: in
     return initial_network(architecture_of(size, channels, preset, classes=classes), seed_of(seed))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "fast", "paper"])
+@pytest.mark.parametrize("preset", ["tiny", "fast", "paper", "lean"])
 @pytest.mark.parametrize(("size", "channels", "classes"), [(8, 1, 0), (16, 3, 10)])
 def test_a_network_of_a_seed_is_far_inside_every_band(preset: str, size: int, channels: int, classes: int) -> None:
     for seed in range(3):
@@ -43,6 +47,15 @@ def test_a_trained_network_is_honest() -> None:
         nn.functional.huber_loss(model(x, t), noise).backward()
         adam.step()
     require_honest_weights(model)
+
+
+def test_a_lean_network_stays_inside_the_bands_at_the_full_rate_of_the_modern_recipe() -> None:
+    """In a run without an end, so that the rate never falls; Muon's weight decay holds its matrices."""
+    model = network("lean", 8)
+    settings = TrainSettings(batch_size=4, learning_rate=4e-3, recipe=MODERN, round=10**5, rounds=10**6)
+    images = ImageSet(torch.randint(0, 256, (800, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8))
+    Trainer(model, images, torch.device("cpu"), settings, 0).train()
+    require_honest_weights(model, slack=0.75)
 
 
 def layer(model: UNet) -> nn.Conv2d:

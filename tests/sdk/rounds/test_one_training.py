@@ -51,6 +51,7 @@ OTHERWISE = {
     "batch_size": 5,
     "learning_rate": 2e-3,
     "charter_hash": b"\x13" * 32,
+    "recipe": "modern",
 }
 
 

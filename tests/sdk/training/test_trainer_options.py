@@ -17,8 +17,8 @@ from fedddpm.model.ema import AverageState
 from fedddpm.model.partition import flatten
 from fedddpm.model.unet import UNet
 from fedddpm.training.batches import Batch
-from fedddpm.training.checkpoint import make_adam
 from fedddpm.training.held_out_loss import held_out_loss
+from fedddpm.training.optimizers import make_optimizer
 from fedddpm.training.ranks import ALONE
 from fedddpm.training.settings import Progress, TrainSettings
 from fedddpm.training.train_step import TrainStep
@@ -110,7 +110,7 @@ def test_hiding_labels_draws_after_timesteps_and_noise() -> None:
             network.encoder.label.weight.zero_()  # type: ignore[union-attr]  # there with classes
         stepper = TrainStep(network, CPU, replace(SETTINGS, label_dropout=share), 8, 1, ALONE)
         generator = torch.Generator().manual_seed(7)
-        losses.append(stepper.step(make_adam(dict(network.named_parameters()), 1e-3), batch, generator).item())
+        losses.append(stepper.step(make_optimizer(dict(network.named_parameters()), 1e-3), batch, generator).item())
         x_t, t, noise = Diffusion().draw(batch.x_0, torch.Generator().manual_seed(7))
         with torch.no_grad():
             untouched = model()

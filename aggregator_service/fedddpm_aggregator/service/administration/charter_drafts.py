@@ -10,7 +10,7 @@ from fedddpm_aggregator.service.administration.run_settings import DEFAULT_FIRST
 from fedddpm_aggregator.service.rounds.attempts import cannot_run
 from fedddpm_aggregator.service.rounds.chartered import Place, round_spec
 from fedddpm_aggregator.vectors.model_files import Network
-from fedddpm_protocol.agreement.charter import OBJECTIVES, OPTIMIZERS, Charter, TrainingRules, Travel
+from fedddpm_protocol.agreement.charter import OBJECTIVES, USUAL_RECIPES, Charter, TrainingRules, Travel
 from fedddpm_protocol.agreement.clipping import CLIPPINGS
 from fedddpm_protocol.agreement.lineage import NO_RESULTS
 from fedddpm_protocol.agreement.methods import Method
@@ -18,6 +18,7 @@ from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Manifest, requir
 from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
+from fedddpm_protocol.agreement.terms import RECIPES, Recipe
 
 _BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
 _SOME_SECONDS = (1.0, 1.0, 1.0, 1.0, 1.0)  # how long phases last is the operator's
@@ -33,6 +34,7 @@ def draft_charter(
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
     if settings.min_cohort and settings.min_cohort < roster.n_min:
         raise OperatorError(f"--min-cohort {settings.min_cohort} is below the roster's n_min {roster.n_min}")
+    recipe = _recipe(settings.recipe or USUAL_RECIPES[network.architecture.prediction])
     try:
         require_name("run", settings.name)
         charter = Charter(
@@ -44,8 +46,8 @@ def draft_charter(
             rounds=settings.rounds,
             architecture=network.architecture,
             first_model=first_model_of(network),
-            training=_training(settings),
-            travel=_travel(settings),
+            training=_training(settings, recipe, OBJECTIVES[network.architecture.prediction]),
+            travel=_travel(settings, recipe),
             min_cohort=settings.min_cohort or roster.n_min,
         )
     except ValueError as error:
@@ -78,12 +80,19 @@ def _method(settings: RunSettings) -> Method:
         raise OperatorError(f"unknown method {settings.method!r}; choose one of {known}") from None
 
 
-def _training(settings: RunSettings) -> TrainingRules:
+def _recipe(name: str) -> Recipe:
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise OperatorError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}") from None
+
+
+def _training(settings: RunSettings, recipe: Recipe, objective: str) -> TrainingRules:
     return TrainingRules(
-        objective=OBJECTIVES[0],
-        optimizer=OPTIMIZERS[0],
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
+        objective=objective,
+        optimizer=recipe.optimizer,
+        learning_rate=recipe.learning_rate if settings.learning_rate is None else settings.learning_rate,
+        schedule=settings.schedule or recipe.schedules[0],
         epochs=settings.epochs,
         min_steps=settings.min_steps,
         max_steps=settings.max_steps,
@@ -92,12 +101,12 @@ def _training(settings: RunSettings) -> TrainingRules:
     )
 
 
-def _travel(settings: RunSettings) -> Travel:
+def _travel(settings: RunSettings, recipe: Recipe) -> Travel:
     return Travel(
         weighting=settings.weighting,
         weight_cap=settings.weight_cap,
         clip=settings.clip,
-        clip_norm=settings.clip_norm,
+        clip_norm=recipe.clip_norm if settings.clip_norm is None else settings.clip_norm,
         bits=settings.bits,
         first_bits=_first_bits(settings),
         chunk_coordinates=settings.chunk_coordinates,

@@ -18,10 +18,11 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.security.setting_errors import first_error
 from fedddpm_aggregator.service.alarms import ON_ALARM, TELL
 from fedddpm_aggregator.service.rounds.chartered import Durations
-from fedddpm_protocol.agreement.charter import CONSTANT, SCHEDULES
+from fedddpm_protocol.agreement.charter import SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
+from fedddpm_protocol.agreement.terms import MODERN, RECIPES
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
 RING_CHOICES = ", ".join(map(str, RINGS))
@@ -35,6 +36,11 @@ class Asked:
 
     help: str
     least: int | None = None
+
+
+def _of_each(field: str) -> str:
+    """The recipes' values of a field, in words."""
+    return ", ".join(f"{getattr(recipe, field):g} ({name})" for name, recipe in RECIPES.items())
 
 
 Number = Annotated[int, Field(ge=0, le=MAX_INT32)]
@@ -52,12 +58,21 @@ class RunSettings:
     min_steps: Annotated[Number, Asked("fewest local steps behind an update", least=1)] = 4
     max_steps: Annotated[Number, Asked("most local steps a round; 0: no limit", least=0)] = 0
     batch_size: Annotated[Number, Asked("images in a local step", least=1)] = 128
-    learning_rate: Annotated[float, Asked("of the local optimizer")] = 1e-4
+    recipe: Annotated[
+        Word | None, Asked(f"how institutions train: {' or '.join(RECIPES)}; by default {MODERN} for the network lean")
+    ] = None
+    learning_rate: Annotated[
+        float | None, Asked(f"of the local optimizer; by default the recipe's: {_of_each('learning_rate')}")
+    ] = None
     schedule: Annotated[
-        Word, Asked(f"of the learning rate over the rounds: {' or '.join(SCHEDULES)}, down to 1/rounds of it")
-    ] = CONSTANT
+        Word | None,
+        Asked(f"of the learning rate: {', '.join(SCHEDULES)} (by round, to 1/rounds of it); by default the recipe's"),
+    ] = None
     min_images: Annotated[Number, Asked("fewest images that an institution takes part with", least=1)] = 32
-    clip_norm: Annotated[float, Asked("largest L2 norm of one institution's update")] = 10.0
+    clip_norm: Annotated[
+        float | None,
+        Asked(f"largest L2 norm of one institution's update; by default the recipe's: {_of_each('clip_norm')}"),
+    ] = None
     clip: Annotated[
         Word, Asked("adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is")
     ] = ADAPTIVE

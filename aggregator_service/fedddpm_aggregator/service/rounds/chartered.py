@@ -123,4 +123,5 @@ def round_spec(
         previous_result=place.previous_result,
         charter_hash=charter.hash,
         draw=lineage.draw(roster),
+        recipe=training.recipe,
     ).with_terms_hash()

@@ -32,7 +32,7 @@ def _known_ring(bits: int) -> int:
 
 MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"]
 SplitName = Literal["iid", "label-skew", "quantity-skew"]
-NetworkName = Literal["paper", "fast", "tiny"]
+NetworkName = Literal["paper", "fast", "tiny", "lean"]
 Saving = Literal["rescaled", "clipped"]
 Count = Annotated[int, Field(ge=1)]
 Bits = Annotated[int, AfterValidator(_known_ring)]

@@ -14,6 +14,7 @@ from fedddpm_aggregator.db import queries
 from fedddpm_aggregator.db.tables import AttemptRow, RunRow
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service import audit
+from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.first_models import findings, first_model_of
 from fedddpm_aggregator.service.administration.run_settings import OperatorSettings, RunSettings
 from fedddpm_aggregator.service.administration.runs import end_run, first_model, next_charter, start_run
@@ -50,6 +51,26 @@ def changed(document: SignedDocument, root: SigningKey, **changes: object) -> Si
     """The same charter with changes, signed by the root too."""
     charter = canonical.decode(Charter, document.body)
     return sign_charter(replace(charter, **changes), root)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "asked", "got"),
+    [
+        ("noise", {}, ("paper", "epsilon-huber", "constant", 1e-4, 10.0)),
+        ("preconditioned", {}, ("modern", "edm", "over-steps", 4e-3, 100.0)),
+        ("preconditioned", {"recipe": "paper"}, ("paper", "edm", "constant", 1e-4, 10.0)),
+        ("noise", {"recipe": "modern", "clip_norm": 60.0}, ("modern", "epsilon-huber", "over-steps", 4e-3, 60.0)),
+    ],
+)
+def test_a_recipe_follows_from_the_network_and_other_settings_from_the_recipe(
+    federation: Federation, prediction: str, asked: dict[str, object], got: tuple[object, ...]
+) -> None:
+    network = first_model(federation.write_theta_0())
+    network = replace(network, architecture=replace(network.architecture, prediction=prediction))
+    charter = draft_charter(replace(SETTINGS, **asked), federation.roster, network, 1)  # type: ignore[arg-type]
+    training = charter.training
+    made = (training.recipe, training.objective, training.schedule, training.learning_rate, charter.travel.clip_norm)
+    assert made == got
 
 
 def test_charters_that_the_root_did_not_sign(federation: Federation) -> None:

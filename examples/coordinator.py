@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--member", action="append", required=True, metavar="ID=PUBLIC_KEY")
     parser.add_argument("--c-max", type=int, default=0, help="institutions that may conspire with the aggregator")
     parser.add_argument("--n-min", type=int, default=3, help="smallest set whose sum may be opened")
-    parser.add_argument("--method", default="UDEC", choices=["FULL", "USPLIT", "ULATDEC", "UDEC"])
+    parser.add_argument("--method", default="UDEC", choices=["FULL", "USPLIT", "ULATDEC", "UDEC", "TURN"])
     parser.add_argument("--preset", default="lean", choices=["lean", "fast", "paper", "tiny"])
     parser.add_argument("--image-size", type=int, default=28)
     parser.add_argument("--channels", type=int, default=1)

@@ -26,11 +26,12 @@ from fedddpm_protocol.agreement.spec import MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS,
 from fedddpm_protocol.agreement.terms import CONSTANT, LINEAR, MODERN, OVER_STEPS, PAPER, RECIPES
 from fedddpm_protocol.errors import CharterError, MalformedError, SignatureError
 from fedddpm_protocol.primitives import canonical, keys
-from fedddpm_protocol.primitives.canonical import tagged_hash, u64
+from fedddpm_protocol.primitives.canonical import added_later, tagged_hash, u64
 from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
 
 MAX_NUMBER = 2**31 - 1
 MAX_ENDED = 64  # runs that one charter can end
+MAX_TURNS = 64  # before they begin again
 MAX_FINDINGS = 2000  # characters about the weights of a first model without a seed
 OBJECTIVES = {  # by what the network predicts
     NOISE: "epsilon-huber",  # the noise, under the Huber loss (Ho 2020, eq. 14)
@@ -146,6 +147,7 @@ class Charter:
     training: TrainingRules
     travel: Travel
     min_cohort: int  # fewest institutions in a sum, beside what the roster wants
+    turns: tuple[str, ...] = added_later(())  # with TURN: whose turn it is, round after round, from the start again
 
     def __post_init__(self) -> None:
         require_name("federation", self.federation)
@@ -168,7 +170,27 @@ class Charter:
             f"a network that predicts {self.architecture.prediction} is trained by {wanted!r}, not"
             f" {self.training.objective!r}",
         )
+        self._check_turns(method)
         require(2 <= self.min_cohort <= MAX_COHORT, f"a cohort of {self.min_cohort} is outside 2 to {MAX_COHORT}")
+
+    def _check_turns(self, method: Method) -> None:
+        if method is not Method.TURN:
+            require(not self.turns, f"{method} has no turns: all of its parts are summed in every round")
+            return
+        known, taken = tuple(method.sessions), self.turns[: self.rounds]
+        for part in self.turns:
+            require(part in known, f"unknown turn {part!r}; known: {', '.join(known)}")
+        missing = [part for part in known if part not in taken]
+        require(
+            not missing,
+            f"in {self.rounds} rounds it is never the turn of {', '.join(missing)}, so no whole model would come of"
+            " them: name each part among the turns, and have as many rounds",
+        )
+        require(len(self.turns) <= MAX_TURNS, f"{len(self.turns)} turns are more than {MAX_TURNS}")
+
+    def turn_in(self, round_index: int) -> str:
+        """The part that is summed in a round, counted from 0; empty where all are."""
+        return self.turns[round_index % len(self.turns)] if self.turns else ""
 
     @cached_property
     def hash(self) -> bytes:
@@ -220,6 +242,7 @@ def charter_rows(charter: Charter) -> tuple[tuple[str, str], ...]:
         ("federation", charter.federation),
         ("charter", f"number {charter.number}, hash {charter.hash.hex()[:16]}"),
         ("run", f"{charter.run}, {charter.rounds} rounds of {charter.method}"),
+        *((("turns", f"{', '.join(charter.turns)}, and again"),) if charter.turns else ()),
         ("ends", f"run {', '.join(charter.ends)}, whatever came of it" if charter.ends else "no other run"),
         ("network", f"{network.preset}, {size} pixels{labels}, {wide}, predicts {network.prediction}"),
         ("first model", f"{first.model_hash.hex()[:16]}, {origin}"),

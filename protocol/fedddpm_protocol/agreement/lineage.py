@@ -116,6 +116,7 @@ def require_chartered(spec: RoundSpec, charter: Charter) -> None:
         "batch_size": training.batch_size,
         "recipe": training.recipe,
         "learning_rate": training.learning_rate_in(spec.round, charter.rounds),
+        "turn": charter.turn_in(spec.round),
         "encoding_seed": charter.encoding_seed(spec.round, spec.previous_result),
     }
     for name, wanted in said.items():

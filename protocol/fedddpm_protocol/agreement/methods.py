@@ -1,7 +1,8 @@
-"""The four ways of sharing a UNet, and who reports which part.
+"""The ways of sharing a UNet, and who reports which part.
 
-Source: arXiv 2406.12575 (FedDiffuse), section 3. Every institution trains the whole network in every method; only what
-leaves the institution differs.
+Source of FULL, USPLIT, ULATDEC and UDEC: arXiv 2406.12575 (FedDiffuse), section 3. TURN is ours: one part a round, by
+turns, so that a round moves about as little as with UDEC and the run still ends with one whole model. Every institution
+trains the whole network in every method; only what leaves the institution differs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Method(StrEnum):
     USPLIT = "USPLIT"
     ULATDEC = "ULATDEC"
     UDEC = "UDEC"
+    TURN = "TURN"
 
     @property
     def sessions(self) -> dict[str, tuple[str, ...]]:
@@ -30,8 +32,12 @@ class Method(StrEnum):
 
     @property
     def shared_parts(self) -> tuple[str, ...]:
-        """The model parts that leave the institution; the rest stays local for the whole run."""
+        """The model parts that leave the institution, in some round; the rest stays local for the whole run."""
         return tuple(part for _, parts in _SESSIONS[self] for part in parts)
+
+    def summed_in(self, turn: str) -> tuple[str, ...]:
+        """The session parts that are summed in a round: all, or the one whose ``turn`` it is (empty: all)."""
+        return (turn,) if turn else tuple(self.sessions)
 
 
 def session_name(part: str, shard: int | None = None) -> str:
@@ -63,18 +69,22 @@ _SESSIONS: dict[Method, tuple[tuple[str, tuple[str, ...]], ...]] = {
     Method.USPLIT: ((ENCODER, (ENCODER,)), (BOTTLENECK, (BOTTLENECK,)), (DECODER, (DECODER,))),
     Method.ULATDEC: (("bottleneck-decoder", (BOTTLENECK, DECODER)),),
     Method.UDEC: ((DECODER, (DECODER,)),),
+    Method.TURN: tuple((f"turn-{part}", (part,)) for part in MODEL_PARTS),
 }
-_WITH_DECODER = frozenset(name for sums in _SESSIONS.values() for name, parts in sums if DECODER in parts)
+TURNS = tuple(name for name, _ in _SESSIONS[Method.TURN])  # each part once, in the order of the network
+_WITH_LOSSES = frozenset(
+    name for sums in _SESSIONS.values() for name, parts in sums if DECODER in parts or name in TURNS
+)
 
 
 def reports_losses(session: str) -> bool:
-    """Whether losses are summed in this session: in the one that carries the decoder, which every method has.
+    """Whether losses are summed in this session: in the one that carries the decoder, or whose turn it is.
 
-    In one part only, also over several attempts: with USPLIT an institution reports the decoder in one draw and the
-    encoder in the next, and two sums of the same losses that differ by one member reveal that member's. SPENT lets the
-    decoder be summed over one set of survivors.
+    In one part of a base model only, also over several attempts: with USPLIT an institution reports the decoder in one
+    draw and the encoder in the next, and two sums of the same losses that differ by one member reveal that member's.
+    SPENT lets the decoder be summed over one set of survivors.
     """
-    return part_of(session) in _WITH_DECODER
+    return part_of(session) in _WITH_LOSSES
 
 
 def assign_parts(spec_hash: bytes, members: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -62,21 +62,22 @@ def shard_of(roster: Roster, member: str, number: int = 0) -> int | None:
     raise UnknownMemberError(f"{member!r} is in no shard", member)
 
 
-def sessions_of(method: Method, roster: Roster) -> tuple[str, ...]:
-    """Names of all sessions of a round, part by part; the same in every draw."""
+def sessions_of(method: Method, roster: Roster, turn: str = "") -> tuple[str, ...]:
+    """Names of all sessions of a round, part by part; the same in every draw. ``turn``: as in the specification."""
     shards = range(len(draw(roster))) if roster.sharding else (None,)
-    return tuple(session_name(part, shard) for part in method.sessions for shard in shards)
+    return tuple(session_name(part, shard) for part in method.summed_in(turn) for shard in shards)
 
 
-def members_of(method: Method, roster: Roster, session: str, number: int = 0) -> tuple[str, ...]:
+def members_of(method: Method, roster: Roster, session: str, number: int = 0, turn: str = "") -> tuple[str, ...]:
     """The members among whom a session's reporters are: all, or those of its shard in a draw.
 
     Raises:
         SpecError: the method has no such session under this roster.
     """
-    if session not in sessions_of(method, roster):
+    sessions = sessions_of(method, roster, turn)
+    if session not in sessions:
         raise SpecError(f"method {method} has no session {session!r} under roster version {roster.version}")
-    shard = sessions_of(method, roster).index(session) % len(draw(roster))
+    shard = sessions.index(session) % len(draw(roster))
     return draw(roster, number)[shard]
 
 

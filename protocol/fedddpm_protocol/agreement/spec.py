@@ -200,6 +200,7 @@ class RoundSpec:
     charter_hash: bytes = added_later(b"")  # of the run's charter, which the root signed; empty in studies
     draw: int = added_later(0)  # which of the roster's draws says who is in which shard
     recipe: str = added_later(PAPER)  # how institutions train
+    turn: str = added_later("")  # with TURN: the part that is summed in this round
 
     def __post_init__(self) -> None:
         require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
@@ -207,6 +208,10 @@ class RoundSpec:
         require_name("run", self.run)
         method = Method(self.method)
         require(tuple(part.name for part in self.parts) == tuple(method.sessions), "parts do not fit the method")
+        require(
+            self.turn in method.sessions if method is Method.TURN else not self.turn,
+            f"{self.turn!r} is no part whose turn it can be with {method}",
+        )
         names = [tensor.name for tensor in self.base_manifest]
         require(len(names) == len(set(names)), "a tensor stands in two places of the manifest")
         require(0 <= self.round < self.rounds, f"round {self.round} is not one of {self.rounds}")
@@ -284,6 +289,11 @@ class RoundSpec:
     def hash(self) -> bytes:
         """32 bytes under every JOIN, key and mask of the attempt."""
         return tagged_hash("spec", canonical.encode(self))
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The parts that are summed in this round; the others keep their base values in its result."""
+        return Method(self.method).summed_in(self.turn)
 
     @property
     def base_manifest(self) -> Manifest:

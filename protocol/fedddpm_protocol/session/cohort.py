@@ -69,7 +69,8 @@ class SessionPlan:
 def session_plan(spec: RoundSpec, roster: Roster, session: str) -> SessionPlan:
     """The plan of one session; SpecError if the round has no such session."""
     method, part = Method(spec.method), part_of(session)
-    reporters = reporters_by_session(method, spec.hash, members_of(method, roster, session, spec.draw))[part]
+    members = members_of(method, roster, session, spec.draw, spec.turn)
+    reporters = reporters_by_session(method, spec.hash, members)[part]
     return SessionPlan(
         spec_hash=spec.hash,
         base_model_hash=spec.base_model_hash,

@@ -33,6 +33,7 @@ class Method(StrEnum):
     USPLIT = "USPLIT"
     ULATDEC = "ULATDEC"
     UDEC = "UDEC"
+    TURN = "TURN"
     CENTRALISED = "centralised"
 
 

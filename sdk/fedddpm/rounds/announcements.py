@@ -22,6 +22,7 @@ class Announcements:
     def __init__(self, reporter: Reporter, state: StateFolder) -> None:
         self._reporter, self._state = reporter, state
         self._stalled = ""  # why, as far as it was said
+        self._no_feedback = ""  # the run of which it was said last
         self._run = self._over = ""  # the runs last said to begin, and to be over
         self._auditor: Auditor | None = None
         self._clipped = ("", -1)  # the run and round of which it was said last
@@ -65,6 +66,16 @@ class Announcements:
                 "stored": stored,
             },
         )
+
+    def goes_without_feedback(self, spec: RoundSpec) -> bool:
+        """Whether nothing is made up for in this run; said once a run. A part's next turn is rounds away."""
+        if spec.turn and spec.run != self._no_feedback:
+            self._no_feedback = spec.run
+            self._reporter.warning(
+                f"error_feedback is not used in run {spec.run}: its parts travel in turn, and what rounding took is not"
+                " kept until the next turn"
+            )
+        return bool(spec.turn)
 
     def update_lost(self, spec: RoundSpec) -> None:
         """What was learned from the base model went under masks and is gone; it is not trained on again."""

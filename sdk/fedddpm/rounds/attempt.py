@@ -33,7 +33,7 @@ class Attempt:
         self.document, self.spec = accepted.document, accepted.spec
         self._reporter = reporter
         self.pieces = scaled_pieces(self.spec, update.sent)
-        ours = (session_of(accepted.roster, part, seat.member_id, self.spec.draw) for part in self.pieces.by_part)
+        ours = (session_of(accepted.roster, part, seat.member_id, self.spec.draw) for part in self.spec.summed)
         self._drivers = {
             session: SessionDriver(seat, transport, accepted, session, update, self.pieces)
             for session in ours
@@ -72,10 +72,10 @@ class Attempt:
 def require_enough_reporters(accepted: AcceptedSpec, member: str) -> None:
     """PolicyError where the member's sum of a part has fewer reporters than the smallest that it accepts."""
     spec, roster, floor = accepted.spec, accepted.roster, accepted.floor
-    for part in spec.parts:
-        session = session_of(roster, part.name, member, spec.draw)
+    for part in spec.summed:
+        session = session_of(roster, part, member, spec.draw)
         reporters = session_plan(spec, roster, session).reporters
-        members = members_of(Method(spec.method), roster, session, spec.draw)
+        members = members_of(Method(spec.method), roster, session, spec.draw, spec.turn)
         if len(reporters) < floor:
             raise PolicyError(
                 f"{spec.method} gives part {session!r} only {len(reporters)} of {len(members)} institutions,"

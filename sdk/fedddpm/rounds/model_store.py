@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+import torch
 from safetensors import SafetensorError
 
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
+from fedddpm.files.atomic import load_tensors, save_tensors
 from fedddpm.model.ema import AverageState, average_file, load_average, save_average
 from fedddpm.model.model_files import load_model_into, read_architecture, save_model
 from fedddpm.model.partition import flatten, manifest
@@ -32,7 +34,7 @@ from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
 
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
-_DOWNLOAD = "download.partial"
+_DOWNLOAD, _BASE = "download.partial", "base"
 
 
 class ModelStore:
@@ -49,9 +51,28 @@ class ModelStore:
         try:
             model = UNet.from_architecture(read_architecture(path))
             load_model_into(path, model)
+            base = self.base(model, position)
         except (CheckpointError, ModelError):
             return None
-        return model if self.base_hash(model, Method(position.method)) == position.base_model_hash else None
+        shared = manifest(model, Method(position.method).shared_parts)
+        return model if model_hash(shared, base) == position.base_model_hash else None
+
+    def base(self, model: UNet, position: RunPosition) -> Vector:
+        """The base model at ``position`` [coordinates of the shared parts]: what ``model`` holds, the network there.
+
+        With TURN parts go on at home until it is their turn, so it lies in a file of its own.
+
+        Raises:
+            CheckpointError: that file is missing or damaged.
+        """
+        method = Method(position.method)
+        if method is not Method.TURN:
+            return flatten(model, method.shared_parts)
+        path = base_file(self._state.path / position.model_file)
+        vector: Vector = load_tensors(path)[0].get(_BASE, torch.zeros(0)).numpy()
+        if vector.dtype != np.float32 or vector.shape != (coordinates(manifest(model, method.shared_parts)),):
+            raise CheckpointError(f"{path} holds no base model of this network")
+        return vector
 
     @staticmethod
     def base_hash(model: UNet, method: Method) -> bytes:
@@ -65,8 +86,12 @@ class ModelStore:
         except (CheckpointError, ModelError):
             return None
 
-    def keep(self, model: UNet, position: RunPosition, average: AverageState | None) -> None:
+    def keep(
+        self, model: UNet, position: RunPosition, average: AverageState | None, base: Vector | None = None
+    ) -> None:
         """Store the network and its average if there is one, then take the position.
+
+        ``base``: the base model there, with TURN, where the network does not hold it.
 
         In this order: a crash between leaves the old position valid, with the files that belong to it.
         """
@@ -76,12 +101,15 @@ class ModelStore:
             average_file(path).unlink(missing_ok=True)  # of a network that was lost
         else:
             save_average(average_file(path), model, average)
+        if Method(position.method) is Method.TURN:
+            vector = flatten(model, Method(position.method).shared_parts) if base is None else base
+            save_tensors(base_file(path), {_BASE: torch.from_numpy(vector)}, {})
         save_model(path, model)
         self._state.move_to(position)
         if older is not None and older.model_file != position.model_file:
             stale = self._state.path / older.model_file
-            stale.unlink(missing_ok=True)
-            average_file(stale).unlink(missing_ok=True)
+            for file in (stale, average_file(stale), base_file(stale)):
+                file.unlink(missing_ok=True)
 
     def fetch_initial(self, spec: RoundSpec) -> UNet:
         """theta_0, the whole network that everybody starts from.
@@ -179,6 +207,11 @@ def require_known_parts(spec: RoundSpec, result: RoundResult) -> None:
     unknown = {part_of(part.part) for part in result.parts} - {part.name for part in spec.parts}
     if unknown:
         raise ResultError(f"round {result.round} had no part {', '.join(sorted(unknown))}", "aggregator")
+
+
+def base_file(path: Path) -> Path:
+    """Where the base model lies of a network that does not hold it: model-x.safetensors -> model-x.base.safetensors."""
+    return path.with_suffix(f".base{path.suffix}")
 
 
 def model_file(run: str, next_round: int) -> str:

@@ -41,6 +41,7 @@ from fedddpm.updates.local_update import LocalUpdate
 from fedddpm.updates.update_store import UpdateStore
 from fedddpm.updates.work_floor import require_enough_work
 from fedddpm_protocol.agreement.charter import Charter
+from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
@@ -224,7 +225,7 @@ class Participation:
         if not results:
             return []
         self._check_sums(position.run)
-        if self._us.config.learning.error_feedback:
+        if self._us.config.learning.error_feedback and position.method != Method.TURN:
             conspirators = self._our_roster().c_max
             self._feedback.after_results(position.run, position.next_round, results, known, update, conspirators)
         summaries = [self._summarize(result, update) for result in results]

@@ -99,13 +99,14 @@ class RoundUpdate:
                 lambda progress: self._reporter.training(spec.round, progress),
                 learning=self._us.config.learning,
                 average=self._history.average(position, model),
+                base=self._history.base(position, model),
                 share=self._us.share,
                 on_sign_of_life=self._reporter.vitals.beat,
             )
         if not self._is_enough(accepted, update):
             return None
         self._telling.trained(spec, update, stored=False)
-        if self._us.config.learning.error_feedback:
+        if self._us.config.learning.error_feedback and not self._telling.goes_without_feedback(spec):
             update = self._feedback.added_to(update, spec.parts)
         self._store.save(update)
         return update

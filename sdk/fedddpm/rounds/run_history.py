@@ -23,7 +23,7 @@ from fedddpm.updates.adoption import adopt_round, replace_parts
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.lineage import NO_RESULTS, Lineage, require_follows
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
@@ -97,6 +97,10 @@ class RunHistory:
             self._models.keep(model, position, self._fresh(model))
         return model
 
+    def base(self, position: RunPosition, model: UNet) -> Vector:
+        """The base model at ``position`` [coordinates of the shared parts], where ``model`` is the network."""
+        return self._models.base(model, position)
+
     def average(self, position: RunPosition, model: UNet) -> AverageState | None:
         """The average that belongs to ``model``, the network at ``position``; None where none is kept.
 
@@ -132,13 +136,15 @@ class RunHistory:
             self._reporter.warning("the stored network is missing or damaged")
             self._state.move_to(_after(position, results, rounds))
             return results
+        base = self._models.base(model, position)
         vector, results = self._newest_base(model, position, results, roster, known)
         if len(results) == 1:
-            moved(results[0], flatten(model, Method(position.method).shared_parts), vector)
+            moved(results[0], base, vector)
         average = self.average(position, model) if update is None else None
-        average = adopt_round(model, Method(position.method), vector, update, average)
+        summed = {part_of(part.part) for result in results for part in result.parts}
+        average = adopt_round(model, Method(position.method), vector, update, average, summed)
         reached = _after(position, results, rounds)
-        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model))
+        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model), vector)
         return results
 
     def _newest_base(
@@ -180,7 +186,7 @@ class RunHistory:
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
         require_known_parts(spec, last)
-        base = flatten(model, shared)
+        base = self._models.base(model, position)
         if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
             try:
                 return self._models.derive(spec, last, base)

@@ -16,9 +16,10 @@ from fedddpm.model.unet import UNet
 from fedddpm.training.ranks import ALONE, RankShare
 from fedddpm.training.settings import Progress, TrainSettings
 from fedddpm.training.trainer import Trainer
-from fedddpm.updates.local_update import LocalUpdate, local_parts, require_finite
+from fedddpm.updates.local_update import LocalUpdate, kept_parts, require_finite
 from fedddpm.updates.work_floor import WorkDone, step_limit
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.primitives.canonical import tagged_hash
 
@@ -35,6 +36,7 @@ def train_update(
     *,
     learning: LearningOptions = LearningOptions(),  # noqa: B008  # frozen
     average: AverageState | None = None,
+    base: Vector | None = None,
     share: RankShare = ALONE,
     on_sign_of_life: Callable[[], None] = lambda: None,
 ) -> LocalUpdate:
@@ -42,7 +44,8 @@ def train_update(
 
     ``seed`` is the institution's, of as many bits as it should have: whoever knows it knows all that was drawn.
     Continues from ``checkpoint`` if a training of this very base left it. ``average`` is that of the base's weights,
-    as ``adopt_round`` left it; None lets it begin with them. ``share``: rank 0 of those who train together.
+    as ``adopt_round`` left it; None lets it begin with them. ``base`` [coordinates of the base manifest] is what the
+    update is measured against; None: what ``model`` holds. ``share``: rank 0 of those who train together.
     ``on_sign_of_life`` is told now and then where there is no progress to tell: while the held-out loss is measured.
 
     Raises:
@@ -52,17 +55,17 @@ def train_update(
     method = Method(spec.method)
     settings = _settings(spec, options, learning)
     trainer = Trainer(model, images[0], device, settings, _round_seed(seed, spec), average, share)
-    before = flatten(model, method.shared_parts)
+    before = flatten(model, method.shared_parts) if base is None else base
     loss_before = trainer.score(images[1], on_sign_of_life)
     outcome = trainer.train(checkpoint, on_progress)
-    kept = local_parts(method)
+    kept = kept_parts(method)
     work = WorkDone.of(outcome.steps, outcome.samples, spec.batch_size)
     update = LocalUpdate(
         run=spec.run,
         round=spec.round,
         base_model_hash=spec.base_model_hash,
         terms_hash=spec.terms.hash,
-        delta=flatten(model, method.shared_parts) - before,
+        delta=_of_this_round(spec, flatten(model, method.shared_parts) - before),
         local=flatten(model, kept) if kept else np.zeros(0, np.float32),
         samples=outcome.samples,
         loss_before=loss_before,
@@ -74,6 +77,16 @@ def train_update(
     )
     require_finite(update)
     return update
+
+
+def _of_this_round(spec: RoundSpec, delta: Vector) -> Vector:
+    """``delta`` with zeros for the parts that are not summed in this round."""
+    start = 0
+    for part in spec.parts:
+        if part.name not in spec.summed:
+            delta[start : start + part.parameters] = 0
+        start += part.parameters
+    return delta
 
 
 def _settings(spec: RoundSpec, options: LocalPolicyOptions, learning: LearningOptions) -> TrainSettings:

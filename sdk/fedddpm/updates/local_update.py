@@ -25,7 +25,7 @@ class LocalUpdate:
     base_model_hash: bytes
     terms_hash: bytes
     delta: Vector  # trained minus base, shared parts in manifest order, not clipped
-    local: Vector  # trained parts that stay here; empty where all are shared
+    local: Vector  # trained parts that stay here, for good or until their turn; empty where all are shared
     samples: int
     loss_before: float  # held-out loss of the base model
     loss_after: float  # held-out loss of the locally trained model
@@ -52,6 +52,11 @@ class LocalUpdate:
 def local_parts(method: Method) -> tuple[str, ...]:
     """The parts that never leave the institution."""
     return tuple(part for part in MODEL_PARTS if part not in method.shared_parts)
+
+
+def kept_parts(method: Method) -> tuple[str, ...]:
+    """The parts whose trained weights an institution keeps beside what it sends: with TURN the whole network."""
+    return MODEL_PARTS if method is Method.TURN else local_parts(method)
 
 
 def require_finite(update: LocalUpdate) -> None:

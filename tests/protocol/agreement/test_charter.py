@@ -115,6 +115,7 @@ OTHER: dict[str, Any] = {
     "first_bits": 32,
     "seed": None,  # with findings: seen below
     "ends": ("run-0",),
+    "turns": None,  # with TURN alone: in test_turns.py
     "multipliers": (1, 3),
     "findings": "4 tensors",
     "model_hash": b"m" * 32,

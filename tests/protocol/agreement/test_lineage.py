@@ -44,6 +44,7 @@ OTHERS: dict[str, Any] = {
     "clip_norm": 1.9,
     "round": 2,
     "draw": 1,
+    "turn": None,  # with TURN alone: in test_turns.py
 }
 # Fields that no charter names, and why: who takes part is the roster's, time is the operator's, the base and the
 # result before it are the chain's (the institution holds them against its own), and parts are compared as rings.

@@ -8,7 +8,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fedddpm_protocol.agreement.methods import DECODER, ENCODER, MODEL_PARTS, Method, assign_parts, reports_losses
+from fedddpm_protocol.agreement.methods import (
+    DECODER,
+    ENCODER,
+    MODEL_PARTS,
+    TURNS,
+    Method,
+    assign_parts,
+    reports_losses,
+)
 
 MEMBERS = tuple("abcdefg")  # seven: a draw gives one of encoder and decoder to three of them, the other to four
 DRAWS = [assign_parts(bytes([number]) * 32, MEMBERS) for number in range(24)]
@@ -48,5 +56,6 @@ def test_losses_of_two_attempts_show_nobody_unless_two_parts_report_them(
 
 @pytest.mark.parametrize("method", Method)
 def test_every_method_reports_losses_in_one_of_its_sums(method: Method) -> None:
-    assert sum(map(reports_losses, method.sessions)) == 1
-    assert sum(reports_losses(f"{session}.3") for session in method.sessions) == 1  # of a shard
+    for turn in TURNS if method is Method.TURN else ("",):
+        assert sum(map(reports_losses, method.summed_in(turn))) == 1
+        assert sum(reports_losses(f"{session}.3") for session in method.summed_in(turn)) == 1  # of a shard

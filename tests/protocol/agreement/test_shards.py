@@ -161,10 +161,10 @@ def test_every_shard_reports_every_part_among_its_own(method: Method) -> None:
     roster = sharded(24, 8)
     spec = make_spec(roster, method, largest_cohort=8)
     reported: Counter[str] = Counter()
-    for session in sessions_of(method, roster):
+    for session in sessions_of(method, roster, spec.turn):
         plan = session_plan(spec, roster, session)
         assert plan.part == part_of(session)
-        assert set(plan.reporters) <= set(members_of(method, roster, session))
+        assert set(plan.reporters) <= set(members_of(method, roster, session, turn=spec.turn))
         assert all(session_of(roster, plan.part, member) == session for member in plan.reporters)
         reported.update(dict.fromkeys(plan.reporters, len(method.sessions[plan.part])))
     if method is Method.USPLIT:  # the uploads of a pair make one network, and pairs stay within a shard

@@ -54,7 +54,8 @@ def opened_round(scheme: Method, bits: int) -> tuple[RoundSpec, np.ndarray, dict
     base = np.random.default_rng(3).standard_normal(coordinates(spec.base_manifest)).astype(np.float32)
     opened = {}
     for number, part in enumerate(spec.parts):
-        alone = changed(spec, method=Method.FULL.value, parts=(replace_name(part),)) if len(spec.parts) > 1 else spec
+        full = {"method": Method.FULL.value, "turn": "", "parts": (replace_name(part),)}
+        alone = changed(spec, **full) if len(spec.parts) > 1 else spec
         words = summed(alone, updates(4, 1.0, size=part.parameters), [40000] * 4)
         opened[part.name] = opened_part(spec, words, (160000, 10, 10), 4, part=number)
     return spec, base, opened

@@ -9,6 +9,7 @@ from tests.protocol.support.specs import make_spec
 
 from fedddpm_protocol.agreement.charter import CONSTANT, Charter, FirstModel, TrainingRules, Travel
 from fedddpm_protocol.agreement.clipping import FIXED
+from fedddpm_protocol.agreement.methods import TURNS
 from fedddpm_protocol.agreement.spec import RoundSpec
 
 
@@ -37,6 +38,7 @@ def charter_for(spec: RoundSpec, **changes: Any) -> Charter:
         ),
         travel=Travel(spec.weighting, spec.weight_cap, FIXED, spec.clip_norm, bits, bits, spec.chunk_coordinates),
         min_cohort=3,
+        turns=TURNS if spec.turn else (),
     )
     return replace(charter, **changes)
 
@@ -48,6 +50,7 @@ def following(charter: Charter, spec: RoundSpec, **changes: Any) -> RoundSpec:
         "charter_hash": charter.hash,
         "encoding_seed": seed,
         "recipe": charter.training.recipe,
+        "turn": charter.turn_in(spec.round),
         "learning_rate": charter.training.learning_rate_in(spec.round, charter.rounds),
     }
     return spec.with_terms_hash(**{**follows, **changes})

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.protocol.support.sessions import make_roster
 
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import TURNS, Method
 from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.roster import Roster
@@ -70,6 +70,7 @@ def make_spec(
         "confirm_s": 10.0,
         "unmask_s": 10.0,
         "previous_result": b"\x03" * 32,
+        "turn": TURNS[0] if scheme is Method.TURN else "",
     }
     return RoundSpec(**{**fields, **changes}).with_terms_hash()
 

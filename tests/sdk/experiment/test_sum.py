@@ -11,7 +11,7 @@ from fedddpm.experiment.aggregation.memory_round import aggregate
 from fedddpm.experiment.aggregation.memory_session import Federation
 from fedddpm.updates.contribution import Pieces, scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
-from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, TURNS, Method, reporters_by_session
 from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
 from fedddpm_protocol.agreement.shards import draw, largest_cohort
 from fedddpm_protocol.agreement.spec import WEIGHT_UNITS, RoundSpec, ScaleReference, part_spec
@@ -67,6 +67,7 @@ def make_spec(federation: Federation, method: Method, bits: int = 32) -> RoundSp
         confirm_s=1.0,
         unmask_s=1.0,
         previous_result=b"",
+        turn=TURNS[0] if method is Method.TURN else "",
     ).with_terms_hash()
 
 
@@ -96,6 +97,9 @@ def weighted_mean(spec: RoundSpec, updates: dict[str, LocalUpdate], members: tup
     reporters = reporters_by_session(Method(spec.method), spec.hash, members)
     means = []
     for part in spec.parts:
+        if part.name not in spec.summed:
+            means.append(np.zeros(part.parameters))
+            continue
         weights = [capped_weight(SAMPLES[member], spec.weight_cap) for member in reporters[part.name]]
         all_pieces = [scaled_pieces(spec, updates[member].delta) for member in reporters[part.name]]
         pieces = [one.by_part[part.name].astype(np.float64) * one.factor for one in all_pieces]
@@ -106,7 +110,7 @@ def weighted_mean(spec: RoundSpec, updates: dict[str, LocalUpdate], members: tup
 def rounding(spec: RoundSpec, members: tuple[str, ...]) -> float:
     """L2 norm that the rounding of all institutions keeps below: each of them is off by a unit at most."""
     reporters, squares = reporters_by_session(Method(spec.method), spec.hash, members), 0.0
-    for part in spec.parts:
+    for part in map(spec.part, spec.summed):
         count = len(reporters[part.name])
         weight = sum(capped_weight(SAMPLES[member], spec.weight_cap) for member in reporters[part.name])
         unit = step_of(spec, part, count) * WEIGHT_UNITS / weight
@@ -130,7 +134,7 @@ def test_masked_and_plain_give_the_same_bits_and_the_weighted_mean(method: Metho
     error = float(np.linalg.norm(masked.model - base - mean))
     assert error < rounding(spec, MEMBERS) + 1e-5
     assert bits == 8 or error < 0.01 * np.linalg.norm(mean)
-    for part in spec.parts:
+    for part in map(spec.part, spec.summed):
         assert masked.references[part.name].norm > 0
 
 

@@ -28,6 +28,8 @@ from fedddpm.model.unet import UNet
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import coordinates
 
+PAPERS = [method for method in Method if method is not Method.TURN]
+
 
 def column(table: Table, title: str) -> list[str]:
     place = [one.title for one in table.columns].index(title)
@@ -35,7 +37,7 @@ def column(table: Table, title: str) -> list[str]:
 
 
 @pytest.mark.parametrize("k", [2, 5, 10])
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", PAPERS)
 def test_the_papers_traffic_is_the_plan_of_this_package(method: Method, k: int) -> None:
     network = UNet(28, 1, "paper")
     sizes = {part: coordinates(manifest(network, (part,))) for part in MODEL_PARTS}
@@ -64,7 +66,7 @@ def test_the_papers_fids() -> None:
     assert paper.published("UDEC", 5, "iid", 1) is None
     assert paper.published_traffic("FULL", 6) is None
     for split in (paper.IID, paper.LABEL_SKEW, paper.QUANTITY_SKEW):
-        for method in Method:
+        for method in PAPERS:
             assert all(paper.published(method, k, split) for k in (2, 5, 10))
 
 

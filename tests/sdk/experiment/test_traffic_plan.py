@@ -10,7 +10,7 @@ import pytest
 from fedddpm.experiment.design.traffic_plan import paper_parameters, plan_round
 from fedddpm.model.partition import manifest
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, reporters_by_session
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, TURNS, Method, reporters_by_session
 from fedddpm_protocol.agreement.model_layout import coordinates
 
 ROUNDS = 15
@@ -71,10 +71,11 @@ def test_an_odd_number_of_institutions_depends_on_the_coin(sizes, encoders, mill
 @pytest.mark.parametrize("method", list(Method))
 def test_a_round_uploads_what_its_reporters_are_told_to(sizes, method):
     members, spec_hash = institutions(6), draws(6)[0]
-    plan = plan_round(method, sizes, spec_hash, members, first=False)
+    turn = TURNS[1] if method is Method.TURN else ""
+    plan = plan_round(method, sizes, spec_hash, members, first=False, turn=turn)
     reporters = reporters_by_session(method, spec_hash, members)
     expected = sum(
-        sizes[part] * len(reporters[session]) for session, parts in method.sessions.items() for part in parts
+        sizes[part] * len(reporters[session]) for session in method.summed_in(turn) for part in method.sessions[session]
     )
     assert sum(entry.up for entry in plan.values()) == expected
     assert {entry.first_contact for entry in plan.values()} == {0}

@@ -13,7 +13,7 @@ from fedddpm_aggregator.vectors.model_files import Network
 from fedddpm_protocol.agreement.charter import OBJECTIVES, USUAL_RECIPES, Charter, TrainingRules, Travel
 from fedddpm_protocol.agreement.clipping import CLIPPINGS
 from fedddpm_protocol.agreement.lineage import NO_RESULTS
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import TURNS, Method
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Manifest, require_name
 from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
@@ -49,6 +49,7 @@ def draft_charter(
             training=_training(settings, recipe, OBJECTIVES[network.architecture.prediction]),
             travel=_travel(settings, recipe),
             min_cohort=settings.min_cohort or roster.n_min,
+            turns=_turns(settings),
         )
     except ValueError as error:
         raise OperatorError(f"the run cannot be signed: {error}") from error
@@ -78,6 +79,13 @@ def _method(settings: RunSettings) -> Method:
     except ValueError:
         known = ", ".join(Method)
         raise OperatorError(f"unknown method {settings.method!r}; choose one of {known}") from None
+
+
+def _turns(settings: RunSettings) -> tuple[str, ...]:
+    """As sessions are called; each part once where the coordinator names none."""
+    if not settings.turns:
+        return TURNS if _method(settings) is Method.TURN else ()
+    return tuple(f"turn-{part.strip()}" for part in settings.turns.split(","))
 
 
 def _recipe(name: str) -> Recipe:

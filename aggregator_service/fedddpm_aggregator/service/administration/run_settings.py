@@ -20,7 +20,7 @@ from fedddpm_aggregator.service.alarms import ON_ALARM, TELL
 from fedddpm_aggregator.service.rounds.chartered import Durations
 from fedddpm_protocol.agreement.charter import SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
 from fedddpm_protocol.agreement.terms import MODERN, RECIPES
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
@@ -54,6 +54,11 @@ class RunSettings:
     name: Annotated[str, Field(max_length=64), Asked("name of the run")]
     method: Annotated[Word, Asked(f"one of {', '.join(Method)}")]
     rounds: Annotated[Number, Asked("rounds of the run", least=1)]
+    turns: Annotated[
+        str | None,
+        Field(max_length=1000),
+        Asked(f"with TURN: parts in their order, again and again; by default {','.join(MODEL_PARTS)}"),
+    ] = None
     epochs: Annotated[Number, Asked("local epochs a round", least=1)] = 1
     min_steps: Annotated[Number, Asked("fewest local steps behind an update", least=1)] = 4
     max_steps: Annotated[Number, Asked("most local steps a round; 0: no limit", least=0)] = 0

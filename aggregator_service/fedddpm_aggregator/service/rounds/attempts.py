@@ -90,7 +90,7 @@ def start_attempt(ctx: Context, db: Session, run: RunRow) -> None:
     except ValueError as error:
         stall(ctx, db, run, roster.version, f"no round can be made under roster version {roster.version}: {error}")
         return
-    _insert(db, run, spec, sessions_of(method, roster), sign_spec(spec, ctx.key).signature)
+    _insert(db, run, spec, sessions_of(method, roster, spec.turn), sign_spec(spec, ctx.key).signature)
     queries.bump_version(db)
     audit.record(ctx, db, audit.SERVER, "attempt started", run=run.name, round=round_index, attempt=number)
     log.info("attempt started", extra={"fields": {"run": run.name, "round": round_index, "attempt": number}})

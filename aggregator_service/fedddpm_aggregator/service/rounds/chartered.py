@@ -123,5 +123,6 @@ def round_spec(
         previous_result=place.previous_result,
         charter_hash=charter.hash,
         draw=lineage.draw(roster),
+        turn=charter.turn_in(round_index),
         recipe=training.recipe,
     ).with_terms_hash()

@@ -232,7 +232,7 @@ class _Run:
             raise HistoryError("it is finished, but its result is missing")
         spec = self._verify_spec(attempt, roster)
         rows = {row.part: row for row in queries.sessions_of(db, attempt.id)}
-        if tuple(rows) != sessions_of(Method(spec.method), roster):
+        if tuple(rows) != sessions_of(Method(spec.method), roster, spec.turn):
             raise HistoryError("its sessions are not those of its method and roster")
         parts, claimed = [], _claimed_spoiled(result)
         for name, row in rows.items():

@@ -69,7 +69,7 @@ def aggregate(
     pieces = {member: scaled_pieces(spec, update.sent) for member, update in updates.items()}
     opened: dict[str, OpenedPart] = {}
     norms, results, wrapped = {}, [], []
-    for name in sessions_of(Method(spec.method), federation.roster):
+    for name in sessions_of(Method(spec.method), federation.roster, spec.turn):
         reporters = session_plan(spec, federation.roster, name).reporters
         part = part_of(name)
         contributions = {

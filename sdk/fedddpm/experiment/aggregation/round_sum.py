@@ -17,7 +17,7 @@ from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import draw, sessions_of
-from fedddpm_protocol.agreement.spec import RoundSpec
+from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.primitives.ring import packed_bytes
 
@@ -55,11 +55,15 @@ def sum_round(
     try:
         opened = aggregate(federation, attempts[0], updates, base, stream, masked=secure)
     except WrappedSumError:
-        attempts.append(specs.round_spec(before, base_model, 1, tuple(method.sessions)))
+        attempts.append(specs.round_spec(before, base_model, 1, attempts[0].summed))
         if method is Method.USPLIT:
             federation.forget_spent()
         opened = aggregate(federation, attempts[1], updates, base, stream, masked=secure)
     return _summed(attempts, opened, federation.roster)
+
+
+def _summed_parts(spec: RoundSpec) -> list[PartSpec]:
+    return [spec.part(name) for name in spec.summed]
 
 
 def _summed(attempts: Sequence[RoundSpec], opened: Opened, roster: Roster) -> Summed:
@@ -69,11 +73,11 @@ def _summed(attempts: Sequence[RoundSpec], opened: Opened, roster: Roster) -> Su
         plan.up
         for spec in attempts
         for shard in draw(roster)
-        for plan in plan_bytes(method, spec.parts, spec.hash, shard).values()
+        for plan in plan_bytes(method, _summed_parts(spec), spec.hash, shard).values()
     )
     values = (last.part(session).values for session in opened.survivors)
     down = sum(packed_bytes(one.coordinates, one.bits) for one in values)
     if roster.sharding:  # whoever wants the next model takes the cheaper way
         down = min(down, FLOAT_BYTES * sum(part.parameters for part in last.parts))
-    unused = len(sessions_of(method, roster)) * (len(attempts) - 1) + len(opened.wrapped)
+    unused = len(sessions_of(method, roster, last.turn)) * (len(attempts) - 1) + len(opened.wrapped)
     return Summed(last, opened, unused, sum(up), down * len(roster.ids))

@@ -14,7 +14,7 @@ from fedddpm.experiment.results import RoundRecord
 from fedddpm.model.initialization import seed_of
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import TURNS, Method
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.rings import next_ring
 from fedddpm_protocol.agreement.roster import Roster
@@ -73,7 +73,12 @@ class SpecMaker:
             confirm_s=_CLOCKLESS_S,
             unmask_s=_CLOCKLESS_S,
             previous_result=bytes.fromhex(before[-1].result_hash) if before else b"",
+            turn=self.turn(index),
         ).with_terms_hash()
+
+    def turn(self, index: int) -> str:
+        """The part that is summed in a round, where they take turns; empty where all are."""
+        return TURNS[index % len(TURNS)] if self.plan.method == Method.TURN else ""
 
     def _weighting(self, method: Method) -> str:
         if self.settings.weighting == "equal":
@@ -82,8 +87,9 @@ class SpecMaker:
 
     def _part(self, name: str, before: Sequence[RoundRecord], base_model: UNet, wrapped: Collection[str]) -> PartSpec:
         tensors = manifest(base_model, Method(self.plan.method).sessions[name])
-        too_large = name in wrapped or bool(before and name not in before[-1].sums)
-        ring = next_ring(self.plan.bits, self.settings.first_bits, _reference(name, before), widest=too_large)
+        summed = [one for one in before if self.turn(one.round) in ("", name)]  # rounds with a sum of this part
+        too_large = name in wrapped or bool(summed and name not in summed[-1].sums)
+        ring = next_ring(self.plan.bits, self.settings.first_bits, _reference(name, summed), widest=too_large)
         return part_spec(name, tensors, ring.bits, ring.reference)
 
 

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 from fedddpm.model.diffusion import Diffusion
+from fedddpm_protocol.agreement.methods import TURNS
 from fedddpm_protocol.agreement.spec import RINGS
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
@@ -30,7 +31,7 @@ def _known_ring(bits: int) -> int:
     return bits
 
 
-MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "centralised"]
+MethodName = Literal["FULL", "USPLIT", "ULATDEC", "UDEC", "TURN", "centralised"]
 SplitName = Literal["iid", "label-skew", "quantity-skew"]
 NetworkName = Literal["paper", "fast", "tiny", "lean"]
 Saving = Literal["rescaled", "clipped"]
@@ -102,6 +103,10 @@ class StudySettings(BaseModel):
             raise ValueError("FID needs final_samples, for instance 1000")
         if self.max_steps and "centralised" in self.methods:
             raise ValueError("max_steps would cut the rounds short but not the centralised baseline; leave one out")
+        if "TURN" in self.methods and self.rounds < len(TURNS):
+            raise ValueError(f"with TURN a run has {len(TURNS)} rounds at least, so that each part has its turn")
+        if "TURN" in self.methods and self.error_feedback:
+            raise ValueError("error_feedback is not made up for with TURN; leave one of them out")
         local = {"ULATDEC", "UDEC"} & set(self.methods)
         shares = [self.client_share(n, k if local else 1) for n in self.final_samples for k in self.institutions]
         if shares and min(shares) < SMALLEST_SCORED:

@@ -41,12 +41,14 @@ def plan_round(
     *,
     first: bool,
     seeded: bool = False,
+    turn: str = "",
 ) -> dict[str, RoundPlan]:
     """The round's plan for each member; ``sizes`` holds the coordinates of each model part.
 
-    ``seeded``: theta_0 follows from a seed and nobody downloads it.
+    ``seeded``: theta_0 follows from a seed and nobody downloads it. ``turn``: as in the round's specification.
     """
     session_size = {name: sum(sizes[part] for part in parts) for name, parts in method.sessions.items()}
+    session_size = {name: session_size[name] for name in method.summed_in(turn)}
     reporters = reporters_by_session(method, spec_hash, members)
     whole, shared = sum(sizes[part] for part in MODEL_PARTS), sum(session_size.values())
     return {
@@ -80,13 +82,18 @@ def plan_bytes(
 
 
 def paper_parameters(
-    method: Method, sizes: Mapping[str, int], members: Sequence[str], spec_hashes: Sequence[bytes]
+    method: Method,
+    sizes: Mapping[str, int],
+    members: Sequence[str],
+    spec_hashes: Sequence[bytes],
+    turns: Sequence[str] = (),
 ) -> int:
-    """``N`` of a run with one spec a round: everything up and down but the final model."""
+    """``N`` of a run with one spec a round: everything up and down but the final model. ``turns``: of its rounds."""
     total = 0
     for round_, spec_hash in enumerate(spec_hashes):
         last = round_ == len(spec_hashes) - 1
-        for plan in plan_round(method, sizes, spec_hash, members, first=round_ == 0).values():
+        turn = turns[round_] if turns else ""
+        for plan in plan_round(method, sizes, spec_hash, members, first=round_ == 0, turn=turn).values():
             total += plan.first_contact + plan.up + (0 if last else plan.result)
     return total
 

@@ -23,6 +23,7 @@ _STYLES: dict[str, tuple[str, Any, str]] = {  # colour, dashes, marker
     "USPLIT": ("#E69F00", "--", "s"),
     "ULATDEC": ("#009E73", "-.", "^"),
     "UDEC": ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "D"),
+    "TURN": ("#56B4E9", (0, (3, 1)), "v"),
     "centralised": ("#555555", ":", "x"),
 }
 _OTHER = ("#CC79A7", "-", "*")

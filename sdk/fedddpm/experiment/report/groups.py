@@ -11,7 +11,7 @@ from fedddpm.evaluation.scores import Scores
 from fedddpm.experiment.report.table import INSECURE, NONE
 from fedddpm.experiment.results import CENTRALISED, Measured, RoundRecord, RunRecord, StudyResults
 
-_METHODS = ("FULL", "USPLIT", "ULATDEC", "UDEC", CENTRALISED)
+_METHODS = ("FULL", "USPLIT", "ULATDEC", "UDEC", "TURN", CENTRALISED)
 _AGGREGATION = {"secure": "secure", "plain": INSECURE, "none": "none"}
 
 

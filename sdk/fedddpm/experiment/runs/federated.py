@@ -43,8 +43,9 @@ from fedddpm.model.ema import AverageState, average_file, save_average
 from fedddpm.model.model_files import save_model
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
+from fedddpm.updates.adoption import replace_parts
 from fedddpm.updates.error_feedback import Summed
-from fedddpm.updates.local_update import LocalUpdate, local_parts
+from fedddpm.updates.local_update import LocalUpdate, kept_parts, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.spec import RoundSpec
@@ -120,7 +121,8 @@ class FederatedRun:
     def _train(self, spec: RoundSpec, tell: Tell) -> dict[str, Trained]:
         s = self._settings
         learning = LearningOptions(ema_decay=s.ema_decay or None, error_feedback=s.error_feedback)
-        jobs = [TrainJob(site, spec, learning) for site in self._sites.values()]
+        base = model_file(self._together, spec.round) if self._method is Method.TURN else None
+        jobs = [TrainJob(site, spec, learning, base) for site in self._sites.values()]
         shares = [0.0] * len(jobs)
 
         def on_progress(number: int, share: float) -> None:
@@ -145,7 +147,11 @@ class FederatedRun:
             np.save(path, opened.model)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
-        same = not local_parts(self._method)
+        if self._method is Method.TURN:
+            whole = self._network(spec.round)
+            replace_parts(whole, self._method.shared_parts, opened.model)
+            save_model(model_file(self._together, spec.round + 1), whole)
+        same = not kept_parts(self._method)
         jobs = [
             AdoptJob(site, spec, path, scored=not same or number == 0, opened=self._sums_of(site.name, opened))
             for number, site in enumerate(self._sites.values())
@@ -172,7 +178,7 @@ class FederatedRun:
             train_loss=after,
             loss_before=before,
             loss=sum(losses) / len(losses),
-            client_losses=dict(zip(self._sites, losses, strict=True)) if local_parts(self._method) else {},
+            client_losses=dict(zip(self._sites, losses, strict=True)) if kept_parts(self._method) else {},
             sums={
                 part: SumRecord(norm=one.norm, survivors=one.survivors, weight=one.weight)
                 for part, one in opened.references.items()
@@ -210,26 +216,37 @@ class FederatedRun:
         )
 
     def _network(self, rounds: int) -> UNet:
-        """The first institution's network: its shared parts are everybody's."""
-        return load_network(model_file(next(iter(self._sites.values())).folder, rounds), "model")
+        """A network that holds the base model: the first institution's, or with TURN the federation's own."""
+        folder = self._together if self._method is Method.TURN else next(iter(self._sites.values())).folder
+        return load_network(model_file(folder, rounds), "model")
+
+    @property
+    def _together(self) -> Path:
+        """Where the one model of a run with TURN lies, which no institution's network is."""
+        return self._folder / "federation"
 
     def _where(self, rounds: int | None = None) -> Where:
         local = bool(local_parts(self._method))
         folders = {name: site.folder for name, site in self._sites.items()}
         if not local and self._settings.ema_decay == 0:
-            folders = dict(list(folders.items())[:1])
+            one = self._together if self._method is Method.TURN else next(iter(folders.values()))
+            folders = {next(iter(folders)): one}
         done = len(self.record.rounds) if rounds is None else rounds
         return Where(folders, done, done * self._settings.epochs, local, self._plan.seed)
 
     def _traffic(self) -> int:
         hashes = [bytes.fromhex(record.spec_hash) for record in self.record.rounds]
-        return paper_parameters(self._method, self._sizes, self._plan.members, hashes)
+        turns = [self._specs.turn(record.round) for record in self.record.rounds]
+        return paper_parameters(self._method, self._sizes, self._plan.members, hashes, turns)
 
     # --- files -----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Give everybody theta_0."""
         model = self._around.first_network(self._plan.network, self._plan.seed)
+        if self._method is Method.TURN:
+            self._together.mkdir(parents=True, exist_ok=True)
+            save_model(model_file(self._together, 0), model)
         for site in self._sites.values():
             site.folder.mkdir(parents=True, exist_ok=True)
             path = model_file(site.folder, 0)
@@ -240,9 +257,9 @@ class FederatedRun:
 
     def _forget(self, rounds: int) -> None:
         """Remove the networks of rounds that are behind everybody: those of fewer than ``rounds``."""
-        for site in self._sites.values():
+        for folder in (self._together, *(site.folder for site in self._sites.values())):
             for old in range(rounds):
-                path = model_file(site.folder, old)
+                path = model_file(folder, old)
                 path.unlink(missing_ok=True)
                 average_file(path).unlink(missing_ok=True)
 

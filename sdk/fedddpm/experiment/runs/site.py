@@ -31,6 +31,7 @@ from fedddpm.generation.sampling import sample_images_raw
 from fedddpm.model.diffusion import Sampler
 from fedddpm.model.ema import AverageState, average_file, load_average, save_average
 from fedddpm.model.model_files import save_model
+from fedddpm.model.partition import PARTS, flatten
 from fedddpm.model.unet import UNet
 from fedddpm.training.held_out_loss import held_out_loss
 from fedddpm.training.settings import Progress
@@ -85,6 +86,7 @@ class TrainJob:
     site: Site
     spec: RoundSpec
     learning: LearningOptions
+    base: Path | None = None  # a network with the base model, where the institution's own does not hold it
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def train(job: TrainJob, tell: Tell) -> Trained:
             lambda progress: tell(_share(progress)),
             learning=job.learning,
             average=site.average(spec.round, model),
+            base=None if job.base is None else flatten(load_network(job.base, "model"), PARTS),
         )
         if job.learning.error_feedback:
             update = ErrorFeedback(site.folder, site.name).added_to(update, spec.parts)
@@ -151,7 +154,8 @@ def adopt(job: AdoptJob, tell: Tell) -> float | None:
     if update is None:
         raise CheckpointError(f"{site.folder} has lost the update of round {spec.round + 1}", "Run the study again")
     model = load_network(model_file(site.folder, spec.round), "model")
-    average = adopt_round(model, Method(spec.method), np.load(job.shared, allow_pickle=False), update)
+    shared = np.load(job.shared, allow_pickle=False)
+    average = adopt_round(model, Method(spec.method), shared, update, summed=spec.summed)
     if average is not None:
         save_average(average_file(path), model, average)
     save_model(path, model)

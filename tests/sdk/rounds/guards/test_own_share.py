@@ -64,7 +64,7 @@ def summed(
 def test_all_shares_add_up_to_one_in_each_part_and_over_all(method: Method, weighting: str) -> None:
     shares, spec, *_ = summed(method, **({"weighting": "equal"} if weighting == "equal" else {}))
     assert sum(share.whole.share for share in shares) == pytest.approx(1, abs=1e-3)
-    for part in spec.parts:
+    for part in map(spec.part, spec.summed):
         among = [share.parts[part.name].share for share in shares if part.name in share.parts]
         assert sum(among) == pytest.approx(1, abs=1e-3)
     if weighting == "equal" and method is not Method.USPLIT:

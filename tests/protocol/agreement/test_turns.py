@@ -1,0 +1,85 @@
+"""Parts in turn: the charter names whose turn it is, nobody else does, and no part is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.protocol.support.charters import chartered, following
+from tests.protocol.support.sessions import make_roster
+from tests.protocol.support.specs import make_spec
+
+from fedddpm_protocol.agreement.charter import Charter, charter_rows
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, require_follows
+from fedddpm_protocol.agreement.methods import TURNS, Method, reports_losses
+from fedddpm_protocol.agreement.shards import sessions_of
+from fedddpm_protocol.errors import CharterError, SpecError
+from fedddpm_protocol.primitives import canonical
+from fedddpm_protocol.session.cohort import session_plan
+
+ENCODER, BOTTLENECK, DECODER = TURNS
+ROSTER = make_roster(5, 1)
+UNEVEN = (DECODER, ENCODER, DECODER, BOTTLENECK)
+
+
+def in_turn(**changes: Any) -> Charter:
+    return chartered(make_spec(scheme=Method.TURN), **{"turns": TURNS, **changes})[0]
+
+
+def test_turns_follow_each_other_from_the_start_again() -> None:
+    charter = in_turn(turns=UNEVEN, rounds=9)
+    assert [charter.turn_in(number) for number in range(9)] == [*UNEVEN, *UNEVEN, DECODER]
+    assert chartered()[0].turn_in(3) == ""
+    shown = dict(charter_rows(charter))["turns"]
+    assert shown == "turn-decoder, turn-encoder, turn-decoder, turn-bottleneck, and again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"turns": (ENCODER, DECODER)}, "never the turn of turn-bottleneck, so no whole model would come of them"),
+        ({"turns": ()}, "never the turn of turn-encoder, turn-bottleneck, turn-decoder"),
+        ({"rounds": 2}, "in 2 rounds it is never the turn of turn-decoder"),
+        ({"turns": (*TURNS, "decoder")}, "unknown turn 'decoder'; known: turn-encoder"),
+        ({"turns": TURNS * 22}, "66 turns are more than 64"),
+    ],
+)
+def test_turns_that_leave_a_part_out_are_no_charter(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        in_turn(**changes)
+
+
+def test_other_methods_have_no_turns() -> None:
+    with pytest.raises(ValueError, match="UDEC has no turns"):
+        chartered(make_spec(scheme=Method.UDEC), turns=TURNS)
+
+
+def test_charters_without_turns_keep_their_bytes() -> None:
+    assert len(canonical.unlp(canonical.encode(in_turn()))) == 1 + len(canonical.unlp(canonical.encode(chartered()[0])))
+
+
+@pytest.mark.parametrize("wrong", [BOTTLENECK, DECODER])
+def test_whose_turn_it_is_is_not_the_aggregators_choice(wrong: str) -> None:
+    charter, spec = chartered(make_spec(scheme=Method.TURN), turns=(BOTTLENECK, ENCODER, DECODER))
+    lineage = replace(NO_RESULTS, results=1)  # the second round
+    require_follows(spec, charter, lineage, ROSTER)
+    with pytest.raises(CharterError, match="turn"):
+        require_follows(following(charter, spec, turn=wrong), charter, lineage, ROSTER)
+
+
+@pytest.mark.parametrize(("method", "turn"), [(Method.TURN, ""), (Method.TURN, "decoder"), (Method.UDEC, DECODER)])
+def test_a_round_has_a_turn_with_turn_alone(method: Method, turn: str) -> None:
+    with pytest.raises(ValueError, match="is no part whose turn it can be"):
+        make_spec(scheme=method, turn=turn)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_one_part_is_summed_and_its_losses_with_it(turn: str) -> None:
+    spec = make_spec(scheme=Method.TURN, turn=turn)
+    assert spec.summed == sessions_of(Method.TURN, ROSTER, turn) == (turn,)
+    assert reports_losses(turn)
+    assert session_plan(spec, ROSTER, turn).reporters == ROSTER.ids
+    for other in set(TURNS) - {turn}:
+        with pytest.raises(SpecError, match="has no session"):
+            session_plan(spec, ROSTER, other)

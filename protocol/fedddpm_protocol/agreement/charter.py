@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import Method, turn_of
 from fedddpm_protocol.agreement.model_layout import (
     HASH_BYTES,
     NOISE,
@@ -190,7 +190,7 @@ class Charter:
 
     def turn_in(self, round_index: int) -> str:
         """The part that is summed in a round, counted from 0; empty where all are."""
-        return self.turns[round_index % len(self.turns)] if self.turns else ""
+        return turn_of(self.turns, round_index)
 
     @cached_property
     def hash(self) -> bytes:

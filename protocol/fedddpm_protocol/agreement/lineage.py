@@ -12,6 +12,7 @@ from typing import Self
 
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.clipping import next_clip_norm, norms_allowed
+from fedddpm_protocol.agreement.methods import stretch
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.rings import largest_references, next_ring
 from fedddpm_protocol.agreement.roster import Roster
@@ -73,11 +74,14 @@ class Lineage:
         """Which draw of ``roster`` says who is in which shard of the next round; after the last one the first again."""
         return self.spoiled % (1 + most_redraws(roster))
 
-    def reference(self, part: str) -> ScaleReference:
-        """What the scale of a part follows from; NOTHING_KNOWN before it was opened."""
+    def reference(self, part: str, turns: tuple[str, ...] = ()) -> ScaleReference:
+        """What the scale of a part follows from in the next round; NOTHING_KNOWN before it was opened.
+
+        ``turns`` are the charter's: a part that waited longer for its turn than the last time moves further.
+        """
         for one in self.references:
             if one.part == part and one.norm:
-                return ScaleReference(one.norm, one.survivors, one.weight)
+                return ScaleReference(one.norm * stretch(turns, part, self.results), one.survivors, one.weight)
         return NOTHING_KNOWN
 
 
@@ -136,7 +140,7 @@ def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage, roster:
     _require_same(charter, "clip_norm", spec.clip_norm, lineage.clip_norm(charter))
     _require_same(charter, "draw", spec.draw, lineage.draw(roster))
     for part in spec.parts:
-        reference = lineage.reference(part.name)
+        reference = lineage.reference(part.name, charter.turns)
         rings = [
             next_ring(charter.travel.bits, charter.travel.first_bits, reference, widest=widest)
             for widest in (False, True)

@@ -7,7 +7,7 @@ trains the whole network in every method; only what leaves the institution diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from fedddpm_protocol.primitives.canonical import tagged_hash, u64
@@ -75,6 +75,23 @@ TURNS = tuple(name for name, _ in _SESSIONS[Method.TURN])  # each part once, in 
 _WITH_LOSSES = frozenset(
     name for sums in _SESSIONS.values() for name, parts in sums if DECODER in parts or name in TURNS
 )
+
+
+def turn_of(turns: Sequence[str], round_index: int) -> str:
+    """Whose turn it is in a round, counted from 0; empty where there are no turns."""
+    return turns[round_index % len(turns)] if turns else ""
+
+
+def stretch(turns: Sequence[str], part: str, round_index: int) -> float:
+    """How many times as long as before its last turn ``part`` has been trained at home, where it is its turn again.
+
+    What is summed of it is about as many times as large, so the scale of the last sum is stretched by this. 1.0 where
+    it is another's turn, or its first.
+    """
+    if turn_of(turns, round_index) != part:
+        return 1.0
+    earlier = [-1, *(index for index in range(round_index) if turn_of(turns, index) == part)]
+    return 1.0 if len(earlier) < 2 else (round_index - earlier[-1]) / (earlier[-1] - earlier[-2])
 
 
 def reports_losses(session: str) -> bool:

@@ -11,9 +11,10 @@ from tests.protocol.support.sessions import make_roster
 from tests.protocol.support.specs import make_spec
 
 from fedddpm_protocol.agreement.charter import Charter, charter_rows
-from fedddpm_protocol.agreement.lineage import NO_RESULTS, require_follows
-from fedddpm_protocol.agreement.methods import TURNS, Method, reports_losses
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, PartReference, require_follows
+from fedddpm_protocol.agreement.methods import TURNS, Method, reports_losses, stretch
 from fedddpm_protocol.agreement.shards import sessions_of
+from fedddpm_protocol.agreement.spec import ScaleReference
 from fedddpm_protocol.errors import CharterError, SpecError
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.session.cohort import session_plan
@@ -83,3 +84,17 @@ def test_one_part_is_summed_and_its_losses_with_it(turn: str) -> None:
     for other in set(TURNS) - {turn}:
         with pytest.raises(SpecError, match="has no session"):
             session_plan(spec, ROSTER, other)
+
+
+def test_a_part_that_waited_longer_moves_further() -> None:
+    def found(part: str, turns: tuple[str, ...] = TURNS) -> list[float]:
+        return [stretch(turns, part, number) for number in range(9)]
+
+    assert found(ENCODER) == [1, 1, 1, 3, 1, 1, 1, 1, 1], "once after one round, then after three each time"
+    assert found(BOTTLENECK) == [1, 1, 1, 1, 1.5, 1, 1, 1, 1]
+    assert found(DECODER) == [1] * 9
+    assert found(DECODER, UNEVEN) == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert found("decoder", ()) == [1] * 9
+    lineage = replace(NO_RESULTS, results=3, references=(PartReference(ENCODER, 0.5, 3, 9),))
+    assert lineage.reference(ENCODER, TURNS) == ScaleReference(1.5, 3, 9)
+    assert replace(lineage, results=4).reference(ENCODER, TURNS) == ScaleReference(0.5, 3, 9)

@@ -20,5 +20,5 @@ def next_rings(db: Session, run_id: int, charter: Charter, lineage: Lineage) -> 
     travel, rings = charter.travel, {}
     for part in Method(charter.method).sessions:
         again = queries.wrapped_lately(db, run_id, part) or queries.was_confirmed(db, run_id, lineage.results, part)
-        rings[part] = next_ring(travel.bits, travel.first_bits, lineage.reference(part), widest=again)
+        rings[part] = next_ring(travel.bits, travel.first_bits, lineage.reference(part, charter.turns), widest=again)
     return rings

@@ -14,7 +14,7 @@ from fedddpm.experiment.results import RoundRecord
 from fedddpm.model.initialization import seed_of
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
-from fedddpm_protocol.agreement.methods import TURNS, Method
+from fedddpm_protocol.agreement.methods import TURNS, Method, stretch, turn_of
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.rings import next_ring
 from fedddpm_protocol.agreement.roster import Roster
@@ -78,7 +78,11 @@ class SpecMaker:
 
     def turn(self, index: int) -> str:
         """The part that is summed in a round, where they take turns; empty where all are."""
-        return TURNS[index % len(TURNS)] if self.plan.method == Method.TURN else ""
+        return turn_of(self._turns, index)
+
+    @property
+    def _turns(self) -> tuple[str, ...]:
+        return TURNS if self.plan.method == Method.TURN else ()
 
     def _weighting(self, method: Method) -> str:
         if self.settings.weighting == "equal":
@@ -89,11 +93,14 @@ class SpecMaker:
         tensors = manifest(base_model, Method(self.plan.method).sessions[name])
         summed = [one for one in before if self.turn(one.round) in ("", name)]  # rounds with a sum of this part
         too_large = name in wrapped or bool(summed and name not in summed[-1].sums)
-        ring = next_ring(self.plan.bits, self.settings.first_bits, _reference(name, summed), widest=too_large)
+        ring = next_ring(
+            self.plan.bits, self.settings.first_bits, self._reference(name, summed, len(before)), widest=too_large
+        )
         return part_spec(name, tensors, ring.bits, ring.reference)
 
-
-def _reference(part: str, before: Sequence[RoundRecord]) -> ScaleReference:
-    """What the scale of a part follows from: its last opened sum."""
-    last = before[-1].sums.get(part) if before else None
-    return ScaleReference.after(last.norm, last.survivors, last.weight) if last else NOTHING_KNOWN
+    def _reference(self, part: str, before: Sequence[RoundRecord], index: int) -> ScaleReference:
+        """What the scale of a part follows from in a round: its last opened sum."""
+        last = before[-1].sums.get(part) if before else None
+        if last is None:
+            return NOTHING_KNOWN
+        return ScaleReference.after(last.norm * stretch(self._turns, part, index), last.survivors, last.weight)

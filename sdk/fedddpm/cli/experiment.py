@@ -56,7 +56,9 @@ _SETTINGS = (
     setting_option("rounds", int, "R"),
     setting_option("epochs", int, "E, local epochs a round"),
     setting_option("batch_size", int, "images a step"),
-    setting_option("learning_rate", float, "of Adam"),
+    setting_option("recipe", str, "how institutions train: paper or modern; by default modern for the network lean"),
+    setting_option("learning_rate", float, "of the local optimizer; by default the recipe's"),
+    setting_option("flips", bool, "mirror training images left to right, each by chance"),
     setting_option("ema_decay", float, "draw images from averaged weights; 0: no average"),
     setting_option("error_feedback", bool, "add to an update what rounding took from the last one"),
     setting_option("weighting", str, "of institutions: equal, or samples as FedAvg; presets take samples"),
@@ -76,7 +78,9 @@ _SETTINGS = (
 
 def experiment(
     out: Annotated[Path, typer.Option(help="folder of the study; the same command goes on after a stop")],
-    preset: Annotated[str | None, typer.Option(help="paper-fmnist, paper-celeba, cpu-small, rings or smoke")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper-fmnist, paper-celeba, cpu-small, quality, rings or smoke")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; options win over it")] = None,
     weights: Annotated[Path | None, typer.Option(help="weights of FID's Inception, if not found by themselves")] = None,
     insecure_plain_average: Annotated[

@@ -47,6 +47,15 @@ def test_a_sum_of_the_whole_network_spends_each_of_its_parts(state):
     assert ledger.recorded(b"c" * 32, "decoder") == ()
 
 
+def test_a_part_in_its_turn_is_spent_with_the_same_part_of_other_methods(state):
+    ledger = SpentLedger(state)
+    ledger.commit(b"s" * 32, record("turn-decoder", ALL, b"1"))
+    for part in ("decoder", "bottleneck-decoder", "full"):
+        with pytest.raises(SpentError):
+            ledger.commit(b"t" * 32, record(part, SOME, b"2"))
+    assert ledger.recorded(BASE, "turn-encoder") == ()
+
+
 def test_sums_of_parts_spend_the_whole_network_but_not_each_other(state):
     ledger = SpentLedger(state)
     ledger.commit(b"s" * 32, record("decoder", SOME, b"1"))

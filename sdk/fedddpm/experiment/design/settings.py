@@ -21,6 +21,7 @@ from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 from fedddpm.model.diffusion import Diffusion
 from fedddpm_protocol.agreement.methods import TURNS
+from fedddpm_protocol.agreement.recipes import MODERN, PAPER, RECIPES
 from fedddpm_protocol.agreement.spec import RINGS
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
@@ -68,7 +69,9 @@ class StudySettings(BaseModel):
     epochs: Count = 1  # E, local epochs a round
     max_steps: Annotated[int, Field(ge=0)] = 0  # local steps a round; 0: no limit
     batch_size: Count = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    recipe: Literal["paper", "modern"] | None = None  # how institutions train; None: what goes with the network
+    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: the recipe's
+    flips: bool = False  # mirror images left to right, each by chance
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: none; images are then drawn from the weights themselves
     conditional: bool = False  # train with class labels, and draw images of all classes
     guidance: Annotated[float, Field(ge=0)] = 1.0  # of classifier-free guidance; 1: plain conditional
@@ -120,6 +123,14 @@ class StudySettings(BaseModel):
                 f"a subset of {self.subset} images does not go round {max(self.institutions)} institutions"
             )
         return self
+
+    def recipe_for(self, network: str) -> str:
+        """How a network is trained."""
+        return self.recipe or (MODERN if network == "lean" else PAPER)
+
+    def rate_for(self, network: str) -> float:
+        """The learning rate that a network is trained with."""
+        return self.learning_rate or RECIPES[self.recipe_for(network)].learning_rate
 
     def client_share(self, count: int, institutions: int) -> int:
         """Images of one institution that are scored by themselves, where ``count`` are drawn from all."""

@@ -71,7 +71,12 @@ class CentralisedRun:
         s, total = self._settings, epochs_in_all(self._settings)
         self._folder.mkdir(parents=True, exist_ok=True)
         settings = TrainSettings(
-            epochs=total, batch_size=s.batch_size, learning_rate=s.learning_rate, ema_decay=s.ema_decay or None
+            epochs=total,
+            batch_size=s.batch_size,
+            learning_rate=s.rate_for(self._plan.network),
+            ema_decay=s.ema_decay or None,
+            recipe=s.recipe_for(self._plan.network),
+            flips=s.flips,
         )
         model = self._around.first_network(self._plan.network, self._plan.seed)
         trainer = Trainer(model, self._images, pick_device(self._around.device), settings, self._plan.seed)

@@ -120,7 +120,7 @@ class FederatedRun:
 
     def _train(self, spec: RoundSpec, tell: Tell) -> dict[str, Trained]:
         s = self._settings
-        learning = LearningOptions(ema_decay=s.ema_decay or None, error_feedback=s.error_feedback)
+        learning = LearningOptions(ema_decay=s.ema_decay or None, error_feedback=s.error_feedback, flips=s.flips)
         base = model_file(self._together, spec.round) if self._method is Method.TURN else None
         jobs = [TrainJob(site, spec, learning, base) for site in self._sites.values()]
         shares = [0.0] * len(jobs)

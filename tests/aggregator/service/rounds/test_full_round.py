@@ -9,6 +9,8 @@ from tests.aggregator.support.federations import read_safetensors, theta_0
 from tests.aggregator.support.sites import NewFederation, Serve
 from tests.aggregator.support.watching import base_of, check_part, first_state, opened_part, result_of
 
+from fedddpm_aggregator.errors import OperatorError
+from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.encoding.decoder import next_model
@@ -93,3 +95,46 @@ def test_usplit_part_that_fails_keeps_its_base(new_federation: NewFederation, se
     np.testing.assert_array_equal(published["encoder.a"], first["encoder.a"])
     assert not np.array_equal(published["decoder.a"], first["decoder.a"])
     assert first_state(site, 1).sessions["encoder"].phase is Phase.JOIN
+
+
+def test_parts_in_turn_are_summed_one_a_round_and_the_others_keep_their_base(
+    new_federation: NewFederation, serve: Serve
+) -> None:
+    federation = new_federation(members=tuple("abc"), c_max=0)
+    federation.start_run(Method.TURN, rounds=3, turns="decoder,encoder,bottleneck")
+    site = serve(federation)
+    for round_index, part in enumerate(("decoder", "encoder", "bottleneck")):
+        state = first_state(site, round_index)
+        assert list(state.sessions) == [f"turn-{part}"]
+        spec = spec_of(state, federation.roster)
+        assert spec.turn == f"turn-{part}"
+        seats = take_seats(site.institutions.values(), federation.roster, state, spec.turn)
+        drive(seats)
+        check_part(site, round_index, seats)
+        result = result_of(site, round_index)
+        assert [(one.part, one.opened) for one in result.parts] == [(spec.turn, True)]
+        models = [
+            read_safetensors(site["a"].send("GET", f"/v1/models/{digest.hex()}").content)
+            for digest in (spec.base_model_hash, result.model_hash)
+        ]
+        moved = {name.partition(".")[0] for name in models[0] if not np.array_equal(models[0][name], models[1][name])}
+        assert moved == {part}
+    with federation.context() as ctx:
+        assert verify_history(ctx)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        (Method.TURN, {"turns": "decoder,encoder"}, "never the turn of turn-bottleneck"),
+        (Method.TURN, {"rounds": 2}, "in 2 rounds it is never the turn of turn-decoder"),
+        (Method.TURN, {"turns": "decoder,head"}, "unknown turn 'turn-head'"),
+        (Method.UDEC, {"turns": "decoder"}, "UDEC has no turns"),
+    ],
+)
+def test_turns_that_leave_a_part_out_are_not_signed(
+    new_federation: NewFederation, method: Method, options: dict[str, object], why: str
+) -> None:
+    federation = new_federation(members=tuple("abc"), c_max=0)
+    with pytest.raises(OperatorError, match=why):
+        federation.start_run(method, **{"rounds": 3, **options})

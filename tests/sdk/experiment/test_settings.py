@@ -137,6 +137,30 @@ def test_rings_are_an_axis_of_everything_but_the_baseline() -> None:
     assert len({plan.name for plan in plans}) == len(plans) == 2 + 2 * 2 * 2
     assert [plan.bits for plan in plans] == [0, 0] + 2 * [32, 32, 4, 4]
     assert build(preset("rings")).bits == (32, 16, 8, 6, 4)
-    same = {name: value for name, value in preset("cpu-small").items() if name not in ("name", "methods")}
-    rings = preset("rings")
-    assert {name for name, value in same.items() if rings[name] != value} == {"centralised_epochs", "round_samples"}
+    rings, small = build(preset("rings")), build(preset("cpu-small"))
+    same = ("data", "weighting", "institutions", "splits", "subset", "epochs", "batch_size", "final_samples", "sampler")
+    assert all(getattr(rings, name) == getattr(small, name) for name in same)
+
+
+def test_a_network_is_trained_by_its_recipe_unless_another_is_chosen() -> None:
+    usual = build({"networks": ["lean", "fast"]})
+    assert [(usual.recipe_for(name), usual.rate_for(name)) for name in usual.networks] == [
+        ("modern", 4e-3),
+        ("paper", 1e-4),
+    ]
+    chosen = build({"recipe": "paper", "learning_rate": 0.01})
+    assert (chosen.recipe_for("lean"), chosen.rate_for("lean")) == ("paper", 0.01)
+    with pytest.raises(ConfigError, match="recipe"):
+        build({"recipe": "newest"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"methods": ["TURN"], "rounds": 2}, "with TURN a run has 3 rounds at least"),
+        ({"methods": ["UDEC", "TURN"], "error_feedback": True}, "error_feedback is not made up for with TURN"),
+    ],
+)
+def test_turns_that_cannot_be_are_refused(settings: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        build(settings)

@@ -21,8 +21,8 @@ from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 from fedddpm.model.diffusion import Diffusion
 from fedddpm_protocol.agreement.methods import TURNS
-from fedddpm_protocol.agreement.recipes import MODERN, PAPER, RECIPES
 from fedddpm_protocol.agreement.spec import RINGS
+from fedddpm_protocol.agreement.terms import MODERN, PAPER, RECIPES
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
 

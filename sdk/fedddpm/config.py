@@ -18,6 +18,12 @@
     [metrics]
     port = 9464
 
+    [samples]
+    count = 16
+
+    [observe]
+    tensorboard = "tensorboard"
+
 Paths in a TOML file are relative to the file.
 
 A setting is written down here and nowhere else: name, type, bounds, default, and the help of its option, where it is
@@ -27,10 +33,12 @@ one of ``fedddpm participate``, whose help keeps this order.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -178,6 +186,46 @@ class MetricsOptions(_Options):
     silence_s: Seconds = 600.0  # without a sign of life, after which /healthz says so: longer than any one step
 
 
+class SamplesOptions(_Options):
+    """Pictures that this institution draws for itself when a round has a result; nothing of them leaves."""
+
+    count: Annotated[int, Field(ge=0, le=256), Option("pictures to draw after a round; 0: none", name="samples")] = 16
+    every: Annotated[int, Field(ge=1)] = 1  # rounds, and after the last of a run
+    steps: Annotated[int, Field(ge=2, le=999)] = 10  # of the sampler dpm
+    max_share: Annotated[float, Field(gt=0)] = 0.05  # of the round's training time; what takes 2 s is drawn anyway
+
+
+class ObserveOptions(_Options):
+    """Who else is told of each round beside ``rounds.csv``: programs that draw curves, on this machine."""
+
+    tensorboard: Annotated[Path | None, Option("folder for TensorBoard's files")] = None
+    mlflow: Annotated[
+        str | Path | None, Field(repr=False), Option("folder of an MLflow store, or its tracking URI", kind=str)
+    ] = None  # a URI may have a password
+    allow_remote: bool = False  # an MLflow server elsewhere: then figures and pictures leave this machine
+
+    @field_validator("tensorboard", mode="before")
+    @classmethod
+    def _is_a_folder(cls, value: object) -> object:
+        if re.match("[a-z][a-z0-9+.-]+:/", str(value), re.IGNORECASE):  # a path has one slash left of an address
+            raise ValueError("must be a folder of this machine, not an address: what it holds may not leave")
+        return value
+
+    @field_validator("mlflow")
+    @classmethod
+    def _as_text(cls, value: str | Path | None) -> str | None:
+        return None if value is None else str(value)
+
+    @model_validator(mode="after")
+    def _stays_here(self) -> Self:
+        if self.mlflow is not None and not self.allow_remote and not is_local_store(str(self.mlflow)):
+            raise ValueError(
+                "mlflow names a server, to which figures and pictures of this institution would go: give a folder, a"
+                " file: URI or sqlite:///file, or set allow_remote = true if that is meant"
+            )
+        return self
+
+
 class ClientConfig(_Options):
     """All settings of one institution."""
 
@@ -202,6 +250,8 @@ class ClientConfig(_Options):
     network: NetworkOptions = NetworkOptions()
     stand_by: Annotated[bool, Option("when a run has ended, wait for the next one")] = False
     metrics: MetricsOptions = MetricsOptions()
+    samples: SamplesOptions = SamplesOptions()
+    observe: ObserveOptions = ObserveOptions()
     log_format: Annotated[Literal["text", "json"], Option("of the lines where no bars are drawn")] = "text"
 
     @field_validator("data", "federation_root", mode="before")
@@ -236,6 +286,15 @@ def described_settings(names: Collection[str]) -> str:
         else:
             lines.append(f"{name} ({field.default!r}): {option.help}")
     return "\n".join(lines)
+
+
+def is_local_store(target: str) -> bool:
+    """Whether an MLflow store is a folder or a database file of this machine."""
+    scheme = target.partition(":")[0].lower()
+    if ":" not in target or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme):
+        return True
+    host = urlsplit(target).netloc
+    return (scheme == "file" and host in ("", "localhost")) or (scheme.split("+")[0] == "sqlite" and not host)
 
 
 def _url(text: str) -> httpx.URL:
@@ -290,11 +349,15 @@ def _anchor(settings: dict[str, Any], names: tuple[str, ...], folder: Path, *, o
     """Make relative paths start at ``folder``; values that need not be paths only where such a file exists."""
     for name in names:
         value = settings.get(name)
-        if not isinstance(value, str) or len(value) >= 4096:
+        if not isinstance(value, str) or len(value) >= 4096 or _is_uri(value):
             continue
         there = os.path.exists(folder / value)  # noqa: PTH110 - Path.exists raises, with the text, on too long a name
         if there or not only_existing:
             settings[name] = str(folder / value)
+
+
+def _is_uri(value: str) -> bool:
+    return "://" in value or value.startswith(("file:", "sqlite:"))
 
 
 def _table(value: object) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tests.charts.charts import CHARTS
 from tests.support.repository import ROOT
 
-from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions
+from fedddpm.config import ClientConfig, LearningOptions, LocalPolicyOptions, NetworkOptions, SamplesOptions
 from fedddpm_aggregator.settings import Settings
 
 # What the charts themselves set.
@@ -23,6 +23,7 @@ OURS_AGGREGATOR = {
     *("tls_cert", "tls_key", "page_password_file", "metrics_port", "metrics_host", "drain_delay_s", "shutdown_grace_s"),
 }
 OURS_INSTITUTION = {"identity", "state_dir", "log_format", "metrics", "stand_by"}
+NOT_IN_THE_IMAGE = {"observe"}  # TensorBoard and MLflow are extras of the SDK
 LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "enum"}
 CHART_NAMES = ("aggregator", "institution")
 
@@ -78,11 +79,12 @@ def test_the_aggregators_settings_are_those_of_the_program() -> None:
 
 def test_the_institutions_settings_are_those_of_the_sdk() -> None:
     site = schema("institution")["properties"]["site"]["properties"]
-    tables = {"policy", "learning", "network"}
+    tables = {"policy", "learning", "network", "samples"}
     values = {name: found for name, found in site.items() if name not in tables}
-    compare(values, rules(ClientConfig), OURS_INSTITUTION | tables)
+    compare(values, rules(ClientConfig), OURS_INSTITUTION | NOT_IN_THE_IMAGE | tables)
     compare(site["policy"]["properties"], rules(LocalPolicyOptions), set())
     compare(site["learning"]["properties"], rules(LearningOptions), set())
+    compare(site["samples"]["properties"], rules(SamplesOptions), set())
     compare(site["network"]["properties"], rules(NetworkOptions), {"ca_bundle", "client_certificate", "client_key"})
 
 

@@ -83,6 +83,12 @@ def test_paths_in_a_file_start_at_the_file(tmp_path):
         ({"image_size": 4}, "image_size"),
         ({"metrics": {"port": 70000}}, "metrics.port"),
         ({"metrics": {"prot": 1}}, "metrics.prot.*unknown"),
+        ({"samples": {"count": -1}}, "samples.count"),
+        ({"samples": {"every": 0}}, "samples.every"),
+        ({"samples": {"steps": 1}}, "samples.steps"),
+        ({"samples": {"max_share": 0}}, "samples.max_share"),
+        ({"observe": {"tensorboard": "s3://bucket/runs"}}, "observe.tensorboard.*folder of this machine"),
+        ({"observe": {"wandb": "runs"}}, "observe.wandb.*unknown"),
         ({"log_format": "xml"}, "log_format"),
         ({"stand_by": "perhaps"}, "stand_by"),
     ],
@@ -105,6 +111,29 @@ def test_files_that_are_no_settings_are_refused(tmp_path):
     path.write_text("seed = = 1")
     with pytest.raises(ConfigError, match=r"not valid TOML.*line 1"):
         load_config(path)
+
+
+REMOTE = ("https://mlflow.example", "databricks://here", "postgresql://u:secret@db/x", "file://server/x", "s3://b/x")
+
+
+@pytest.mark.parametrize("target", REMOTE)
+def test_an_mlflow_server_is_refused_unless_it_is_allowed_aloud(target):
+    with pytest.raises(ConfigError, match=r"observe.*a server.*allow_remote = true") as refused:
+        load_config(overrides={**REQUIRED, "observe": {"mlflow": target}})
+    assert "secret" not in str(refused.value)
+    config = load_config(overrides={**REQUIRED, "observe": {"mlflow": target, "allow_remote": True}})
+    assert config.observe.mlflow == target
+    assert "secret" not in repr(config)
+
+
+def test_an_mlflow_store_of_this_machine_is_taken(tmp_path):
+    for target in ("sqlite:///a.db", "sqlite:////srv/a.db", "file:///srv/runs", "FILE:/srv/runs", "file://localhost/x"):
+        assert load_config(overrides={**REQUIRED, "observe": {"mlflow": target}}).observe.mlflow == target
+    path = toml(tmp_path, '[observe]\nmlflow = "runs"\ntensorboard = "curves"')
+    observe = load_config(path).observe
+    assert (observe.mlflow, observe.tensorboard) == (str(tmp_path / "runs"), tmp_path / "curves")
+    path = toml(tmp_path, '[observe]\nmlflow = "sqlite:///runs.db"')
+    assert load_config(path).observe.mlflow == "sqlite:///runs.db"
 
 
 def test_two_parties_can_be_chosen_only_aloud():

@@ -19,7 +19,9 @@ FACE = {
         "LocalPolicyOptions",
         "MetricsOptions",
         "NetworkOptions",
+        "ObserveOptions",
         "RoundSummary",
+        "SamplesOptions",
     ),
     "fedddpm.client": ("Client",),
     "fedddpm.config": (
@@ -28,6 +30,8 @@ FACE = {
         "LocalPolicyOptions",
         "MetricsOptions",
         "NetworkOptions",
+        "ObserveOptions",
+        "SamplesOptions",
         "Setting",
         "load_config",
     ),

@@ -7,7 +7,7 @@
 {{- end }}
 
 {{- define "institution.site" -}}
-{{- $top := omit .Values.site "policy" "learning" "network" -}}
+{{- $top := omit .Values.site "policy" "learning" "network" "samples" -}}
 identity = "/etc/fedddpm/identity/identity.key"
 state_dir = "/state"
 log_format = "json"
@@ -25,6 +25,11 @@ silence_s = {{ .Values.metrics.silenceSeconds }}
 {{- with .Values.site.learning }}
 
 [learning]
+{{- include "institution.tomlTable" . }}
+{{- end }}
+{{- with .Values.site.samples }}
+
+[samples]
 {{- include "institution.tomlTable" . }}
 {{- end }}
 {{- with include "institution.network" . }}

@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from fedddpm.compute.torchvision_compat import load_torchvision
 from fedddpm.errors import CheckpointError, ConfigError, DataError
 from fedddpm.files.atomic import write_atomic
+
+_MARGIN = 2  # black pixels around each image of a grid
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
@@ -23,13 +24,21 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
     """
     if path.suffix.lower() != ".png":
         raise CheckpointError(f"{path} cannot be written (only PNG is known)", "Choose a name that ends in .png")
-    load_torchvision()
-    from torchvision.utils import make_grid  # only after the line above
+    write_atomic(path, grid_png(images, columns))
 
-    _require_showable(images)
+
+def grid_png(images: Tensor, columns: int = 8) -> bytes:
+    """uint8 images [N, C, H, W] as one PNG, ``columns`` in a row; DataError if it cannot show so many channels."""
+    require_showable(images.shape[1])
+    count, channels, height, width = images.shape
+    in_a_row, step_y, step_x = min(columns, count), height + _MARGIN, width + _MARGIN
+    grid = images.new_zeros(channels, -(-count // in_a_row) * step_y + _MARGIN, in_a_row * step_x + _MARGIN)
+    for number, image in enumerate(images):
+        top, left = _MARGIN + number // in_a_row * step_y, _MARGIN + number % in_a_row * step_x
+        grid[:, top : top + height, left : left + width] = image
     buffer = io.BytesIO()
-    _picture(make_grid(images, nrow=min(columns, len(images)))).save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    _picture(grid).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def save_folder(images: Tensor, folder: Path) -> None:
@@ -43,7 +52,7 @@ def save_folder(images: Tensor, folder: Path) -> None:
         DataError: a PNG cannot show so many channels.
     """
     require_free_folder(folder)
-    _require_showable(images)
+    require_showable(images.shape[1])
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
@@ -65,9 +74,10 @@ def require_free_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} is not empty", "Choose a new folder, or empty it first")
 
 
-def _require_showable(images: Tensor) -> None:
-    if images.shape[1] not in (1, 3):
-        raise DataError(f"a PNG cannot show {images.shape[1]} channels", "Only grey and colour images become PNG files")
+def require_showable(channels: int) -> None:
+    """DataError unless a PNG can show images of so many channels."""
+    if channels not in (1, 3):
+        raise DataError(f"a PNG cannot show {channels} channels", "Only grey and colour images become PNG files")
 
 
 def _picture(image: Tensor) -> Image.Image:

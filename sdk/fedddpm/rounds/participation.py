@@ -8,7 +8,7 @@ state folder. What the aggregator says is checked by ``trust``; what is computed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fedddpm.data.image_set import require_labels
 from fedddpm.errors import DataError
@@ -24,6 +24,7 @@ from fedddpm.rounds.guards.sum_check import SumCheck
 from fedddpm.rounds.institution import Institution
 from fedddpm.rounds.model_store import ModelStore
 from fedddpm.rounds.rollback_check import RollbackCheck, WentBackError
+from fedddpm.rounds.round_book import RoundBook
 from fedddpm.rounds.round_update import RoundUpdate
 from fedddpm.rounds.run_history import RunHistory
 from fedddpm.rounds.session import Seat, send_owed
@@ -62,8 +63,10 @@ class Participation:
         transport: FederationApi,
         reporter: Reporter,
         on_round: Callable[[RoundSummary], None],
+        book: RoundBook | None = None,
     ) -> None:
         self._us, self._state, self._transport, self._reporter = institution, state, transport, reporter
+        self._book = book or RoundBook(state, institution.member_id, reporter)
         self._on_round, self._telling = on_round, Announcements(reporter, state)
         self._ledger = SpentLedger(state)
         self._updates = UpdateStore(state.path)
@@ -71,9 +74,7 @@ class Participation:
         models = ModelStore(state, transport, reporter.transfer)
         config = institution.config
         self._alarms = AlarmGuard(state, config.policy, reporter)
-        self._history = RunHistory(
-            state, models, transport, reporter, self._alarms.follow, config.learning, config.policy
-        )
+        self._history = RunHistory(state, models, transport, reporter, self._follow, config.learning, config.policy)
         self._charters = CharteredRuns(
             state, institution.root_public_key, self._history, reporter, must_approve=config.policy.approve_runs
         )
@@ -122,6 +123,7 @@ class Participation:
                 summaries += self._take_last_results(current)
                 taken = self._take_results(current)
                 self._check_sums(current.run)
+            self._book.tell()
             summaries += taken
             over = current.run is not None and current.status == "finished"
             if current.run is not None and over:
@@ -190,6 +192,11 @@ class Participation:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
+    def _follow(self, results: Sequence[RoundResult]) -> None:
+        """Verified results, before anything is done with them."""
+        self._alarms.follow(results)
+        self._book.follow(results)
+
     def _take_results(self, current: RunState) -> list[RoundSummary]:
         """Move to the newest base model if rounds ended since the last look."""
         position = None if current.run is None else self._state.position(current.run)
@@ -256,6 +263,7 @@ class Participation:
             self._sums.of(result),
         )
         append_summary(self._state.path, summary)
+        self._book.ended(summary)
         self._telling.round_ended(summary)
         self._alarms.tell(result.run, result.round)
         self._on_round(summary)
@@ -312,6 +320,7 @@ class Participation:
             return None
         attempt = Attempt(accepted, self._seat, self._transport, update, self._reporter)
         self._telling.clipped(accepted.spec, attempt.pieces)
+        self._book.contributes(accepted.spec, update, attempt.pieces)
         return attempt
 
     def _accept(self, document: SignedDocument, charter: Charter) -> AcceptedSpec | None:

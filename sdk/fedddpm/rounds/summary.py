@@ -80,9 +80,8 @@ def summarize(
 ) -> RoundSummary:
     """Put a signed result and the own part in it together; ``parameters`` of the whole network, where known."""
     parts = {} if share is None else share.parts
-    opened = [part for part in result.parts if part.opened]
-    before, after = federation_losses((part.part, part.sums, len(part.survivors)) for part in opened) or (None, None)
-    survivors = {member for part in opened for member in part.survivors}
+    before, after = means_of(result)
+    survivors = survivors_of(result)
     return RoundSummary(
         run=result.run,
         round=result.round,
@@ -105,6 +104,17 @@ def summarize(
         cosines={name: part.cosine for name, part in parts.items()},
         checked=checked or {},
     )
+
+
+def survivors_of(result: RoundResult) -> set[str]:
+    """The members whose updates are in an opened sum of the round."""
+    return {member for part in result.parts if part.opened for member in part.survivors}
+
+
+def means_of(result: RoundResult) -> tuple[float, float] | tuple[None, None]:
+    """Mean held-out losses of the survivors before and after training; None where no opened sum holds them."""
+    opened = (part for part in result.parts if part.opened)
+    return federation_losses((part.part, part.sums, len(part.survivors)) for part in opened) or (None, None)
 
 
 def append_summary(folder: Path, summary: RoundSummary) -> None:

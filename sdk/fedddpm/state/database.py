@@ -63,6 +63,11 @@ CREATE TABLE IF NOT EXISTS convictions ( -- members whom evidence convicts, by t
     PRIMARY KEY (root, base_model_hash, part, member)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS bases_seen (base_model_hash BLOB PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS round_notes ( -- what a round came to here, as it became known; read by nothing but tables
+    run TEXT NOT NULL, round INTEGER NOT NULL,
+    figures TEXT NOT NULL,               -- JSON object
+    PRIMARY KEY (run, round)
+) STRICT;
 CREATE TABLE IF NOT EXISTS traffic (
     run TEXT NOT NULL, round INTEGER NOT NULL,
     parameters_up INTEGER NOT NULL, parameters_down INTEGER NOT NULL,

@@ -74,6 +74,7 @@ def train_update(
         average=trainer.average_state(),
         steps=work.steps,
         images_seen=work.images_seen,
+        train_loss=outcome.train_loss,
     )
     require_finite(update)
     return update

@@ -33,6 +33,7 @@ class LocalUpdate:
     average: AverageState | None = None  # of the trained weights, which stays here; None where none is kept
     steps: int = 0  # of the training; 0 where it was not written down, which is below every floor
     images_seen: int = 0  # in these steps, as often as each was seen
+    train_loss: float | None = None  # mean over these steps; None where it was not written down
     feedback: Vector | None = (
         None  # what earlier rounding took from the shared parts; None where nothing is made up for
     )

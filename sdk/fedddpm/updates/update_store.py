@@ -60,6 +60,7 @@ class UpdateStore:
             "seconds": update.seconds,
             "steps": update.steps,
             "images_seen": update.images_seen,
+            "train_loss": update.train_loss,
             _AVERAGE: None if update.average is None else update.average.updates,
         }
         tensors = {"delta": torch.from_numpy(update.delta), "local": torch.from_numpy(update.local)}

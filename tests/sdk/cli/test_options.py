@@ -107,6 +107,7 @@ OPTIONS: list[Row] = [
         True,
     ),
     ("--ema-decay", "learning: decay of the average of the weights; 0: keep none", "0.9", "learning.ema_decay", 0.9),
+    ("--flips", "learning: mirror images left to right, each by chance; not for a chest", None, "learning.flips", True),
     (
         "--error-feedback",
         "learning: add what rounding took to the next update",
@@ -134,6 +135,15 @@ OPTIONS: list[Row] = [
         "metrics.port",
         9464,
     ),
+    ("--samples", "samples: pictures to draw after a round; 0: none", "4", "samples.count", 4),
+    ("--tensorboard", "observe: folder for TensorBoard's files", "curves", "observe.tensorboard", Path("curves")),
+    (
+        "--mlflow",
+        "observe: folder of an MLflow store, or its tracking URI",
+        "sqlite:///runs.db",
+        "observe.mlflow",
+        "sqlite:///runs.db",
+    ),
     ("--log-format", "of the lines where no bars are drawn", "json", "log_format", "json"),
     ("--progress --no-progress", "draw bars; default: on a terminal", None, "", None),
 ]
@@ -148,6 +158,10 @@ ONLY_IN_FILES = {
     "metrics.host": "0.0.0.0",  # noqa: S104  # nothing is served here
     "metrics.names": ("a",),
     "metrics.silence_s": 60.0,
+    "samples.every": 3,
+    "samples.steps": 20,
+    "samples.max_share": 0.5,
+    "observe.allow_remote": True,
 }
 REQUIRED = {
     "aggregator_url": "http://127.0.0.1:9",
@@ -275,6 +289,8 @@ def test_what_the_command_line_refuses(words: tuple[str, str]) -> None:
         (("--min-cohort", "1"), "policy.min_cohort"),
         (("--image-size", "4"), "image_size"),
         (("--metrics-port", "70000"), "metrics.port"),
+        (("--samples", "-1"), "samples.count"),
+        (("--tensorboard", "s3://bucket/curves"), "observe.tensorboard"),
     ],
 )
 def test_what_the_settings_refuse(words: tuple[str, str], setting: str, tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from fedddpm_protocol.agreement.terms import RECIPES
 OLGA = identity_of("olga")
 OPTIONS = {
     "name": "name of the run [required]",
-    "method": "one of FULL, USPLIT, ULATDEC, UDEC [required]",
+    "method": "one of FULL, USPLIT, ULATDEC, UDEC, TURN [required]",
     "rounds": "[x>=1] rounds of the run [required]",
+    "turns": "with TURN: parts in their order, again and again; by default encoder,bottleneck,decoder",
     "epochs": "[x>=1] local epochs a round [default: 1]",
     "min-steps": "[x>=1] fewest local steps behind an update [default: 4]",
     "max-steps": "[x>=0] most local steps a round; 0: no limit [default: 0]",
@@ -60,8 +61,9 @@ DURATIONS = {
 }
 CHOSEN = {  # none of them is a default, and no two are alike
     "name": "run-7",
-    "method": "FULL",
-    "rounds": 3,
+    "method": "TURN",
+    "rounds": 4,
+    "turns": "decoder,encoder,decoder,bottleneck",
     "epochs": 2,
     "min_steps": 6,
     "max_steps": 7,
@@ -131,7 +133,8 @@ def started(federation: Federation) -> tuple[dict[str, object], dict[str, object
         charter = charter_of(row)
     assert charter is not None
     training = {**vars(charter.training), "recipe": charter.training.recipe}
-    places = [{"name": charter.run}, vars(charter), training, vars(charter.travel)]
+    turns = ",".join(part.removeprefix("turn-") for part in charter.turns) or None
+    places = [{"name": charter.run, "turns": turns}, vars(charter), training, vars(charter.travel)]
     return (
         {name: next(place[name] for place in places if name in place) for name in CHOSEN},
         {name: getattr(row, name) for name in LASTING},

@@ -96,7 +96,8 @@ def test_nothing_of_an_institution_lies_open_in_its_state(federation):
     fed.together()
     for member in fed.members:
         seed = Identity.load(fed.folder / f"{member}.key").key.seed
-        written = [*(fed.folder / f"state-{member}").iterdir(), fed.folder / "aggregator.log"]
+        written = [path for path in (fed.folder / f"state-{member}").rglob("*") if path.is_file()]
+        written.append(fed.folder / "aggregator.log")
         assert len(written) >= 4
         for file in written:
             content = file.read_bytes()

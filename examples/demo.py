@@ -10,6 +10,9 @@ it comes back for the next. After that each trains by itself, with as many steps
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
 import os
 import shutil
 import sys
@@ -31,13 +34,24 @@ from fedddpm.data import open_images
 from fedddpm.data.splits import label_skew
 from fedddpm.errors import FedDDPMError
 from fedddpm.generation.networks import newest_network
+from fedddpm_aggregator.cli.app import app as aggregator
 from fedddpm_protocol.encoding.losses import mean_losses
 
 MEMBERS = ("hospital-a", "hospital-b", "clinic-c", "lab-d")
-ASK_EVERY_S = 3  # each time is a process of its own, which takes a second from the training
+ASK_EVERY_S = 0.5
 KILLED_IN = 1  # the second round
 SETTINGS = {"learning": {"flips": True}}  # clothes may be mirrored
 console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+class WatchedFederation(LocalFederation):
+    """One whose rounds are asked for again and again while all cores train: not by a process each time."""
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """`fedddpm-aggregator rounds --json`, in this process."""
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            aggregator(["rounds", "--data", str(self.data), "--json"], standalone_mode=False)
+        return list(json.loads(shown.getvalue()))
 
 
 def say(text: str) -> None:
@@ -146,7 +160,7 @@ def demo(options: argparse.Namespace) -> None:
     options.folder.mkdir(parents=True)
     say(f"sharing out {options.images} images to {len(MEMBERS)} institutions, each with its own mix of classes")
     shares = {member: file.resolve() for member, file in share_out(source, options.folder, options.images, 3).items()}
-    federation = LocalFederation(options.folder.resolve(), MEMBERS, name="demo", c_max=1, n_min=3)
+    federation = WatchedFederation(options.folder.resolve(), MEMBERS, name="demo", c_max=1, n_min=3)
     say("keys for the root and four institutions, a roster signed by the root, an aggregator that holds it")
     federation.enrol()
     say(f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern;")

@@ -210,7 +210,7 @@ class Federation(LocalFederation):
         self.stack.close()
         super().stop()
 
-    def _start(self, name: str, *command: str | Path) -> None:
+    def start_process(self, name: str, *command: str | Path) -> None:
         program, *arguments = command
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -297,7 +297,7 @@ class Federation(LocalFederation):
 class InstalledFederation(Federation):
     """A :class:`Federation` whose processes are started as people start them."""
 
-    _start = LocalFederation._start
+    _start = LocalFederation.start_process
 
 
 def command_error(*command: str | Path) -> str:

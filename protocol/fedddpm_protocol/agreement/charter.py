@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from fedddpm_protocol.agreement.clipping import ADAPTIVE, CLIPPINGS
 from fedddpm_protocol.agreement.methods import Method, turn_of
@@ -31,6 +32,7 @@ from fedddpm_protocol.wire.messages import MAX_COHORT, SignedDocument
 
 MAX_NUMBER = 2**31 - 1
 MAX_ENDED = 64  # runs that one charter can end
+MOST_UNEVEN = 1.5  # between the waits of one part for its turns
 MAX_TURNS = 64  # before they begin again
 MAX_FINDINGS = 2000  # characters about the weights of a first model without a seed
 OBJECTIVES = {  # by what the network predicts
@@ -187,6 +189,13 @@ class Charter:
             " them: name each part among the turns, and have as many rounds",
         )
         require(len(self.turns) <= MAX_TURNS, f"{len(self.turns)} turns are more than {MAX_TURNS}")
+        for part in known:
+            waits = _waits(self.turns, part)
+            require(
+                max(waits) <= MOST_UNEVEN * min(waits),
+                f"{part} waits {min(waits)} to {max(waits)} rounds for its turn: its updates would be so unlike that no"
+                " alarm could tell a large one; spread its turns evenly",
+            )
 
     def turn_in(self, round_index: int) -> str:
         """The part that is summed in a round, counted from 0; empty where all are."""
@@ -203,6 +212,12 @@ class Charter:
         Attempts share it: their numbers are the aggregator's, and what is masked once more is rounded in private.
         """
         return tagged_hash("encoding", self.hash, u64(round_index), previous_result)
+
+
+def _waits(turns: tuple[str, ...], part: str) -> list[int]:
+    """Rounds from each turn of a part to its next."""
+    places = [place for place, other in enumerate(turns) if other == part]
+    return [after - before for before, after in pairwise([*places, places[0] + len(turns)])]
 
 
 def sign_charter(charter: Charter, root: keys.SigningKey) -> SignedDocument:

@@ -68,7 +68,13 @@ class Lineage:
         """Of every attempt at the next round."""
         if not charter.travel.is_adaptive:
             return charter.travel.clip_norm
-        return next_clip_norm(charter.travel.clip_norm, _by_part(self.first_norms), _by_part(self.newest_norms))
+        first, newest = _by_part(self.first_norms), _by_part(self.newest_norms)
+        turn = charter.turn_in(self.results)
+        if turn:  # of this part alone; at its first turn nothing is known of it
+            longer = stretch(charter.turns, turn, self.results)
+            first = {turn: first[turn]} if turn in first else {}
+            newest = {turn: newest[turn] * longer} if turn in newest else {}
+        return next_clip_norm(charter.travel.clip_norm, first, newest)
 
     def draw(self, roster: Roster) -> int:
         """Which draw of ``roster`` says who is in which shard of the next round; after the last one the first again."""

@@ -73,10 +73,10 @@ class MlflowStore(RoundObserver):
         """The id of the experiment; ConfigError where its files would go to another machine."""
         place = None
         if self._folder is not None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            place = (self._folder.absolute() / _ARTIFACTS).as_uri()
+            place = _for_us_alone(self._folder / _DATABASE, self._folder / _ARTIFACTS)
         elif is_local_store(self._uri):
-            place = Path(f"{_database_of(self._uri).absolute()}.{_ARTIFACTS}").as_uri()
+            database = _database_of(self._uri)
+            place = _for_us_alone(database, Path(f"{database}.{_ARTIFACTS}"))
         if self._client is None:
             self._client = _client(self._uri)
         found = self._client.get_experiment_by_name(EXPERIMENT)
@@ -92,10 +92,19 @@ class MlflowStore(RoundObserver):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings on stderr, which are for MLflow's own developers."""
+    """Without warnings on stderr, which are for MLflow's own developers, and with the log as it was.
+
+    Its database migrations set up logging anew for the whole process.
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
 
 
 def _client(uri: str) -> Any:
@@ -107,6 +116,14 @@ def _client(uri: str) -> Any:
     for talkative in ("mlflow", "alembic"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     return package.MlflowClient(tracking_uri=uri)
+
+
+def _for_us_alone(database: Path, files: Path) -> str:
+    """Make what MLflow writes to, readable by nobody else; the URI of the folder for files."""
+    for folder in (database.parent, files):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database.touch(mode=0o600, exist_ok=True)
+    return files.absolute().as_uri()
 
 
 def _folder_of(target: str) -> Path | None:

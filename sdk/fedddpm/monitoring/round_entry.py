@@ -28,7 +28,7 @@ class RoundEntry:
     train_seconds: float | None  # of the local training
     seconds: float | None  # from the result before, or the start of the process, to this one
     train_loss: float | None  # mean over the local steps
-    loss_before: float | None  # own held-out loss of the round's base model
+    loss_before: float | None  # own held-out loss before local training: with TURN, of the network as it is here
     loss_after: float | None  # the same after local training
     mean_loss_before: float | None  # mean of the survivors' held-out losses
     mean_loss_after: float | None

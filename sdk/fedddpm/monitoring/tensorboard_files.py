@@ -42,7 +42,8 @@ class TensorBoardFiles(RoundObserver):
 
     def _of(self, run: str) -> Any:
         if run not in self._writers:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder, self._folder / run):  # readable by nobody else, whoever made the first
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             package = importlib.import_module("torch.utils.tensorboard")
             self._writers[run] = package.SummaryWriter(str(self._folder / run))
         return self._writers[run]

@@ -57,6 +57,11 @@ class Attempt:
     def _tell(self, session: str, activity: Activity, what: str) -> None:
         self._reporter.reached(activity, f"round {self.spec.round + 1}, part {session}: {what}", {"part": session})
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be done in any of its sums."""
+        return all(driver.done for driver in self._drivers.values())
+
     def leave(self, reason: str) -> None:
         """Give up what is not done: a newer specification or result is there."""
         for driver in self._drivers.values():

@@ -5,6 +5,7 @@ Whatever arrives is believed only when its hash is the one that the signed speci
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-import torch
 from safetensors import SafetensorError
 
 from fedddpm.errors import CheckpointError, FedDDPMError, ModelError
-from fedddpm.files.atomic import load_tensors, save_tensors
+from fedddpm.files.atomic import load_tensors
 from fedddpm.model.ema import AverageState, average_file, load_average, save_average
 from fedddpm.model.model_files import load_model_into, read_architecture, save_model
 from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.state.folder import RunPosition, StateFolder
 from fedddpm.transport.endpoints import FederationApi
+from fedddpm.updates.adoption import replace_parts
 from fedddpm_protocol.agreement.chunks import chunk_span, segment_digest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
@@ -34,7 +35,8 @@ from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
 
 Watch = Callable[[str, int, int], None]  # what, bytes so far, bytes in all
-_DOWNLOAD, _BASE = "download.partial", "base"
+_DOWNLOAD = "download.partial"
+_BESIDE = "fedddpm.beside"  # in the file of a base model: hash of the network that was stored with it
 
 
 class ModelStore:
@@ -54,8 +56,17 @@ class ModelStore:
             base = self.base(model, position)
         except (CheckpointError, ModelError):
             return None
+        if not self._is_as_kept(model, position):
+            return None
         shared = manifest(model, Method(position.method).shared_parts)
         return model if model_hash(shared, base) == position.base_model_hash else None
+
+    def _is_as_kept(self, model: UNet, position: RunPosition) -> bool:
+        """Whether a network that does not hold its base model is the one that was stored beside it."""
+        if Method(position.method) is not Method.TURN:
+            return True  # its shared parts tell
+        notes = load_tensors(base_file(self._state.path / position.model_file))[1]
+        return notes.get(_BESIDE) == model_hash(manifest(model), flatten(model)).hex()
 
     def base(self, model: UNet, position: RunPosition) -> Vector:
         """The base model at ``position`` [coordinates of the shared parts]: what ``model`` holds, the network there.
@@ -63,16 +74,14 @@ class ModelStore:
         With TURN parts go on at home until it is their turn, so it lies in a file of its own.
 
         Raises:
-            CheckpointError: that file is missing or damaged.
+            CheckpointError, ModelError: that file is missing or damaged.
         """
         method = Method(position.method)
         if method is not Method.TURN:
             return flatten(model, method.shared_parts)
-        path = base_file(self._state.path / position.model_file)
-        vector: Vector = load_tensors(path)[0].get(_BASE, torch.zeros(0)).numpy()
-        if vector.dtype != np.float32 or vector.shape != (coordinates(manifest(model, method.shared_parts)),):
-            raise CheckpointError(f"{path} holds no base model of this network")
-        return vector
+        whole = UNet.from_architecture(model.architecture)
+        load_model_into(base_file(self._state.path / position.model_file), whole)
+        return flatten(whole, method.shared_parts)
 
     @staticmethod
     def base_hash(model: UNet, method: Method) -> bytes:
@@ -102,8 +111,10 @@ class ModelStore:
         else:
             save_average(average_file(path), model, average)
         if Method(position.method) is Method.TURN:
-            vector = flatten(model, Method(position.method).shared_parts) if base is None else base
-            save_tensors(base_file(path), {_BASE: torch.from_numpy(vector)}, {})
+            whole = copy.deepcopy(model)
+            if base is not None:
+                replace_parts(whole, Method(position.method).shared_parts, base)
+            save_model(base_file(path), whole, {_BESIDE: model_hash(manifest(model), flatten(model)).hex()})
         save_model(path, model)
         self._state.move_to(position)
         if older is not None and older.model_file != position.model_file:

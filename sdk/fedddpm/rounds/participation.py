@@ -130,6 +130,7 @@ class Participation:
                 self._telling.run_over(current.run)
                 self._sealed.clear()
             if (over and not self._us.config.stand_by) or (rounds is not None and len(summaries) >= rounds):
+                self._book.tell_what_is_left()
                 break
             if over:
                 self._stand_by()
@@ -138,6 +139,8 @@ class Participation:
             else:
                 with self._stale_spec.once():
                     self._contribute(current)
+                if self._attempt is None or self._attempt.is_over:
+                    self._book.tell_what_is_left()
             self._count_traffic(current)
         return summaries
 

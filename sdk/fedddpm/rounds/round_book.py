@@ -1,7 +1,7 @@
 """The book of rounds: what each came to here is noted as it becomes known, and told to tables, curves and pictures.
 
-Notes are on the disk before the round goes on, so a kill loses no line. Telling comes after all that others wait for,
-and whatever goes wrong with it is a warning: no round depends on it.
+Notes are on the disk before the round goes on, so a kill loses no line. Telling comes between two rounds, and what a
+kill left untold when this start has done its part; whatever goes wrong with it is a warning: no round depends on it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fedddpm.errors import FedDDPMError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.round_entry import Painter, RoundEntry, RoundObserver
 from fedddpm.rounds.summary import RoundSummary, means_of, survivors_of
@@ -37,7 +38,7 @@ class RoundBook:
         self._state, self._notes, self._member = state, RoundNotes(state), member_id
         self._reporter, self._observers, self._painter = reporter, observers, painter
         self._warned: set[str] = set()
-        self._is_news = True  # after a start: what a kill left untold
+        self._is_news, self._is_left = False, True  # after a start: what a kill left untold
 
     # --- as it becomes known ------------------------------------------------------------------------------------------
 
@@ -108,6 +109,11 @@ class RoundBook:
             except Exception as error:  # noqa: BLE001  # of other people's programs: the round goes on
                 self._warn(observer.name, f"{observer.name} could not be written", error)
 
+    def tell_what_is_left(self) -> None:
+        """As :meth:`tell`, of what an earlier start had no time to tell; once."""
+        self._is_news, self._is_left = self._is_news or self._is_left, False
+        self.tell()
+
     def _draw(self, note: RoundNote, entries: Sequence[RoundEntry]) -> Path | None:
         """The picture after the newest round, once."""
         if self._painter is None or note.figures.get(_told(_PICTURES)):
@@ -124,7 +130,7 @@ class RoundBook:
     def _warn(self, name: str, what: str, error: Exception) -> None:
         if name not in self._warned:
             self._warned.add(name)
-            self._reporter.warning(f"{what}: {error or type(error).__name__}. Rounds go on; this is said once")
+            self._reporter.warning(f"{what}: {_words(error)}. Rounds go on; this is said once")
 
     def _entry(self, note: RoundNote) -> RoundEntry:
         traffic, known = self._state.traffic(note.run, note.round), dict.fromkeys(_NOTED) | dict(note.figures)
@@ -140,6 +146,14 @@ class RoundBook:
 _NOTED = tuple(
     name for name in RoundEntry.__dataclass_fields__ if name not in ("run", "round", "bytes_up", "bytes_down")
 )
+
+
+def _words(error: Exception) -> str:
+    """What went wrong; of other people's errors only the kind, for they may name an address with a password in it."""
+    if isinstance(error, FedDDPMError):
+        return str(error)
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or type(error).__name__
 
 
 def _told(name: str) -> str:

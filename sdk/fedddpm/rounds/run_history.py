@@ -141,9 +141,11 @@ class RunHistory:
         if len(results) == 1:
             moved(results[0], base, vector)
         average = self.average(position, model) if update is None else None
+        reached, method = _after(position, results, rounds), Method(position.method)
         summed = {part_of(part.part) for result in results for part in result.parts}
-        average = adopt_round(model, Method(position.method), vector, update, average, summed)
-        reached = _after(position, results, rounds)
+        if reached.finished:  # parts that take turns come home, too: the run ends with one network everywhere
+            summed = set(method.sessions)
+        average = adopt_round(model, method, vector, update, average, summed)
         self._models.keep(model, reached, average if self._averaging and average else self._fresh(model), vector)
         return results
 

@@ -73,9 +73,9 @@ class TrainStep:
         loss_sum = self._process.error(answer.float(), self._share.slice(target), "sum")
         loss = self._share.scaled(loss_sum, target.numel())
         loss.backward()  # type: ignore[no-untyped-call]  # torch
-        on_gradient()
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        on_gradient()  # as the optimizer sees it
         optimizer.step()
         return self._share.total(loss) / self._share.world
 

@@ -180,9 +180,9 @@ class Trainer:
         return loss
 
     def _rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0 in the round."""
+        """The learning rate in the middle of a step, counted from 0 in the round: no step moves nothing."""
         s = self.settings
-        return s.learning_rate * RECIPES[s.recipe].rate(s.round, s.rounds, step / self.steps_total)
+        return s.learning_rate * RECIPES[s.recipe].rate(s.round, s.rounds, (step + 0.5) / self.steps_total)
 
     def _look_at_gradient(self, optimizer: torch.optim.Optimizer) -> None:
         """PolicyError where the first gradient is one that Adam passes on as it is."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.protocol.support.charters import chartered, following
 from tests.protocol.support.sessions import make_roster
-from tests.protocol.support.specs import make_spec
+from tests.protocol.support.specs import make_part_result, make_result, make_spec
 
 from fedddpm_protocol.agreement.charter import Charter, charter_rows
+from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.lineage import NO_RESULTS, PartReference, require_follows
 from fedddpm_protocol.agreement.methods import TURNS, Method, reports_losses, stretch
 from fedddpm_protocol.agreement.shards import sessions_of
@@ -44,6 +46,7 @@ def test_turns_follow_each_other_from_the_start_again() -> None:
         ({"rounds": 2}, "in 2 rounds it is never the turn of turn-decoder"),
         ({"turns": (*TURNS, "decoder")}, "unknown turn 'decoder'; known: turn-encoder"),
         ({"turns": TURNS * 22}, "66 turns are more than 64"),
+        ({"turns": (DECODER, *TURNS), "rounds": 4}, "turn-decoder waits 1 to 3 rounds for its turn"),
     ],
 )
 def test_turns_that_leave_a_part_out_are_no_charter(changes: dict[str, Any], why: str) -> None:
@@ -98,3 +101,16 @@ def test_a_part_that_waited_longer_moves_further() -> None:
     lineage = replace(NO_RESULTS, results=3, references=(PartReference(ENCODER, 0.5, 3, 9),))
     assert lineage.reference(ENCODER, TURNS) == ScaleReference(1.5, 3, 9)
     assert replace(lineage, results=4).reference(ENCODER, TURNS) == ScaleReference(0.5, 3, 9)
+
+
+def test_a_clip_norm_follows_the_part_whose_turn_it_is() -> None:
+    """Another part's mean says nothing of it, and its own one how far it came in the rounds that it waited."""
+    charter = in_turn(rounds=9)
+    charter = replace(charter, travel=replace(charter.travel, clip=ADAPTIVE, clip_norm=10.0))
+    lineage, found = NO_RESULTS, []
+    for number in range(9):
+        found.append(lineage.clip_norm(charter))
+        part = replace(make_part_result(), part=charter.turn_in(number), norm=1.0)
+        lineage = lineage.after(make_result(make_spec(), parts=(part,)))
+    own = math.sqrt(3)  # what three at right angles had, behind a mean of norm 1
+    assert found == pytest.approx([10, 10, 10, 3 * own, 1.5 * own, own, own, own, own])

@@ -159,6 +159,7 @@ def test_a_network_is_trained_by_its_recipe_unless_another_is_chosen() -> None:
     [
         ({"methods": ["TURN"], "rounds": 2}, "with TURN a run has 3 rounds at least"),
         ({"methods": ["UDEC", "TURN"], "error_feedback": True}, "error_feedback is not made up for with TURN"),
+        ({"methods": ["TURN"], "ema_decay": 0.9}, "averages stay at home"),
     ],
 )
 def test_turns_that_cannot_be_are_refused(settings: dict[str, object], why: str) -> None:

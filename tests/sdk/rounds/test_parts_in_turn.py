@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import torch
 from tests.sdk.support.federation import aggregator, make_network
 
 from fedddpm import LearningOptions
-from fedddpm.files.atomic import load_tensors
-from fedddpm.generation.networks import newest_network
+from fedddpm.generation.networks import load_network, newest_network
+from fedddpm.model.model_files import save_model
 from fedddpm.model.partition import flatten, manifest
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.model_layout import coordinates
@@ -30,13 +31,8 @@ def parts_at(fed, member):
 
 def base_at(fed, member):
     """The base model that an institution holds, by part."""
-    vector, network = load_tensors(base_of(fed, member))[0]["base"].numpy(), make_network()
-    found, start = {}, 0
-    for part in MODEL_PARTS:
-        size = coordinates(manifest(network, (part,)))
-        found[part] = vector[start : start + size]
-        start += size
-    return found
+    whole = load_network(base_of(fed, member), "model")  # an ordinary model file
+    return {part: flatten(whole, (part,)) for part in MODEL_PARTS}
 
 
 def test_each_part_has_its_turn_and_the_others_go_on_at_home(federation):
@@ -52,8 +48,8 @@ def test_each_part_has_its_turn_and_the_others_go_on_at_home(federation):
         first = bases[0]
         turn = len(moved) - 1
         own = [parts_at(fed, member) for member in fed.members]
-        for part in MODEL_PARTS:  # what was summed is everybody's, what was not was trained at home
-            same = part == MODEL_PARTS[turn % 3]
+        for part in MODEL_PARTS:  # what was summed is everybody's, what was not was trained at home; at the end all is
+            same = part == MODEL_PARTS[turn % 3] or turn == 3
             assert all(np.array_equal(one[part], bases[0][part]) == same for one in own), (part, turn)
             assert all(np.array_equal(a[part], b[part]) == same for a, b in itertools.combinations(own, 2))
     assert moved == [{MODEL_PARTS[0]}, {MODEL_PARTS[1]}, {MODEL_PARTS[2]}, {MODEL_PARTS[0]}]
@@ -95,9 +91,25 @@ def test_a_network_or_its_base_that_is_lost_is_fetched_again(federation):
     assert all(np.array_equal(one[part], bases[0][part]) for one in bases for part in MODEL_PARTS)
 
 
+def test_a_network_that_is_another_one_than_was_stored_is_not_trained_on(federation):
+    """With other methods its shared parts tell; here they are at home."""
+    fed = federation("abc")
+    fed.start_run(Method.TURN, 3)
+    fed.together(1)
+    path = base_of(fed, fed.members[0]).with_name("model-run-turn-1.safetensors")
+    network = load_network(path, "model")
+    with torch.no_grad():
+        next(network.decoder.parameters())[0] += 1
+    save_model(path, network)
+    fed.together(1)
+    said = [line["took_part"] for line in fed.rounds_of(fed.members[0])]
+    assert said == [True, True]
+    assert np.abs(parts_at(fed, fed.members[0])["decoder"] - base_at(fed, fed.members[0])["decoder"]).max() < 0.5
+
+
 def test_who_was_away_takes_the_parts_that_moved_and_keeps_the_others(federation):
     fed = federation("abcd", c_max=1)
-    fed.start_run(Method.TURN, 4, join_s=4)
+    fed.start_run(Method.TURN, 4, join_s=10)
     away = fed.members[3]
     fed.together(1)
     kept = parts_at(fed, away)

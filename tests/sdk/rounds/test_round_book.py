@@ -92,7 +92,7 @@ def test_every_round_has_the_same_pictures_grown_clearer(federation):
 
 def test_whoever_sat_out_has_a_line_and_a_picture_of_the_newest_round_only(federation):
     fed = federation("abcd", c_max=1)
-    fed.start_run(Method.UDEC, 3, join_s=4)
+    fed.start_run(Method.UDEC, 3, join_s=10)
     fed.together(1, samples=FEW)
     fed.together(1, members=[A, B, C], samples=FEW)
     fed.together(samples=FEW)

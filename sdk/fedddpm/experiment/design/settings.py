@@ -110,6 +110,10 @@ class StudySettings(BaseModel):
             raise ValueError(f"with TURN a run has {len(TURNS)} rounds at least, so that each part has its turn")
         if "TURN" in self.methods and self.error_feedback:
             raise ValueError("error_feedback is not made up for with TURN; leave one of them out")
+        if "TURN" in self.methods and self.ema_decay:
+            raise ValueError(
+                "with TURN a run's one model is looked at, and averages stay at home: leave ema_decay at 0"
+            )
         local = {"ULATDEC", "UDEC"} & set(self.methods)
         shares = [self.client_share(n, k if local else 1) for n in self.final_samples for k in self.institutions]
         if shares and min(shares) < SMALLEST_SCORED:

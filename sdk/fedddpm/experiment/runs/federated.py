@@ -34,6 +34,7 @@ from fedddpm.experiment.runs.site import (
     TrainJob,
     adopt,
     is_kept,
+    measure_loss,
     model_file,
     stored_update,
     train,
@@ -151,12 +152,17 @@ class FederatedRun:
             whole = self._network(spec.round)
             replace_parts(whole, self._method.shared_parts, opened.model)
             save_model(model_file(self._together, spec.round + 1), whole)
+            first = next(iter(self._sites.values()))
+            one = [measure_loss(whole, first.images()[1], first.device)] * len(self._sites)
         same = not kept_parts(self._method)
+        scored = [] if self._method is Method.TURN else list(self._sites)[: 1 if same else None]
         jobs = [
-            AdoptJob(site, spec, path, scored=not same or number == 0, opened=self._sums_of(site.name, opened))
-            for number, site in enumerate(self._sites.values())
+            AdoptJob(site, spec, path, scored=site.name in scored, opened=self._sums_of(site.name, opened))
+            for site in self._sites.values()
         ]
         losses = self._around.workers.map(adopt, jobs, lambda at, share: tell("taking over the model", share))
+        if self._method is Method.TURN:  # of the one model that the run is for
+            return one
         known = [loss for loss in losses if loss is not None]
         return known * len(self._sites) if same else known
 
@@ -178,7 +184,7 @@ class FederatedRun:
             train_loss=after,
             loss_before=before,
             loss=sum(losses) / len(losses),
-            client_losses=dict(zip(self._sites, losses, strict=True)) if kept_parts(self._method) else {},
+            client_losses=dict(zip(self._sites, losses, strict=True)) if local_parts(self._method) else {},
             sums={
                 part: SumRecord(norm=one.norm, survivors=one.survivors, weight=one.weight)
                 for part, one in opened.references.items()

@@ -84,9 +84,10 @@ def wait_for_round(federation: LocalFederation, index: int) -> dict[str, Any]:
             for session in sessions:
                 if session["round"] == index and session["phase"] == "done":
                     return session
-            now = sessions[-1]
-            done = ", ".join(now["joined"]) or "nobody yet"
-            status.update(f"round {now['round'] + 1}, phase {now['phase']}; trained and joined: {done}")
+            if sessions:  # none before the aggregator has begun the first attempt
+                now = sessions[-1]
+                done = ", ".join(now["joined"]) or "nobody yet"
+                status.update(f"round {now['round'] + 1}, phase {now['phase']}; trained and joined: {done}")
             time.sleep(ASK_EVERY_S)
 
 

@@ -25,7 +25,7 @@ from tests.support import fork_server
 from tests.support.low_floors import LOW_FLOORS, with_low_floors
 from typer.testing import CliRunner
 
-from fedddpm import Client, NetworkOptions
+from fedddpm import Client, NetworkOptions, SamplesOptions
 from fedddpm.cli.app import app as sdk_app
 from fedddpm.generation.networks import load_network, newest_network
 from fedddpm.model.model_files import save_model
@@ -140,7 +140,8 @@ class Federation(LocalFederation):
             through = {"aggregator_url": self.proxies[member].url} if member in self.proxies else {}
             network = NETWORK | dict(settings.get("network") or {})  # type: ignore[call-overload]
             policy = LOW_FLOORS | dict(settings.get("policy") or {})  # type: ignore[call-overload]
-            options = {"device": "cpu", **through, **settings, "network": network, "policy": policy}
+            cheap = {"device": "cpu", "samples": {"count": 0}}  # pictures after each round are tested elsewhere
+            options = {**cheap, **through, **settings, "network": network, "policy": policy}
             with _environment(environment or {}):
                 self.start_site(member, self.images(member), options)
 
@@ -200,6 +201,7 @@ class Federation(LocalFederation):
             "device": "cpu",
             "network": NetworkOptions(**NETWORK),
             "progress": False,
+            "samples": SamplesOptions(count=0),
             **changes,
             "policy": with_low_floors(changes.get("policy")),
         }

@@ -138,7 +138,7 @@ def mlflow():
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow itself
-@pytest.mark.parametrize("kind", ["folder", "file", "sqlite"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("file", marks=pytest.mark.soak), "sqlite"])
 def test_mlflow_gets_one_run_that_goes_on_after_a_restart(kind, tmp_path, picture, capfd):
     client_of, folder = mlflow(), tmp_path / "ml runs"
     target = {"folder": str(folder), "file": folder.as_uri(), "sqlite": f"sqlite:///{tmp_path / 'own.db'}"}[kind]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from tests.sdk.support.federation import aggregator, make_network
 
@@ -62,6 +63,7 @@ def test_each_part_has_its_turn_and_the_others_go_on_at_home(federation):
     aggregator("verify", "--data", fed.data)
 
 
+@pytest.mark.soak  # the first test shows the same of parts
 def test_what_is_sent_is_all_that_was_learned_since_a_parts_last_turn(federation):
     """A part that waited for its turn moves by all rounds since then: further than in one of them."""
     fed = federation("abc")

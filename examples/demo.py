@@ -167,8 +167,13 @@ def demo(options: argparse.Namespace) -> None:
     say(f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern;")
     console.print("    the whole network travels, rotated, dithered and masked, in one byte a parameter")
     model = federation.init_model(28, 1, options.preset)
-    training = {"rounds": options.rounds, "epochs": options.epochs, "batch_size": 16, "recipe": "modern"}
-    training["chunk_coordinates"] = 65536  # sums are checked by the chunk: small ones for a small network
+    training = {
+        "rounds": options.rounds,
+        "epochs": options.epochs,
+        "batch_size": 16,
+        "recipe": "modern",
+        "chunk_coordinates": 65536,  # sums are checked by the chunk: small ones for a small network
+    }
     federation.start_run("demo", "FULL", model, **training, join_s=86_400, shares_s=5)
     with federation:
         federation.serve()

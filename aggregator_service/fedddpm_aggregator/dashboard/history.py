@@ -97,6 +97,7 @@ class Histories:
         story.catch_up(db, run, time.monotonic() + CATCH_UP_S)
         last = queries.last_result(db, run.id)
         members = self._ctx.newest_roster(db).ids if queries.newest_roster_version(db) else ()
+        suspected = suspicion_in(self._ctx, db, run) if members else None
         return History(
             run=run.name,
             planned=run.rounds,
@@ -107,8 +108,8 @@ class Histories:
             spoiled=tuple(story.spoiled),
             models=_models(db, run, models, before),
             taking=story.taking(members),
-            conduct=conduct_in(self._ctx, db, run) if members else (),
-            suspicion=suspicion_in(self._ctx, db, run) if members else None,
+            conduct=conduct_in(self._ctx, db, run, suspected) if members else (),
+            suspicion=suspected,
         )
 
     def _story(self, run_id: int) -> Story:

@@ -14,6 +14,7 @@ from fedddpm_aggregator.db.tables import AttemptRow, JoinRow, MessageRow, Result
 from fedddpm_aggregator.monitoring.run_totals import RunTotals
 from fedddpm_aggregator.service.conduct import conduct_in
 from fedddpm_aggregator.service.context import Context
+from fedddpm_aggregator.service.suspicion import suspicion_in
 
 MOST_RUNS = 3  # the newest ones are told one by one
 CATCH_UP_S = 1.0  # for attempts that finished since the last look
@@ -97,6 +98,10 @@ class FigureReader:
             joined=db.scalar(joins) or 0,
             cohort=db.scalar(joins.where(JoinRow.in_cohort)) or 0,
             survivors=db.scalar(uploads) or 0,
-            named=len(conduct_in(self._ctx, db, run)) if queries.newest_roster_version(db) else 0,
+            named=self._named(db, run) if queries.newest_roster_version(db) else 0,
             tally=tally if tally.catch_up(db, run, until) else None,
         )
+
+    def _named(self, db: Session, run: RunRow) -> int:
+        """Members that a coordinator should call."""
+        return len(conduct_in(self._ctx, db, run, suspicion_in(self._ctx, db, run)))

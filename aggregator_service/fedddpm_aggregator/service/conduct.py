@@ -174,11 +174,14 @@ def to_be_called(attempts: Sequence[AttemptSteps], second: Mapping[str, Sequence
 # --- the database -----------------------------------------------------------------------------------------------------
 
 
-def conduct_in(ctx: Context, db: Session, run: RunRow) -> list[Conduct]:
-    """Members of the newest roster that a coordinator should call, at the moment that ``db`` sees."""
+def conduct_in(ctx: Context, db: Session, run: RunRow, suspected: Suspicion | None) -> list[Conduct]:
+    """Members of the newest roster that a coordinator should call, at the moment that ``db`` sees.
+
+    ``suspected``: what spoiled sums tell at that moment (see ``suspicion_in``).
+    """
     enrolled = frozenset(ctx.newest_roster(db).ids)
     named = to_be_called(_attempts(ctx, db, run, LATELY), _second_contents(db, run))
-    return [*(conduct for conduct in named if conduct.member in enrolled), *_spoiling(suspicion_in(ctx, db, run))]
+    return [*(conduct for conduct in named if conduct.member in enrolled), *_spoiling(suspected)]
 
 
 def _spoiling(found: Suspicion | None) -> list[Conduct]:

@@ -23,7 +23,7 @@ from fedddpm_protocol.agreement.model_layout import (
     require,
     require_name,
 )
-from fedddpm_protocol.agreement.spec import MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS
+from fedddpm_protocol.agreement.spec import HIDDEN, MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS
 from fedddpm_protocol.agreement.terms import CONSTANT, LINEAR, MODERN, OVER_STEPS, PAPER, RECIPES
 from fedddpm_protocol.errors import CharterError, MalformedError, SignatureError
 from fedddpm_protocol.primitives import canonical, keys
@@ -163,7 +163,7 @@ class Charter:
         require(self.rounds > 0, "a run has one round at least")
         method = Method(self.method)
         require(
-            not (method is Method.USPLIT and self.travel.weighting == "hidden"),
+            not (method is Method.USPLIT and self.travel.weighting == HIDDEN),
             "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
         )
         wanted = OBJECTIVES[self.architecture.prediction]

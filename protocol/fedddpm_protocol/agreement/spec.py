@@ -217,7 +217,7 @@ class RoundSpec:
         require(0 <= self.round < self.rounds, f"round {self.round} is not one of {self.rounds}")
         require(self.weighting in WEIGHTINGS, f"unknown weighting {self.weighting!r}")
         require(
-            not (method is Method.USPLIT and self.weighting == "hidden"),
+            not (method is Method.USPLIT and self.weighting == HIDDEN),
             "USPLIT cannot hide sample counts: sums over parts that differ by one member would reveal one count",
         )
         require(MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM, f"clip norm {self.clip_norm} is out of range")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -50,7 +51,7 @@ class RoundEntry:
 _PLACES = ("run", "round", "ended")
 
 
-class RoundObserver:
+class RoundObserver(ABC):
     """Is told of rounds when they have a result; may fail with any exception, which ends nothing.
 
     ``name`` says what it is and where it writes: rounds that one of this name was told of are not told again.
@@ -58,14 +59,14 @@ class RoundObserver:
 
     name: str
 
+    @abstractmethod
     def observe(self, entries: Sequence[RoundEntry], new: Sequence[RoundEntry]) -> None:
         """Every round so far, and those of them that this observer was not told of."""
-        raise NotImplementedError
 
-    def show(self, entry: RoundEntry, picture: Path) -> None:
+    def show(self, entry: RoundEntry, picture: Path) -> None:  # noqa: B027  # not all have a use for pictures
         """A PNG was drawn after the newest round."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # nor hold something open
         """No more rounds come in this process."""
 
 

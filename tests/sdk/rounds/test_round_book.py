@@ -165,14 +165,16 @@ def test_a_disk_that_takes_neither_table_nor_picture_stops_no_round(federation, 
         assert all("this is said once" in text for text in said)
 
 
+class Killed(BaseException):
+    """Ends a process at once."""
+
+
+def killed(*_, **__):
+    raise Killed
+
+
 def test_a_kill_loses_no_line_and_no_picture(federation, monkeypatch):
     """Killed after the new network is in place, before anything was said of the round."""
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_):
-        raise Killed
 
     fed = federation()
     fed.start_run(Method.UDEC, 2)
@@ -194,12 +196,6 @@ def test_a_kill_loses_no_line_and_no_picture(federation, monkeypatch):
 
 
 def test_a_kill_while_drawing_leaves_no_half_file(federation, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def killed(*_, **__):
-        raise Killed
-
     fed = federation()
     fed.start_run(Method.UDEC, 2)
     with monkeypatch.context() as patched:

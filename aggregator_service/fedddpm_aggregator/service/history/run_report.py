@@ -29,6 +29,6 @@ def run_report(ctx: Context, run_name: str | None = None) -> RunReport:
     """The report of a run (the newest by default); OperatorError if there is no such run."""
     with ctx.database.read() as db:
         run = run_called(db, run_name)
-        lines, alarms, conduct = overview_of(db, run), alarms_in(db, run), conduct_in(ctx, db, run)
-        suspected = suspicion_in(ctx, db, run)
+        lines, alarms, suspected = overview_of(db, run), alarms_in(db, run), suspicion_in(ctx, db, run)
+        conduct = conduct_in(ctx, db, run, suspected)
     return RunReport(lines, traffic_by_round(lines, models_of(run)), alarms, conduct, suspected)

@@ -287,7 +287,7 @@ def _claimed_spoiled(row: ResultRow | None) -> frozenset[str]:
 def _came_out(db: Session, live: LiveSession) -> bool:
     """Whether as many members answered for a sum that failed as open it: no other sum can have been spoiled."""
     answers = len(queries.members_of(db, live.session.id, queries.UNMASK))
-    cohort = sum(row.in_cohort for row in queries.joins_of(db, live.session.id))
+    cohort = queries.cohort_size(db, live.session.id)
     return live.phase is Phase.FAILED and bool(cohort) and answers >= live.roster.threshold(cohort)
 
 

@@ -20,9 +20,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
 from fedddpm.model.diffusion import Diffusion
+from fedddpm.model.unet import architecture_of
+from fedddpm_protocol.agreement.charter import USUAL_RECIPES
 from fedddpm_protocol.agreement.methods import TURNS
 from fedddpm_protocol.agreement.spec import RINGS
-from fedddpm_protocol.agreement.terms import MODERN, PAPER, RECIPES
+from fedddpm_protocol.agreement.terms import RECIPES
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
 
@@ -130,7 +132,7 @@ class StudySettings(BaseModel):
 
     def recipe_for(self, network: str) -> str:
         """How a network is trained."""
-        return self.recipe or (MODERN if network == "lean" else PAPER)
+        return self.recipe or USUAL_RECIPES[architecture_of(preset=network).prediction]
 
     def rate_for(self, network: str) -> float:
         """The learning rate that a network is trained with."""

@@ -46,7 +46,7 @@ from fedddpm.model.partition import flatten, manifest
 from fedddpm.model.unet import UNet
 from fedddpm.updates.adoption import replace_parts
 from fedddpm.updates.error_feedback import Summed
-from fedddpm.updates.local_update import LocalUpdate, kept_parts, local_parts
+from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.spec import RoundSpec
@@ -148,23 +148,24 @@ class FederatedRun:
             np.save(path, opened.model)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
-        if self._method is Method.TURN:
-            whole = self._network(spec.round)
-            replace_parts(whole, self._method.shared_parts, opened.model)
-            save_model(model_file(self._together, spec.round + 1), whole)
-            first = next(iter(self._sites.values()))
-            one = [measure_loss(whole, first.images()[1], first.device)] * len(self._sites)
-        same = not kept_parts(self._method)
-        scored = [] if self._method is Method.TURN else list(self._sites)[: 1 if same else None]
+        same = not local_parts(self._method)
+        together = [self._adopt_together(spec, opened)] if self._method is Method.TURN else []
+        scored = [] if together else list(self._sites)[: 1 if same else None]
         jobs = [
             AdoptJob(site, spec, path, scored=site.name in scored, opened=self._sums_of(site.name, opened))
             for site in self._sites.values()
         ]
         losses = self._around.workers.map(adopt, jobs, lambda at, share: tell("taking over the model", share))
-        if self._method is Method.TURN:  # of the one model that the run is for
-            return one
-        known = [loss for loss in losses if loss is not None]
+        known = together or [loss for loss in losses if loss is not None]
         return known * len(self._sites) if same else known
+
+    def _adopt_together(self, spec: RoundSpec, opened: Opened) -> float:
+        """Store the one model of a run with TURN, which is no institution's; its loss."""
+        whole = self._network(spec.round)
+        replace_parts(whole, self._method.shared_parts, opened.model)
+        save_model(model_file(self._together, spec.round + 1), whole)
+        first = next(iter(self._sites.values()))
+        return measure_loss(whole, first.images()[1], first.device)
 
     def _sums_of(self, site: str, opened: Opened) -> dict[str, Summed] | None:
         """By part, the sum in which an institution stands; None where what rounding took is not kept."""

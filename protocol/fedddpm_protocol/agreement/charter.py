@@ -23,8 +23,17 @@ from fedddpm_protocol.agreement.model_layout import (
     require,
     require_name,
 )
-from fedddpm_protocol.agreement.spec import HIDDEN, MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS
-from fedddpm_protocol.agreement.terms import CONSTANT, LINEAR, MODERN, OVER_STEPS, PAPER, RECIPES
+from fedddpm_protocol.agreement.spec import HIDDEN, MAX_CLIP_NORM, MIN_CLIP_NORM, RINGS, WEIGHTINGS, require_outer
+from fedddpm_protocol.agreement.terms import (
+    CONSTANT,
+    LINEAR,
+    MODERN,
+    OVER_STEPS,
+    PAPER,
+    PLAIN_MEAN,
+    RECIPES,
+    OuterOptimizer,
+)
 from fedddpm_protocol.errors import CharterError, MalformedError, SignatureError
 from fedddpm_protocol.primitives import canonical, keys
 from fedddpm_protocol.primitives.canonical import added_later, tagged_hash, u64
@@ -150,6 +159,7 @@ class Charter:
     travel: Travel
     min_cohort: int  # fewest institutions in a sum, beside what the roster wants
     turns: tuple[str, ...] = added_later(())  # with TURN: whose turn it is, round after round, from the start again
+    outer: OuterOptimizer = added_later(PLAIN_MEAN)  # what becomes of the mean update
 
     def __post_init__(self) -> None:
         require_name("federation", self.federation)
@@ -173,6 +183,7 @@ class Charter:
             f" {self.training.objective!r}",
         )
         self._check_turns(method)
+        require_outer(self.outer, method)
         require(2 <= self.min_cohort <= MAX_COHORT, f"a cohort of {self.min_cohort} is outside 2 to {MAX_COHORT}")
 
     def _check_turns(self, method: Method) -> None:
@@ -269,6 +280,7 @@ def charter_rows(charter: Charter) -> tuple[tuple[str, str], ...]:
         ),
         ("learning rate", f"{training.learning_rate:g} {falling} ({training.optimizer}, {training.objective})"),
         ("largest update", f"L2 norm {travel.clip_norm:g}, {clipping}"),
+        *((("outer step", _outer_words(charter.outer)),) if charter.outer != PLAIN_MEAN else ()),
         ("weights", f"{travel.weighting}, {travel.weight_cap} samples count in full"),
         (
             "on the way",
@@ -277,3 +289,8 @@ def charter_rows(charter: Charter) -> tuple[tuple[str, str], ...]:
         ),
         ("smallest cohort", f"{charter.min_cohort} institutions"),
     )
+
+
+def _outer_words(outer: OuterOptimizer) -> str:
+    mean = f"{outer.learning_rate:g} times the mean update"
+    return f"{mean}, momentum {outer.momentum:g} (Nesterov)" if outer.momentum else mean

@@ -49,6 +49,7 @@ class Lineage:
     newest_norms: tuple[PartNorm, ...] = ()
     references: tuple[PartReference, ...] = ()
     spoiled: int = added_later(0)  # results that lack a sum because it was spoiled
+    averaged_hash: bytes = added_later(b"")  # with outer momentum: of the newest averaged model
 
     def after(self, result: RoundResult) -> Self:
         """With the next result of the run."""
@@ -62,6 +63,7 @@ class Lineage:
             newest_norms=_sorted({**_by_part(self.newest_norms), **norms}),
             references=tuple(references[part] for part in sorted(references)),
             spoiled=self.spoiled + any(part.spoiled for part in result.parts),
+            averaged_hash=result.averaged_hash,
         )
 
     def clip_norm(self, charter: Charter) -> float:
@@ -127,6 +129,7 @@ def require_chartered(spec: RoundSpec, charter: Charter) -> None:
         "recipe": training.recipe,
         "learning_rate": training.learning_rate_in(spec.round, charter.rounds),
         "turn": charter.turn_in(spec.round),
+        "outer": charter.outer,
         "encoding_seed": charter.encoding_seed(spec.round, spec.previous_result),
     }
     for name, wanted in said.items():
@@ -143,6 +146,12 @@ def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage, roster:
     """CharterError unless ``spec`` is what follows from charter, results and roster; see :func:`require_chartered`."""
     require_chartered(spec, charter)
     _require_same(charter, "round", spec.round, lineage.results)
+    if lineage.results and bool(lineage.averaged_hash) != bool(charter.outer.momentum):
+        raise CharterError(
+            f"the results of run {charter.run} name {'an' if lineage.averaged_hash else 'no'} averaged model, with an"
+            f" outer momentum of {charter.outer.momentum:g}",
+            "aggregator",
+        )
     _require_same(charter, "clip_norm", spec.clip_norm, lineage.clip_norm(charter))
     _require_same(charter, "draw", spec.draw, lineage.draw(roster))
     for part in spec.parts:

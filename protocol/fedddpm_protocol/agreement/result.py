@@ -65,12 +65,15 @@ class RoundResult:
     spec_hash: bytes
     base_model_hash: bytes
     parts: tuple[PartResult, ...]
-    model_hash: bytes
+    model_hash: bytes  # the next base model
     previous_result: bytes
+    averaged_hash: bytes = added_later(b"")  # with outer momentum: the averaged model, which the base lies beyond
 
     @classmethod
-    def of(cls, spec: RoundSpec, parts: tuple[PartResult, ...], model_hash: bytes) -> RoundResult:
-        """What came out of an attempt; ``model_hash`` is that of the next shared model."""
+    def of(
+        cls, spec: RoundSpec, parts: tuple[PartResult, ...], model_hash: bytes, averaged_hash: bytes = b""
+    ) -> RoundResult:
+        """What came out of an attempt; the hashes are those of the next shared model, and of the averaged one."""
         return cls(
             protocol=spec.protocol,
             federation=spec.federation,
@@ -82,6 +85,7 @@ class RoundResult:
             parts=parts,
             model_hash=model_hash,
             previous_result=spec.previous_result,
+            averaged_hash=averaged_hash,
         )
 
     def __post_init__(self) -> None:
@@ -91,6 +95,9 @@ class RoundResult:
         require(len(names) == len(set(names)), "a result holds the same part twice")
         for digest in (self.spec_hash, self.base_model_hash, self.model_hash):
             require(len(digest) == HASH_BYTES, "a hash field must have 32 bytes")
+        require(
+            len(self.averaged_hash) in (0, HASH_BYTES), "the hash of the averaged model must have 32 bytes, or none"
+        )
         require(len(self.previous_result) == (HASH_BYTES if self.round else 0), "round 0 alone has no previous result")
 
     @property

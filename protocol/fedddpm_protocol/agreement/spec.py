@@ -18,12 +18,13 @@ from fedddpm_protocol.agreement.model_layout import (
     require,
     require_name,
 )
-from fedddpm_protocol.agreement.terms import PAPER, RECIPES, TrainingTerms
+from fedddpm_protocol.agreement.terms import PAPER, PLAIN_MEAN, RECIPES, OuterOptimizer, TrainingTerms
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.canonical import PROTOCOL, added_later, tagged_hash
 from fedddpm_protocol.primitives.ring import MAX_BITS, MIN_BITS
 from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT
 
+ONE_MODEL = (Method.FULL, Method.TURN)  # all parts are everybody's, from one sum each
 HIDDEN = "hidden"
 WEIGHTINGS = (HIDDEN, "equal", "disclosed")
 RINGS = (4, 6, 8, 12, 16, 20, 24, 32)  # bits of a values segment
@@ -201,6 +202,7 @@ class RoundSpec:
     draw: int = added_later(0)  # which of the roster's draws says who is in which shard
     recipe: str = added_later(PAPER)  # how institutions train
     turn: str = added_later("")  # with TURN: the part that is summed in this round
+    outer: OuterOptimizer = added_later(PLAIN_MEAN)  # what becomes of the mean update
 
     def __post_init__(self) -> None:
         require(self.protocol == PROTOCOL, f"protocol {self.protocol!r} is not {PROTOCOL}")
@@ -212,6 +214,7 @@ class RoundSpec:
             self.turn in method.sessions if method is Method.TURN else not self.turn,
             f"{self.turn!r} is no part whose turn it can be with {method}",
         )
+        require_outer(self.outer, method)
         names = [tensor.name for tensor in self.base_manifest]
         require(len(names) == len(set(names)), "a tensor stands in two places of the manifest")
         require(0 <= self.round < self.rounds, f"round {self.round} is not one of {self.rounds}")
@@ -291,6 +294,11 @@ class RoundSpec:
         return tagged_hash("spec", canonical.encode(self))
 
     @property
+    def is_last(self) -> bool:
+        """Whether the run ends with this round."""
+        return self.round + 1 == self.rounds
+
+    @property
     def summed(self) -> tuple[str, ...]:
         """The parts that are summed in this round; the others keep their base values in its result."""
         return Method(self.method).summed_in(self.turn)
@@ -304,6 +312,14 @@ class RoundSpec:
         """The part called ``name``, or that of a session (see ``methods``); KeyError if the method has none."""
         wanted = part_of(name)
         return next((part for part in self.parts if part.name == wanted), None) or _no_part(name)
+
+
+def require_outer(outer: OuterOptimizer, method: Method) -> None:
+    """ValueError for an outer optimizer with a method that does not end with one model."""
+    require(
+        outer == PLAIN_MEAN or method in ONE_MODEL,
+        f"an outer optimizer moves one model: it goes with {' or '.join(ONE_MODEL)}, not with {method}",
+    )
 
 
 def _no_part(name: str) -> PartSpec:

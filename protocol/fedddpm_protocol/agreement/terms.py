@@ -7,12 +7,15 @@ gradient, and how the learning rate moves over a run.
 ``paper`` is the training of the published method (arXiv 2406.12575): Adam, the same rate in all steps of a round.
 ``modern`` moves matrices by Muon (Jordan et al. 2024) and everything else by AdamW (Loshchilov and Hutter 2019), cuts
 long gradients, warms up, and lets the rate fall evenly over all steps of the run.
+
+What becomes of the mean update is agreed as well: the outer optimizer. By default the mean is added as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedddpm_protocol.agreement.model_layout import require
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.primitives.canonical import added_later, tagged_hash
 
@@ -50,6 +53,37 @@ RECIPES = {
     PAPER: Recipe("adam", (CONSTANT, LINEAR), 0.0, 0.0, learning_rate=1e-4, clip_norm=10.0),
     MODERN: Recipe("muon-adamw", (OVER_STEPS,), 0.05, 1.0, learning_rate=4e-3, clip_norm=100.0),
 }
+
+
+MOST_MOMENTUM = 0.9  # with it the model moves ten times as far as one mean, at most: still a bound that says something
+
+
+@dataclass(frozen=True)
+class OuterOptimizer:
+    """How the mean update of a round moves the model that the next round begins with (arXiv 2311.08105).
+
+    The averaged model ``z`` is the base model and ``learning_rate`` times the mean update; the next base model lies
+    beyond it, by ``momentum`` times the way from the averaged model before it: Nesterov's accelerated gradient in the
+    form of two sequences, which is SGD with Nesterov momentum over the means. A run ends with its averaged model.
+    """
+
+    learning_rate: float = 1.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.learning_rate <= 1,
+            f"an outer learning rate of {self.learning_rate:g} is outside (0, 1]: above 1 the model leaves what clipped"
+            " updates span",
+        )
+        require(
+            0 <= self.momentum <= MOST_MOMENTUM,
+            f"an outer momentum of {self.momentum:g} is outside [0, {MOST_MOMENTUM:g}]: with it a model would move"
+            f" further than {1 / (1 - MOST_MOMENTUM):.0f} times what clipped updates can",
+        )
+
+
+PLAIN_MEAN = OuterOptimizer()
 
 
 @dataclass(frozen=True)

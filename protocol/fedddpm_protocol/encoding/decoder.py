@@ -29,6 +29,7 @@ from fedddpm_protocol.agreement.spec import (
     RoundSpec,
 )
 from fedddpm_protocol.encoding.dither import UNITS, Dither, total_table
+from fedddpm_protocol.encoding.outer import step_outward
 from fedddpm_protocol.encoding.rotation import Rotation
 from fedddpm_protocol.encoding.scale import Energy, step_of
 from fedddpm_protocol.errors import ResultError, WrappedSumError
@@ -112,10 +113,14 @@ def _unit_and_rounding(
     return unit, unit * (math.sqrt(survivors) if part.values.encoding == ROTATED else survivors)
 
 
-def check_move(spec: RoundSpec, result: RoundResult, base: Vector, model: Vector) -> None:
+def check_move(
+    spec: RoundSpec, result: RoundResult, base: Vector, model: Vector, averaged: Vector | None = None
+) -> None:
     """ResultError if ``model`` is further from ``base`` than the mean of clipped updates can be, in any part.
 
     For who takes a signed model without its opened sums: what :func:`check_opened` says of these holds for it too.
+    With outer momentum ``model`` is the averaged model, and ``averaged`` that of the round before, which a part keeps
+    that was not opened.
     """
     start = 0
     for part in spec.parts:
@@ -127,7 +132,9 @@ def check_move(spec: RoundSpec, result: RoundResult, base: Vector, model: Vector
         )
         # Once for the opened words, once for their dither, and float32 for the model itself.
         limit = spec.clip_norm * (1 + _CLIPPING) + 2 * max(rounding) if opened else 0.0
-        moved, size = _distance(model[piece], base[piece]), _distance(model[piece])
+        limit *= spec.outer.learning_rate
+        before = base if opened or averaged is None else averaged
+        moved, size = _distance(model[piece], before[piece]), _distance(model[piece])
         if not math.isfinite(size) or moved > limit + float(np.finfo(np.float32).eps) * size:
             raise ResultError(
                 f"the signed model moved part {part.name!r} by {moved:.4g}; updates within {spec.clip_norm:.4g} cannot",
@@ -146,34 +153,54 @@ def _distance(vector: Vector, other: Vector | None = None) -> float:
     return math.sqrt(total) if math.isfinite(total) else math.inf
 
 
+@dataclass(frozen=True, eq=False)
+class NextModel:
+    """What a round makes of a base model."""
+
+    base: Vector  # [coordinates of the base manifest], which the next round's updates are measured against
+    averaged: Vector | None  # the same of the averaged model, with outer momentum
+    norms: dict[str, float]  # by session, what scales follow from
+
+
 def next_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> Vector:
     """The next shared model [coordinates of the base manifest]; see :func:`derive_model`."""
-    return derive_model(spec, base, opened)[0]
+    return derive_model(spec, base, opened).base
 
 
-def derive_model(spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart]) -> tuple[Vector, dict[str, float]]:
-    """The next shared model [coordinates of the base manifest], and by session the norm that scales follow from.
+def derive_model(
+    spec: RoundSpec, base: Vector, opened: Mapping[str, OpenedPart], averaged: Vector | None = None
+) -> NextModel:
+    """What follows from a base model, and with outer momentum from the ``averaged`` model of the round before.
 
-    ResultError as :func:`advance_model`.
+    Before the first round that is the base model. ResultError as :func:`advance_model`.
     """
-    model = base.copy()
-    return model, advance_model(spec, model, opened)
+    model, mean = base.copy(), None
+    if spec.outer.momentum:
+        mean = (base if averaged is None else averaged).copy()
+    return NextModel(model, mean, advance_model(spec, model, opened, mean))
 
 
-def advance_model(spec: RoundSpec, model: Vector, opened: Mapping[str, OpenedPart]) -> dict[str, float]:
+def advance_model(
+    spec: RoundSpec, model: Vector, opened: Mapping[str, OpenedPart], averaged: Vector | None = None
+) -> dict[str, float]:
     """Turn a base model [coordinates of the base manifest] into the next one, in place and chunk by chunk.
 
+    With outer momentum the ``averaged`` model of the round before becomes that of this round, too.
     Returns by session the norm that the next scale follows from. ``opened`` is by session: of a part that has shards,
     those that were opened; their members are averaged as if they stood in one sum. A part of which none is there keeps
-    its base values. ResultError as :func:`check_opened`; the model is of no use then.
+    its base values. ResultError as :func:`check_opened`; the models are of no use then.
     """
     expected = sum(part.parameters for part in spec.parts)
-    if model.dtype != np.float32 or model.shape != (expected,):
-        raise ResultError(f"a base model of {expected} float32 values expected, got {model.dtype}{model.shape}")
+    if bool(spec.outer.momentum) != (averaged is not None):
+        raise ValueError("an averaged model goes with outer momentum")
+    for vector in (model,) if averaged is None else (model, averaged):
+        if vector.dtype != np.float32 or vector.shape != (expected,):
+            raise ResultError(f"a base model of {expected} float32 values expected, got {vector.dtype}{vector.shape}")
     norms = {}
     start = 0
     for part in spec.parts:
-        piece = model[start : start + part.parameters]
+        here = slice(start, start + part.parameters)
+        piece = model[here]
         start += part.parameters
         shards = sessions_by_part(opened).get(part.name, ())
         for session in shards:
@@ -181,17 +208,21 @@ def advance_model(spec: RoundSpec, model: Vector, opened: Mapping[str, OpenedPar
             energy = measure(spec, part, one)
             norms[session] = check_opened(spec, part, energy, one.sums, len(one.cohort), len(one.survivors))
         if shards:
-            add_mean(spec, part, [opened[session] for session in shards], piece)
+            add_mean(spec, part, [opened[session] for session in shards], piece, spec.outer.learning_rate)
+        if averaged is not None:
+            step_outward(spec, piece, averaged[here], opened=bool(shards))
     return norms
 
 
-def add_mean(spec: RoundSpec, part: PartSpec, opened: Sequence[OpenedPart], onto: Vector) -> None:
-    """Add the weighted mean update behind opened sums to ``onto`` [parameters], chunk by chunk.
+def add_mean(
+    spec: RoundSpec, part: PartSpec, opened: Sequence[OpenedPart], onto: Vector, learning_rate: float = 1.0
+) -> None:
+    """Add ``learning_rate`` times the weighted mean update behind opened sums to ``onto`` [parameters], in place.
 
     The sums are those of the part's shards, in their order; one, where there are no shards.
     """
     weight = sum(one.sums[0] for one in opened)
-    factors = [step_of(spec, part, len(one.cohort)) * WEIGHT_UNITS / weight for one in opened]
+    factors = [step_of(spec, part, len(one.cohort)) * WEIGHT_UNITS / weight * learning_rate for one in opened]
     if part.values.encoding == ROTATED:
         return _add_rotated(spec, part, opened, onto, factors)
     for index in range(chunk_count(part.values, spec.chunk_coordinates)):

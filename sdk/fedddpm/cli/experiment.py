@@ -60,6 +60,8 @@ _SETTINGS = (
     setting_option("learning_rate", float, "of the local optimizer; by default the recipe's"),
     setting_option("flips", bool, "mirror training images left to right, each by chance"),
     setting_option("ema_decay", float, "draw images from averaged weights; 0: no average"),
+    setting_option("outer_learning_rate", float, "of the mean update, with FULL and TURN"),
+    setting_option("outer_momentum", float, "Nesterov momentum of the mean updates, with FULL and TURN"),
     setting_option("error_feedback", bool, "add to an update what rounding took from the last one"),
     setting_option("weighting", str, "of institutions: equal, or samples as FedAvg; presets take samples"),
     setting_option("data", str, "fashion-mnist, cifar10, celeba, a folder or an .npz"),

@@ -35,9 +35,13 @@ from fedddpm.experiment.runs.scoring import Meter
 from fedddpm.experiment.runs.workers import LocalWorkers, Workers
 from fedddpm.model.unet import UNet
 from fedddpm.state.lock import lock_folder
+from fedddpm_protocol.agreement.terms import PLAIN_MEAN
 
 _NOT_THE_OUTCOME = ("name", "data_root")  # settings that may differ between two starts of one study
-_WITHOUT_SAYING = {"weighting": "samples"}  # what a study did before there was the setting
+_WITHOUT_SAYING = {  # what a study did before there was the setting
+    **{"weighting": "samples", "flips": False},
+    **{"outer_learning_rate": PLAIN_MEAN.learning_rate, "outer_momentum": PLAIN_MEAN.momentum},
+}
 _VERSIONS = ("fedddpm-sdk", "torch", "torchvision", "numpy", "pytorch-fid", "torch-fidelity")
 _Shares = Mapping[tuple[str, int, int], list[Indices]]  # by split, institutions and seed
 

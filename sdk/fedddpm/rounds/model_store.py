@@ -29,7 +29,7 @@ from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method, part_of
 from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.encoding.decoder import OpenedPart
+from fedddpm_protocol.encoding.decoder import NextModel, OpenedPart
 from fedddpm_protocol.encoding.rederivation import follow_result
 from fedddpm_protocol.errors import MalformedError, ResultError
 from fedddpm_protocol.primitives import ring
@@ -54,6 +54,7 @@ class ModelStore:
             model = UNet.from_architecture(read_architecture(path))
             load_model_into(path, model)
             base = self.base(model, position)
+            self.averaged(model, position)
         except (CheckpointError, ModelError):
             return None
         if not self._is_as_kept(model, position):
@@ -83,6 +84,23 @@ class ModelStore:
         load_model_into(base_file(self._state.path / position.model_file), whole)
         return flatten(whole, method.shared_parts)
 
+    def averaged(self, model: UNet, position: RunPosition) -> Vector | None:
+        """With outer momentum, the averaged model [coordinates of the shared parts] that the base model lies beyond.
+
+        None without it, and before the first result, where it is the base model.
+
+        Raises:
+            CheckpointError, ModelError: its file is missing or damaged.
+        """
+        wanted, shared = position.lineage.averaged_hash, Method(position.method).shared_parts
+        if not wanted:
+            return None
+        whole = UNet.from_architecture(model.architecture)
+        load_model_into(outer_file(self._state.path / position.model_file), whole)
+        vector = flatten(whole, shared)
+        self._require(model_hash(manifest(model, shared), vector) == wanted)
+        return vector
+
     @staticmethod
     def base_hash(model: UNet, method: Method) -> bytes:
         """Hash of the parts of ``model`` that are shared."""
@@ -96,11 +114,11 @@ class ModelStore:
             return None
 
     def keep(
-        self, model: UNet, position: RunPosition, average: AverageState | None, base: Vector | None = None
+        self, model: UNet, position: RunPosition, average: AverageState | None, following: NextModel | None = None
     ) -> None:
         """Store the network and its average if there is one, then take the position.
 
-        ``base``: the base model there, with TURN, where the network does not hold it.
+        ``following``: the base model there, where the network does not hold it (with TURN), and the averaged one.
 
         In this order: a crash between leaves the old position valid, with the files that belong to it.
         """
@@ -111,15 +129,15 @@ class ModelStore:
         else:
             save_average(average_file(path), model, average)
         if Method(position.method) is Method.TURN:
-            whole = copy.deepcopy(model)
-            if base is not None:
-                replace_parts(whole, Method(position.method).shared_parts, base)
+            whole = _holding(model, position, None if following is None else following.base)
             save_model(base_file(path), whole, {_BESIDE: model_hash(manifest(model), flatten(model)).hex()})
+        if following is not None and following.averaged is not None:
+            save_model(outer_file(path), _holding(model, position, following.averaged))
         save_model(path, model)
         self._state.move_to(position)
         if older is not None and older.model_file != position.model_file:
             stale = self._state.path / older.model_file
-            for file in (stale, average_file(stale), base_file(stale)):
+            for file in (stale, average_file(stale), base_file(stale), outer_file(stale)):
                 file.unlink(missing_ok=True)
 
     def fetch_initial(self, spec: RoundSpec) -> UNet:
@@ -151,8 +169,9 @@ class ModelStore:
             self._scratch.unlink(missing_ok=True)
         return vector
 
-    def derive(self, spec: RoundSpec, result: RoundResult, base: Vector) -> Vector:
-        """The next base model, from the opened ring vectors of ``result`` and the base it was measured against.
+    def derive(self, spec: RoundSpec, result: RoundResult, base: Vector, averaged: Vector | None = None) -> NextModel:
+        """What follows from the opened ring vectors of ``result``, the base they were measured against, and with outer
+        momentum the ``averaged`` model of the round before.
 
         Raises:
             ResultError: as the protocol's ``rederivation.follow_result``, or a part unknown to the round.
@@ -162,7 +181,7 @@ class ModelStore:
         for part in result.parts:
             if part.opened:
                 opened[part.part] = self._fetch_opened(spec, result, part)
-        return follow_result(spec, result, base, opened)
+        return follow_result(spec, result, base, opened, averaged)
 
     def opened_digests(self, spec: RoundSpec, result: RoundResult, part: PartResult) -> tuple[bytes, ...]:
         """SHA-256 of each chunk of an opened sum, which is the signed one; it is fetched where it was not yet.
@@ -225,9 +244,22 @@ def base_file(path: Path) -> Path:
     return path.with_suffix(f".base{path.suffix}")
 
 
+def outer_file(path: Path) -> Path:
+    """Where the averaged model lies that a base model is beyond: model-x.safetensors -> model-x.outer.safetensors."""
+    return path.with_suffix(f".outer{path.suffix}")
+
+
 def model_file(run: str, next_round: int) -> str:
     """Name of the network's file at a position."""
     return f"model-{run}-{next_round}.safetensors"
+
+
+def _holding(model: UNet, position: RunPosition, shared: Vector | None) -> UNet:
+    """A copy of ``model`` whose shared parts are these; as they are with None."""
+    whole = copy.deepcopy(model)
+    if shared is not None:
+        replace_parts(whole, Method(position.method).shared_parts, shared)
+    return whole
 
 
 def _read_vector(path: Path, shared: Manifest) -> Vector:

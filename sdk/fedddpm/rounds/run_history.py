@@ -24,11 +24,13 @@ from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.charter import Charter
 from fedddpm_protocol.agreement.lineage import NO_RESULTS, Lineage, require_follows
 from fedddpm_protocol.agreement.methods import Method, part_of
-from fedddpm_protocol.agreement.model_layout import Vector, coordinates, model_hash
+from fedddpm_protocol.agreement.model_layout import Manifest, Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RoundSpec
-from fedddpm_protocol.encoding.decoder import check_move
+from fedddpm_protocol.encoding.decoder import NextModel
+from fedddpm_protocol.encoding.outer import with_mean
+from fedddpm_protocol.encoding.rederivation import follow_fetched
 from fedddpm_protocol.errors import ResultError, SpecError
 from fedddpm_protocol.primitives.ring import packed_bytes
 
@@ -94,7 +96,7 @@ class RunHistory:
         if model is None:
             self._reporter.warning("the stored network is missing or damaged and is fetched again")
             model = self._fetch(spec)
-            self._models.keep(model, position, self._fresh(model))
+            self._models.keep(model, position, self._fresh(model), self._fetched(model, position))
         return model
 
     def base(self, position: RunPosition, model: UNet) -> Vector:
@@ -137,16 +139,16 @@ class RunHistory:
             self._state.move_to(_after(position, results, rounds))
             return results
         base = self._models.base(model, position)
-        vector, results = self._newest_base(model, position, results, roster, known)
+        following, results = self._newest_base(model, position, results, roster, known)
         if len(results) == 1:
-            moved(results[0], base, vector)
+            moved(results[0], base, _with_mean(known.get(results[0].spec_hash), base, following))
         average = self.average(position, model) if update is None else None
         reached, method = _after(position, results, rounds), Method(position.method)
         summed = {part_of(part.part) for result in results for part in result.parts}
         if reached.finished:  # parts that take turns come home, too: the run ends with one network everywhere
             summed = set(method.sessions)
-        average = adopt_round(model, method, vector, update, average, summed)
-        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model), vector)
+        average = adopt_round(model, method, following.base, update, average, summed)
+        self._models.keep(model, reached, average if self._averaging and average else self._fresh(model), following)
         return results
 
     def _newest_base(
@@ -156,8 +158,8 @@ class RunHistory:
         results: list[RoundResult],
         roster: Roster,
         known: Mapping[bytes, RoundSpec],
-    ) -> tuple[Vector, list[RoundResult]]:
-        """The base model of the last of ``results``, and these with those that came while it was fetched.
+    ) -> tuple[NextModel, list[RoundResult]]:
+        """What follows from the last of ``results``, and these with those that came while it was fetched.
 
         Where rounds are short and the link is slow, a model can be kept no longer before it has arrived.
         """
@@ -176,28 +178,37 @@ class RunHistory:
     def _fresh(self, model: UNet) -> AverageState | None:
         return AverageState.fresh(model) if self._averaging else None
 
-    def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> Vector:
-        """The base model of ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
+    def _next_base(self, model: UNet, position: RunPosition, last: RoundResult, spec: RoundSpec | None) -> NextModel:
+        """What follows from ``last``: derived from that in ``model`` where its ``spec`` is known, else downloaded.
 
         The sums of several shards can be larger together than the model that follows from them: then that is fetched,
         and also where the aggregator keeps these sums no longer. It must be within reach of clipped updates then.
         """
-        shared = Method(position.method).shared_parts
+        shared = manifest(model, Method(position.method).shared_parts)
         if spec is None:
-            return self._models.fetch_base(manifest(model, shared), last.model_hash)
+            fetched = self._models.fetch_base(shared, last.model_hash)
+            return NextModel(fetched, self._fetched_averaged(shared, last.averaged_hash), {})
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
         require_known_parts(spec, last)
-        base = self._models.base(model, position)
+        base, averaged = self._models.base(model, position), self._models.averaged(model, position)
         if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
             try:
-                return self._models.derive(spec, last, base)
+                return self._models.derive(spec, last, base, averaged)
             except ProblemError as problem:
                 if problem.status != HTTPStatus.GONE:
                     raise
-        fetched = self._models.fetch_base(manifest(model, shared), last.model_hash)
-        check_move(spec, last, base, fetched)
-        return fetched
+        fetched = self._models.fetch_base(shared, last.averaged_hash or last.model_hash)
+        return follow_fetched(spec, last, base, fetched, averaged)
+
+    def _fetched(self, model: UNet, position: RunPosition) -> NextModel | None:
+        """What lies beside ``model``, the network at ``position`` as it was fetched; None without outer momentum."""
+        shared = Method(position.method).shared_parts
+        averaged = self._fetched_averaged(manifest(model, shared), position.lineage.averaged_hash)
+        return None if averaged is None else NextModel(flatten(model, shared), averaged, {})
+
+    def _fetched_averaged(self, shared: Manifest, wanted: bytes) -> Vector | None:
+        return self._models.fetch_base(shared, wanted) if wanted else None
 
     def _first_contact(self, spec: RoundSpec, charter: Charter, roster: Roster) -> RunPosition:
         previous, lineage = b"", NO_RESULTS
@@ -222,7 +233,7 @@ class RunHistory:
             lineage=lineage,
         )
         model = self._fetch(spec)
-        self._models.keep(model, position, self._fresh(model))
+        self._models.keep(model, position, self._fresh(model), self._fetched(model, position))
         return position
 
     def _fetch(self, spec: RoundSpec) -> UNet:
@@ -291,6 +302,15 @@ def _grown(lineage: Lineage, results: Iterable[RoundResult]) -> Lineage:
     for result in results:
         lineage = lineage.after(result)
     return lineage
+
+
+def _with_mean(spec: RoundSpec | None, base: Vector, following: NextModel) -> Vector:
+    """The base model and the mean update alone, without what an outer optimizer made of them.
+
+    Where ``spec`` is not known it is the next base model, whatever was made.
+    """
+    averaged = following.base if following.averaged is None else following.averaged
+    return following.base if spec is None else with_mean(spec, base, averaged)
 
 
 def _opened_bytes(spec: RoundSpec, result: RoundResult) -> int:

@@ -112,7 +112,7 @@ class LyingFederation(Federation):
         """Let ``model``, whole, be downloaded from now on; its hash, to be named in a specification."""
         with self.context.transaction() as db:
             run = db.get_one(RunRow, 1)
-            remember_model(db, *store_model(self.context, run, flatten(model, MODEL_PARTS), MODEL_PARTS))
+            remember_model(db, store_model(self.context, run, flatten(model, MODEL_PARTS), MODEL_PARTS))
         return model_hash(manifest(model, MODEL_PARTS), flatten(model, MODEL_PARTS))
 
     def again(self, **fields: Any) -> None:

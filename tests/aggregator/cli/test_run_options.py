@@ -38,6 +38,10 @@ OPTIONS = {
     "learning-rate": "of the local optimizer; by default the recipe's: 0.0001 (paper), 0.004 (modern)",
     "schedule": "of the learning rate: constant, linear, over-steps (by round, to 1/rounds of it); by default the "
     "recipe's",
+    "outer-learning-rate": "with FULL and TURN: the mean update moves the model by so many times itself, 1 at most "
+    "[default: 1.0]",
+    "outer-momentum": "with FULL and TURN: Nesterov momentum of the mean updates over the rounds, 0 to 0.9 "
+    "[default: 0.0]",
     "min-images": "[x>=1] fewest images that an institution takes part with [default: 32]",
     "clip-norm": "largest L2 norm of one institution's update; by default the recipe's: 10 (paper), 100 (modern)",
     "clip": "adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is "
@@ -71,6 +75,8 @@ CHOSEN = {  # none of them is a default, and no two are alike
     "recipe": "modern",
     "learning_rate": 0.002,
     "schedule": "over-steps",
+    "outer_learning_rate": 0.7,
+    "outer_momentum": 0.3,
     "min_images": 40,
     "clip_norm": 3.5,
     "clip": "fixed",
@@ -134,7 +140,8 @@ def started(federation: Federation) -> tuple[dict[str, object], dict[str, object
     assert charter is not None
     training = {**vars(charter.training), "recipe": charter.training.recipe}
     turns = ",".join(part.removeprefix("turn-") for part in charter.turns) or None
-    places = [{"name": charter.run, "turns": turns}, vars(charter), training, vars(charter.travel)]
+    outer = {f"outer_{name}": value for name, value in vars(charter.outer).items()}
+    places = [{"name": charter.run, "turns": turns}, outer, vars(charter), training, vars(charter.travel)]
     return (
         {name: next(place[name] for place in places if name in place) for name in CHOSEN},
         {name: getattr(row, name) for name in LASTING},

@@ -35,7 +35,7 @@ def test_the_next_model_is_made_in_a_fraction_of_its_size(tmp_path: Path) -> Non
         return np.random.default_rng(index).integers(0, 200, count).astype(np.uint16)
 
     opened = {"full": OpenedPart(chunk, (3 * 65535, 0, 0), ("a", "b", "c"), ("a", "b", "c"))}
-    expected = derive_model(spec, base, opened)[0]
+    expected = derive_model(spec, base, opened).base
     base_file, next_file = tmp_path / "base", tmp_path / "next"
     with base_file.open("wb") as file:
         write_safetensors(file, ARCHITECTURE, {"decoder": TENSORS}, base)

@@ -116,6 +116,8 @@ OTHER: dict[str, Any] = {
     "seed": None,  # with findings: seen below
     "ends": ("run-0",),
     "turns": None,  # with TURN alone: in test_turns.py
+    "learning_rate": 0.25,
+    "momentum": 0.5,
     "multipliers": (1, 3),
     "findings": "4 tensors",
     "model_hash": b"m" * 32,

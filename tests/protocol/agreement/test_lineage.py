@@ -17,6 +17,7 @@ from fedddpm_protocol.agreement.model_layout import Architecture
 from fedddpm_protocol.agreement.result import PartResult
 from fedddpm_protocol.agreement.roster import Roster, Sharding
 from fedddpm_protocol.agreement.spec import RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.agreement.terms import OuterOptimizer
 from fedddpm_protocol.errors import CharterError
 from fedddpm_protocol.primitives import canonical
 
@@ -44,6 +45,7 @@ OTHERS: dict[str, Any] = {
     "clip_norm": 1.9,
     "round": 2,
     "draw": 1,
+    "outer": OuterOptimizer(1.0, 0.5),
     "turn": None,  # with TURN alone: in test_turns.py
 }
 # Fields that no charter names, and why: who takes part is the roster's, time is the operator's, the base and the

@@ -27,9 +27,9 @@ def finished_round() -> tuple[RoundSpec, RoundResult, Vector, dict[str, OpenedPa
     deltas = [generator.normal(0, 0.1 * spec.clip_norm / len(base) ** 0.5, len(base)).astype(np.float32)] * 3
     one = opened_part(spec, summed(spec, deltas, WEIGHTS), (sum(WEIGHTS), 10, 10), 3)
     opened = {"full": one}
-    model, norms = derive_model(spec, base, opened)
-    part = make_part_result(cohort=one.cohort, survivors=one.survivors, sums=one.sums, norm=norms["full"])
-    result = make_result(spec, parts=(part,), model_hash=model_hash(spec.base_manifest, model))
+    following = derive_model(spec, base, opened)
+    part = make_part_result(cohort=one.cohort, survivors=one.survivors, sums=one.sums, norm=following.norms["full"])
+    result = make_result(spec, parts=(part,), model_hash=model_hash(spec.base_manifest, following.base))
     return spec, result, base, opened
 
 
@@ -39,9 +39,9 @@ def with_norm(result: RoundResult, factor: float) -> RoundResult:
 
 def test_the_model_of_an_honest_result_follows() -> None:
     spec, result, base, opened = finished_round()
-    model = follow_result(spec, result, base, opened)
+    model = follow_result(spec, result, base, opened).base
     assert model_hash(spec.base_manifest, model) == result.model_hash
-    other_machine = follow_result(spec, with_norm(result, 1 + 1e-12), base, opened)  # summed in another order
+    other_machine = follow_result(spec, with_norm(result, 1 + 1e-12), base, opened).base  # summed in another order
     assert other_machine.tobytes() == model.tobytes()
 
 

@@ -51,6 +51,7 @@ def following(charter: Charter, spec: RoundSpec, **changes: Any) -> RoundSpec:
         "encoding_seed": seed,
         "recipe": charter.training.recipe,
         "turn": charter.turn_in(spec.round),
+        "outer": charter.outer,
         "learning_rate": charter.training.learning_rate_in(spec.round, charter.rounds),
     }
     return spec.with_terms_hash(**{**follows, **changes})

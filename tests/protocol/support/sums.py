@@ -25,18 +25,21 @@ def encoded(
     place: Place = Place(0, 5),  # noqa: B008  # frozen
     seed: bytes | None = None,
     factor: float = 1.0,
+    part_index: int = 0,
 ) -> ring.Words:
-    part = spec.parts[0]
+    part = spec.parts[part_index]
     encoder = ValuesEncoder(spec, part, delta, weight, place, factor=factor, rounding_seed=seed)
     return np.concatenate([encoder.chunk(i) for i in range(chunk_count(part.values, spec.chunk_coordinates))])
 
 
-def summed(spec: RoundSpec, deltas: Sequence[np.ndarray], weights: Sequence[int], cohort: int = 0) -> ring.Words:
+def summed(
+    spec: RoundSpec, deltas: Sequence[np.ndarray], weights: Sequence[int], cohort: int = 0, part: int = 0
+) -> ring.Words:
     """Opened words of the first members of a cohort (of those who gave an update, by default)."""
-    values = spec.parts[0].values
+    values = spec.parts[part].values
     total = ring.zeros(values.coordinates, values.bits)
     for position, (delta, weight) in enumerate(zip(deltas, weights, strict=True)):
-        words = encoded(spec, delta, weight, Place(position, cohort or len(deltas)))
+        words = encoded(spec, delta, weight, Place(position, cohort or len(deltas)), part_index=part)
         ring.add_in_place(total, words, values.bits)
     return total
 

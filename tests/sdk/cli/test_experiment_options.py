@@ -28,6 +28,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "learning_rate": ("--learning-rate 0.01", 0.01),
     "flips": ("--flips", True),
     "ema_decay": ("--ema-decay 0.9", 0.9),
+    "outer_learning_rate": ("--outer-learning-rate 0.7", 0.7),
+    "outer_momentum": ("--outer-momentum 0.4", 0.4),
     "error_feedback": ("--error-feedback", True),
     "weighting": ("--weighting samples", "samples"),
     "data": ("--data celeba", "celeba"),

@@ -157,11 +157,14 @@ def test_a_network_is_trained_by_its_recipe_unless_another_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
+        ({"methods": ["UDEC", "centralised"], "outer_momentum": 0.4}, "goes with FULL or TURN, and neither is studied"),
+        ({"outer_momentum": 0.95}, "outer_momentum"),
+        ({"outer_learning_rate": 1.5}, "outer_learning_rate"),
         ({"methods": ["TURN"], "rounds": 2}, "with TURN a run has 3 rounds at least"),
         ({"methods": ["UDEC", "TURN"], "error_feedback": True}, "error_feedback is not made up for with TURN"),
         ({"methods": ["TURN"], "ema_decay": 0.9}, "averages stay at home"),
     ],
 )
-def test_turns_that_cannot_be_are_refused(settings: dict[str, object], why: str) -> None:
+def test_methods_that_cannot_be_are_refused(settings: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         build(settings)

@@ -18,7 +18,7 @@ from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Manifest, requir
 from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
-from fedddpm_protocol.agreement.terms import RECIPES, Recipe
+from fedddpm_protocol.agreement.terms import RECIPES, OuterOptimizer, Recipe
 
 _BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
 _SOME_SECONDS = (1.0, 1.0, 1.0, 1.0, 1.0)  # how long phases last is the operator's
@@ -50,6 +50,7 @@ def draft_charter(
             travel=_travel(settings, recipe),
             min_cohort=settings.min_cohort or roster.n_min,
             turns=_turns(settings),
+            outer=OuterOptimizer(settings.outer_learning_rate, settings.outer_momentum),
         )
     except ValueError as error:
         raise OperatorError(f"the run cannot be signed: {error}") from error

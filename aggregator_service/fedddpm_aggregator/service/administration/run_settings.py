@@ -22,7 +22,7 @@ from fedddpm_protocol.agreement.charter import SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
 from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
-from fedddpm_protocol.agreement.terms import MODERN, RECIPES
+from fedddpm_protocol.agreement.terms import MODERN, MOST_MOMENTUM, PLAIN_MEAN, RECIPES
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
 RING_CHOICES = ", ".join(map(str, RINGS))
@@ -73,6 +73,13 @@ class RunSettings:
         Word | None,
         Asked(f"of the learning rate: {', '.join(SCHEDULES)} (by round, to 1/rounds of it); by default the recipe's"),
     ] = None
+    outer_learning_rate: Annotated[
+        float, Asked("with FULL and TURN: the mean update moves the model by so many times itself, 1 at most")
+    ] = PLAIN_MEAN.learning_rate
+    outer_momentum: Annotated[
+        float,
+        Asked(f"with FULL and TURN: Nesterov momentum of the mean updates over the rounds, 0 to {MOST_MOMENTUM:g}"),
+    ] = PLAIN_MEAN.momentum
     min_images: Annotated[Number, Asked("fewest images that an institution takes part with", least=1)] = 32
     clip_norm: Annotated[
         float | None,

@@ -52,8 +52,9 @@ def start_run(
     _require_chartered(charter, network, initial_model)
     row = _row(charter, document, durations, network)
     method = Method(row.method)
-    row.initial_model, whole = store_model(ctx, row, network.vector, tuple(network.manifests))
-    row.first_base, shared = store_model(ctx, row, network.select(method.shared_parts), method.shared_parts)
+    whole = store_model(ctx, row, network.vector, tuple(network.manifests))
+    shared = store_model(ctx, row, network.select(method.shared_parts), method.shared_parts)
+    row.initial_model, row.first_base = whole.hash, shared.hash
     with ctx.transaction() as db:
         _end_those_named(ctx, db, charter, actor)
         queries.federation(db, lock=True)  # two operators at once: one sees the other's run
@@ -61,8 +62,8 @@ def start_run(
             return charter, False
         _check(ctx, db, charter, network)
         _require_new_base(db, row, initial_model)
-        for hashed, size in ((row.initial_model, whole), (row.first_base, shared)):
-            remember_model(db, hashed, size)
+        for model in (whole, shared):
+            remember_model(db, model)
         db.add(row)
         db.flush()
         queries.bump_version(db)

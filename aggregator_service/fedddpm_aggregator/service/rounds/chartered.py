@@ -53,6 +53,16 @@ def follow_result(run: RunRow, result: RoundResult) -> None:
     run.lineage = canonical.encode(lineage_of(run).after(result))
 
 
+def averaged_of(run: RunRow, spec: RoundSpec) -> str | None:
+    """With outer momentum, the averaged model (hash in hex) that a round of the run starts from; else None.
+
+    Before the first result it is the base model.
+    """
+    if not spec.outer.momentum:
+        return None
+    return (lineage_of(run).averaged_hash or spec.base_model_hash).hex()
+
+
 def durations_of(run: RunRow) -> Durations:
     """How long the phases of a run's rounds last."""
     return (run.join_s, run.shares_s, run.masked_s, run.confirm_s, run.unmask_s)
@@ -125,4 +135,5 @@ def round_spec(
         draw=lineage.draw(roster),
         turn=charter.turn_in(round_index),
         recipe=training.recipe,
+        outer=charter.outer,
     ).with_terms_hash()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -14,7 +17,7 @@ from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, ResultRow, RunRow
 from fedddpm_aggregator.service import alarms, audit, conduct
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import start_attempt
-from fedddpm_aggregator.service.rounds.chartered import follow_result
+from fedddpm_aggregator.service.rounds.chartered import averaged_of, follow_result
 from fedddpm_aggregator.service.rounds.retention import is_shown
 from fedddpm_aggregator.vectors.model_files import model_blob, read_model, vector_on_disk, write_safetensors
 from fedddpm_aggregator.vectors.opened_values import OPENED, OpenedValues, opened_blob, opened_folder
@@ -33,22 +36,29 @@ from fedddpm_protocol.wire.phases import TERMINAL, Phase
 log = logging.getLogger(__name__)
 
 
-def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> tuple[str, int]:
-    """Make a model of these parts durable; its hash (hex) and size in bytes."""
+class StoredModel(NamedTuple):
+    """A model that is durable."""
+
+    hash: str  # in hex
+    size: int  # bytes
+
+
+def store_model(ctx: Context, run: RunRow, vector: Vector, parts: tuple[str, ...]) -> StoredModel:
+    """Make a model of these parts durable."""
     manifests = {part: manifest for part, manifest in manifests_of(run.manifest).items() if part in parts}
     hashed = model_hash(tuple(tensor for manifest in manifests.values() for tensor in manifest), vector).hex()
     # Kept if it exists: the name tells the values, while the order of a file's tensors may differ.
     if not ctx.blobs.exists(model_blob(hashed)):
         with ctx.blobs.create_or_keep(model_blob(hashed)) as blob:
             write_safetensors(blob, canonical.decode(Architecture, run.architecture), manifests, vector)
-    return hashed, ctx.blobs.size(model_blob(hashed))
+    return StoredModel(hashed, ctx.blobs.size(model_blob(hashed)))
 
 
-def remember_model(db: Session, model: str, size: int) -> None:
-    """A model (hash in hex) of so many bytes is stored; one that was removed before is back."""
-    if not insert_once(db, ModelRow, hash=model, size=size, created_at=time.time()):
-        db.get_one(ModelRow, model, with_for_update=True).removed_at = None
-        db.execute(delete(RemovalRow).where(RemovalRow.name == model_blob(model)))
+def remember_model(db: Session, model: StoredModel) -> None:
+    """A model is stored; one that was removed before is back."""
+    if not insert_once(db, ModelRow, hash=model.hash, size=model.size, created_at=time.time()):
+        db.get_one(ModelRow, model.hash, with_for_update=True).removed_at = None
+        db.execute(delete(RemovalRow).where(RemovalRow.name == model_blob(model.hash)))
 
 
 def publish(ctx: Context, attempt_id: int) -> None:
@@ -69,13 +79,25 @@ def publish(ctx: Context, attempt_id: int) -> None:
         for row in sessions
     )
     # Outside of any transaction: a large model takes long, and doing it twice ends in the same blob.
-    with vector_on_disk(coordinates(spec.base_manifest)) as model:
-        read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest, model)
-        advance_model(spec, model, _opened(ctx, spec, parts))
-        hashed, size = store_model(ctx, run, model, Method(run.method).shared_parts)
+    models = _store_next(ctx, run, spec, _opened(ctx, spec, parts))
     with ctx.transaction() as db:
-        _record(ctx, db, attempt_id, RoundResult.of(spec, parts, bytes.fromhex(hashed)), hashed, size)
+        result = RoundResult.of(spec, parts, *(bytes.fromhex(model.hash) for model in models))
+        _record(ctx, db, attempt_id, result, models)
     scrub(ctx)
+
+
+def _store_next(ctx: Context, run: RunRow, spec: RoundSpec, opened: Mapping[str, OpenedPart]) -> list[StoredModel]:
+    """Make durable what a round makes of its base model: the next one, and with outer momentum the averaged model."""
+    shared, before = Method(run.method).shared_parts, averaged_of(run, spec)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(vector_on_disk(coordinates(spec.base_manifest)))
+        read_model(ctx.blobs, spec.base_model_hash.hex(), spec.base_manifest, model)
+        averaged = None
+        if before is not None:
+            averaged = stack.enter_context(vector_on_disk(coordinates(spec.base_manifest)))
+            read_model(ctx.blobs, before, spec.base_manifest, averaged)
+        advance_model(spec, model, opened, averaged)
+        return [store_model(ctx, run, one, shared) for one in (model, averaged) if one is not None]
 
 
 def scrub(ctx: Context) -> None:
@@ -114,14 +136,15 @@ def remove_strays(ctx: Context) -> None:
             ctx.blobs.remove_tree(upload_folder(spec_hash))
 
 
-def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, hashed: str, size: int) -> None:
-    """Result, model and next attempt in the caller's transaction; nothing if another replica was first."""
+def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, models: Sequence[StoredModel]) -> None:
+    """Result, models and next attempt in the caller's transaction; nothing if another replica was first."""
     attempt = queries.attempt_by_id(db, attempt_id, lock=True)
     if attempt.status != "active":
         return
     run = db.get_one(RunRow, attempt.run_id)
     signed = sign_result(result, ctx.key)
-    remember_model(db, hashed, size)
+    for model in models:
+        remember_model(db, model)
     alarms.ring(ctx, db, run, result)
     row = ResultRow(
         run_id=run.id,
@@ -129,7 +152,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
         hash=result.hash.hex(),
         body=signed.body,
         signature=signed.signature,
-        model=hashed,
+        model=models[0].hash,
         published_at=time.time(),
     )
     db.add(row)
@@ -141,7 +164,7 @@ def _record(ctx: Context, db: Session, attempt_id: int, result: RoundResult, has
     audit.record(ctx, db, audit.SERVER, "round published", run=run.name, round=result.round, hash=row.hash)
     conduct.name_members(ctx, db, run)
     start_attempt(ctx, db, run)
-    log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": hashed}})
+    log.info("round published", extra={"fields": {"run": run.name, "round": result.round, "model": row.model}})
 
 
 def _opened(ctx: Context, spec: RoundSpec, parts: tuple[PartResult, ...]) -> dict[str, OpenedPart]:

@@ -69,12 +69,19 @@ def _mark(db: Session, run_id: int, last_removed: int) -> None:
         spec_hash = canonical.decode(RoundResult, row.body).spec_hash.hex()
         insert_once(db, RemovalRow, name=opened_folder(spec_hash))
         before = db.get(ResultRow, (run_id, row.round - 1))
-        if before is not None and not _is_needed(db, run_id, row.round, before.model):
-            model = db.get_one(ModelRow, before.model)
-            model.removed_at = time.time()
-            insert_once(db, RemovalRow, name=model_blob(model.hash))
+        for name in () if before is None else _models_of(before):
+            if not _is_needed(db, run_id, row.round, name):
+                model = db.get_one(ModelRow, name)
+                model.removed_at = time.time()
+                insert_once(db, RemovalRow, name=model_blob(model.hash))
     if rows:
         log.info("old rounds removed", extra={"fields": {"run_id": run_id, "up_to": rows[-1].round}})
+
+
+def _models_of(row: ResultRow) -> set[str]:
+    """The models (hashes in hex) that a result names: the next base, and with outer momentum the averaged one."""
+    averaged = canonical.decode(RoundResult, row.body).averaged_hash.hex()
+    return {row.model, averaged} - {""}
 
 
 def _is_needed(db: Session, run_id: int, round_index: int, model: str) -> bool:
@@ -82,7 +89,11 @@ def _is_needed(db: Session, run_id: int, round_index: int, model: str) -> bool:
     begins = select(RunRow.id).where(or_(RunRow.initial_model == model, RunRow.first_base == model))
     elsewhere = or_(ResultRow.run_id != run_id, ResultRow.round >= round_index)
     gives = select(ResultRow.round).where(ResultRow.model == model, elsewhere)
-    return db.scalar(begins.limit(1)) is not None or db.scalar(gives.limit(1)) is not None
+    if db.scalar(begins.limit(1)) is not None or db.scalar(gives.limit(1)) is not None:
+        return True
+    # Where no institution moved, a later averaged model is the same one.
+    later = (ResultRow.run_id == run_id, ResultRow.round >= round_index)
+    return any(model in _models_of(row) for row in db.scalars(select(ResultRow).where(*later)))
 
 
 def _delete_marked(ctx: Context) -> None:

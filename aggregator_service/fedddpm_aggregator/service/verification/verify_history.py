@@ -267,13 +267,19 @@ class _Run:
     ) -> None:
         result = verify_result(row, roster, spec, parts, self._chain)
         blobs, counts = self._ctx.blobs, self._counts
-        verify_derivation(blobs, spec, result, self._chain.vector, row.removed_at is not None, counts)
-        model = db.get(ModelRow, row.model)
-        removed = model is not None and model.removed_at is not None
-        vector = verify_model(blobs, row.model, spec.base_manifest, removed, counts)
-        self._chain = Chain(row.model, result.hash, result.round + 1, vector)
+        verify_derivation(blobs, spec, result, self._chain, row.removed_at is not None, counts)
+        vector = self._verify_model(db, row.model, spec)
+        averaged = None
+        if result.averaged_hash:
+            averaged = self._verify_model(db, result.averaged_hash.hex(), spec)
+        self._chain = Chain(row.model, result.hash, result.round + 1, vector, averaged)
         self._lineage = self._lineage.after(result)
         counts["results"] += 1
+
+    def _verify_model(self, db: Session, model: str, spec: RoundSpec) -> Vector | None:
+        row = db.get(ModelRow, model)
+        removed = row is not None and row.removed_at is not None
+        return verify_model(self._ctx.blobs, model, spec.base_manifest, removed, self._counts)
 
 
 def _claimed_spoiled(row: ResultRow | None) -> frozenset[str]:

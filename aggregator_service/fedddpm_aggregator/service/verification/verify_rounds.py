@@ -31,6 +31,7 @@ class Chain:
     previous: bytes = b""  # hash of the newest result
     round: int = 0  # of the next result
     vector: Vector | None = None  # the values of ``base``, where they are at hand
+    averaged: Vector | None = None  # with outer momentum: those of the newest averaged model
 
 
 def verify_model(blobs: Blobs, model: str, manifest: Manifest, removed: bool, counts: Counter[str]) -> Vector | None:
@@ -59,13 +60,14 @@ def verify_result(
         result = open_result(signed, roster)
     except (ProtocolError, ValueError) as error:
         raise HistoryError(f"the result does not hold: {error}") from error
-    expected = RoundResult.of(spec, parts, result.model_hash)
+    expected = RoundResult.of(spec, parts, result.model_hash, result.averaged_hash)
     for what, holds in (
         ("is stored with another hash", result.hash.hex() == row.hash),
         ("is stored with another model", result.model_hash.hex() == row.model),
         ("is stored under another round", result.round == row.round),
         ("does not follow the result before it", result.previous_result == chain.previous),
         ("is over another base model than the round before gave", result.base_model_hash.hex() == chain.base),
+        ("has an averaged model without momentum, or none with it", _has_averaged(result) == bool(spec.outer.momentum)),
         ("is not what the attempt's specification and sessions give", result == expected),
     ):
         if not holds:
@@ -74,9 +76,9 @@ def verify_result(
 
 
 def verify_derivation(
-    blobs: Blobs, spec: RoundSpec, result: RoundResult, base: Vector | None, removed: bool, counts: Counter[str]
+    blobs: Blobs, spec: RoundSpec, result: RoundResult, chain: Chain, removed: bool, counts: Counter[str]
 ) -> Vector | None:
-    """Derive the round's model anew from its base and the opened sums; None where retention removed one of them."""
+    """Derive the round's models anew from those before and opened sums; None where retention removed one of them."""
     opened, missing = {}, False
     for part in (part for part in result.parts if part.opened):
         values = OpenedValues(blobs, spec, part.part)
@@ -94,11 +96,16 @@ def verify_derivation(
             raise HistoryError(f"the opened sum of {part.part!r} is not the one that was signed")
         counts["opened sums"] += 1
         opened[part.part] = OpenedPart(values.chunk, part.sums, part.cohort, part.survivors)
-    if base is None or missing:
+    before = chain.averaged if spec.outer.momentum and spec.round else chain.vector
+    if chain.vector is None or before is None or missing:
         return None
     try:
-        vector = follow_result(spec, result, base, opened)
+        following = follow_result(spec, result, chain.vector, opened, before)
     except ProtocolError as error:
         raise HistoryError(f"the result does not follow from its opened sums: {error}") from error
     counts["models derived anew"] += 1
-    return vector
+    return following.base
+
+
+def _has_averaged(result: RoundResult) -> bool:
+    return bool(result.averaged_hash)

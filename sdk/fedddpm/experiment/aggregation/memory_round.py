@@ -24,7 +24,8 @@ from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.rings import largest_references
 from fedddpm_protocol.agreement.shards import sessions_of
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference
-from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, measure, next_model
+from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, derive_model, measure
+from fedddpm_protocol.encoding.rederivation import averaged_hash
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.primitives import ring
 from fedddpm_protocol.session.cohort import session_plan
@@ -35,6 +36,7 @@ class Opened:
     """What a round opened."""
 
     model: Vector  # the next shared parts [coordinates of the base manifest]
+    averaged: Vector | None  # with outer momentum: the averaged model, which these are beyond
     sums: dict[str, tuple[int, ...]]  # session -> opened sums of weights and losses, as SUM_FIELDS
     survivors: dict[str, tuple[str, ...]]  # session -> institutions in the sum
     references: dict[str, ScaleReference]  # part -> what the next round's scale follows from
@@ -50,11 +52,13 @@ def aggregate(
     updates: Mapping[str, LocalUpdate],
     base: Vector,
     rounding: str,
+    averaged: Vector | None = None,
     *,
     masked: bool = True,
 ) -> Opened:
     """Sum everybody's update over ``base``, part by part and shard by shard, and derive the next model.
 
+    ``averaged``: with outer momentum, the averaged model of the round before.
     ``rounding`` names the stream of stochastic rounding, so that a round done again gives the same bits.
 
     Raises:
@@ -91,15 +95,18 @@ def aggregate(
             results.append(replace(result, norm=norms[name]))
     if not opened:
         raise WrappedSumError("the sum of every part was too large for its ring")
-    model = next_model(spec, base, opened)
-    hashed = model_hash(spec.base_manifest, model)
+    following = derive_model(spec, base, opened, averaged)
+    hashed = model_hash(spec.base_manifest, following.base)
     return Opened(
-        model,
+        following.base,
+        following.averaged,
         {name: tuple(part.sums) for name, part in opened.items()},
         {name: tuple(part.survivors) for name, part in opened.items()},
         _references(norms, opened, wrapped),
         tuple(wrapped),
-        _publish(federation, spec, tuple(results), hashed) if masked else hashed,
+        _publish(federation, RoundResult.of(spec, tuple(results), hashed, averaged_hash(spec, following)))
+        if masked
+        else hashed,
         sum(one.factor < 1 for one in pieces.values()),
         time.monotonic() - began,
     )
@@ -137,9 +144,8 @@ def _reference(norm: float, opened: OpenedPart) -> ScaleReference:
     return ScaleReference.after(norm, count, opened.sums[0]) if count > 1 else NOTHING_KNOWN
 
 
-def _publish(federation: Federation, spec: RoundSpec, parts: tuple[PartResult, ...], hashed: bytes) -> bytes:
+def _publish(federation: Federation, result: RoundResult) -> bytes:
     """Sign the result as the aggregator and read it as an institution; its hash."""
-    result = RoundResult.of(spec, parts, hashed)
     return open_result(sign_result(result, federation.server), federation.roster).hash
 
 

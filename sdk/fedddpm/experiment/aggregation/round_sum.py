@@ -15,6 +15,7 @@ from fedddpm.model.unet import UNet
 from fedddpm.transport.traffic import FLOAT_BYTES
 from fedddpm.updates.local_update import LocalUpdate
 from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import draw, sessions_of
 from fedddpm_protocol.agreement.spec import PartSpec, RoundSpec
@@ -39,8 +40,11 @@ def sum_round(
     before: Sequence[RoundRecord],
     base_model: UNet,
     updates: Mapping[str, LocalUpdate],
+    averaged: Vector | None = None,
 ) -> Summed:
     """Sum everybody's update over ``base_model``; where no part had room in its ring, at once again in the widest.
+
+    ``averaged`` [coordinates of the shared parts]: with outer momentum, the averaged model of the round before.
 
     With one sum a round the second is over the same institutions, as SPENT asks. USPLIT draws others for a part, whom
     SPENT would keep out until a draw fits; in memory, where nobody's update is at risk, that is not waited for.
@@ -53,12 +57,12 @@ def sum_round(
     stream = f"{specs.plan.name}/{len(before)}"
     attempts = [specs.round_spec(before, base_model)]
     try:
-        opened = aggregate(federation, attempts[0], updates, base, stream, masked=secure)
+        opened = aggregate(federation, attempts[0], updates, base, stream, averaged, masked=secure)
     except WrappedSumError:
         attempts.append(specs.round_spec(before, base_model, 1, attempts[0].summed))
         if method is Method.USPLIT:
             federation.forget_spent()
-        opened = aggregate(federation, attempts[1], updates, base, stream, masked=secure)
+        opened = aggregate(federation, attempts[1], updates, base, stream, averaged, masked=secure)
     return _summed(attempts, opened, federation.roster)
 
 

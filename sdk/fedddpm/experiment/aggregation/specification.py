@@ -19,7 +19,15 @@ from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.rings import next_ring
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import largest_cohort
-from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, PartSpec, RoundSpec, ScaleReference, part_spec
+from fedddpm_protocol.agreement.spec import (
+    NOTHING_KNOWN,
+    ONE_MODEL,
+    PartSpec,
+    RoundSpec,
+    ScaleReference,
+    part_spec,
+)
+from fedddpm_protocol.agreement.terms import PLAIN_MEAN, OuterOptimizer
 from fedddpm_protocol.primitives.canonical import PROTOCOL, tagged_hash, u64
 
 _CHUNK = 2**18  # coordinates
@@ -75,6 +83,7 @@ class SpecMaker:
             unmask_s=_CLOCKLESS_S,
             previous_result=bytes.fromhex(before[-1].result_hash) if before else b"",
             turn=self.turn(index),
+            outer=self._outer(method),
         ).with_terms_hash()
 
     def turn(self, index: int) -> str:
@@ -84,6 +93,11 @@ class SpecMaker:
     @property
     def _turns(self) -> tuple[str, ...]:
         return TURNS if self.plan.method == Method.TURN else ()
+
+    def _outer(self, method: Method) -> OuterOptimizer:
+        """That of the settings, where the method ends with one model."""
+        s = self.settings
+        return OuterOptimizer(s.outer_learning_rate, s.outer_momentum) if method in ONE_MODEL else PLAIN_MEAN
 
     def _weighting(self, method: Method) -> str:
         if self.settings.weighting == "equal":

@@ -23,8 +23,8 @@ from fedddpm.model.diffusion import Diffusion
 from fedddpm.model.unet import architecture_of
 from fedddpm_protocol.agreement.charter import USUAL_RECIPES
 from fedddpm_protocol.agreement.methods import TURNS
-from fedddpm_protocol.agreement.spec import RINGS
-from fedddpm_protocol.agreement.terms import RECIPES
+from fedddpm_protocol.agreement.spec import ONE_MODEL, RINGS
+from fedddpm_protocol.agreement.terms import MOST_MOMENTUM, RECIPES
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
 
@@ -83,6 +83,8 @@ class StudySettings(BaseModel):
     weighting: Literal["equal", "samples"] = "equal"  # samples: FedAvg's, by the number of images
     clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update, the same in all rounds
     first_bits: Bits = 24  # at least so many while nothing is known of an update's size
+    outer_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # with FULL and TURN: of the mean update
+    outer_momentum: Annotated[float, Field(ge=0, le=MOST_MOMENTUM)] = 0.0  # with them: of the means, over the rounds
     error_feedback: bool = False  # what rounding takes from an update is added to the institution's next one
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"
 
@@ -116,6 +118,8 @@ class StudySettings(BaseModel):
             raise ValueError(
                 "with TURN a run's one model is looked at, and averages stay at home: leave ema_decay at 0"
             )
+        if (self.outer_momentum or self.outer_learning_rate != 1) and not set(ONE_MODEL) & set(self.methods):
+            raise ValueError(f"an outer optimizer goes with {' or '.join(ONE_MODEL)}, and neither is studied")
         local = {"ULATDEC", "UDEC"} & set(self.methods)
         shares = [self.client_share(n, k if local else 1) for n in self.final_samples for k in self.institutions]
         if shares and min(shares) < SMALLEST_SCORED:

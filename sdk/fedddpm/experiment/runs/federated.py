@@ -48,7 +48,7 @@ from fedddpm.updates.adoption import replace_parts
 from fedddpm.updates.error_feedback import Summed
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
-from fedddpm_protocol.agreement.model_layout import model_hash
+from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.losses import federation_losses
 
@@ -104,7 +104,8 @@ class FederatedRun:
         base_model = self._network(index)
         spec = self._specs.round_spec(self.record.rounds, base_model)
         trained = self._train(spec, tell)
-        done = sum_round(self._federation, self._specs, self.record.rounds, base_model, self._updates(spec))
+        updates, averaged = self._updates(spec), self._averaged(spec)
+        done = sum_round(self._federation, self._specs, self.record.rounds, base_model, updates, averaged)
         spec, opened = done.spec, done.opened
         losses = self._adopt(spec, opened, tell)
         grid = self._folder / f"round-{index + 1:03d}.png"
@@ -144,10 +145,9 @@ class FederatedRun:
     def _adopt(self, spec: RoundSpec, opened: Opened, tell: Tell) -> list[float]:
         """Everybody takes the new model; losses of the networks that differ."""
         path = self._folder / "shared.npy"
-        try:
-            np.save(path, opened.model)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
+        _save(path, opened.model)
+        if opened.averaged is not None:
+            _save(self._averaged_file(spec.round + 1), opened.averaged)
         same = not local_parts(self._method)
         together = [self._adopt_together(spec, opened)] if self._method is Method.TURN else []
         scored = [] if together else list(self._sites)[: 1 if same else None]
@@ -166,6 +166,16 @@ class FederatedRun:
         save_model(model_file(self._together, spec.round + 1), whole)
         first = next(iter(self._sites.values()))
         return measure_loss(whole, first.images()[1], first.device)
+
+    def _averaged(self, spec: RoundSpec) -> Vector | None:
+        """With outer momentum, the averaged model of the round before; None without it, and in the first round."""
+        if not spec.outer.momentum or not spec.round:
+            return None
+        vector: Vector = np.load(self._averaged_file(spec.round))
+        return vector
+
+    def _averaged_file(self, rounds: int) -> Path:
+        return self._folder / f"averaged-{rounds:04d}.npy"
 
     def _sums_of(self, site: str, opened: Opened) -> dict[str, Summed] | None:
         """By part, the sum in which an institution stands; None where what rounding took is not kept."""
@@ -269,6 +279,8 @@ class FederatedRun:
                 path = model_file(folder, old)
                 path.unlink(missing_ok=True)
                 average_file(path).unlink(missing_ok=True)
+        for old in range(rounds):
+            self._averaged_file(old).unlink(missing_ok=True)
 
     def _new_record(self) -> RunRecord:
         plan, train_images = self._plan, open_source(ImageSource.of(self._settings))[0]
@@ -292,3 +304,10 @@ class FederatedRun:
         seconds = time.monotonic() - self._run_began
         self.record = self.record.model_copy(update={**changes, "seconds": seconds})
         save(self.record)
+
+
+def _save(path: Path, vector: Vector) -> None:
+    try:
+        np.save(path, vector)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error

@@ -13,7 +13,7 @@ from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import model_hash
-from fedddpm_protocol.encoding.decoder import next_model
+from fedddpm_protocol.encoding.decoder import derive_model, next_model
 from fedddpm_protocol.primitives import canonical
 from fedddpm_protocol.wire.phases import Phase
 
@@ -123,6 +123,34 @@ def test_parts_in_turn_are_summed_one_a_round_and_the_others_keep_their_base(
         assert verify_history(ctx)
 
 
+@pytest.mark.parametrize("method", [Method.FULL, Method.TURN])
+def test_momentum_moves_the_base_beyond_the_averaged_model_and_the_run_ends_with_this(
+    new_federation: NewFederation, serve: Serve, method: Method
+) -> None:
+    federation = new_federation(members=tuple("abc"), c_max=0)
+    federation.start_run(method, rounds=4, outer_learning_rate=0.8, outer_momentum=0.5)
+    site = serve(federation)
+    averaged = None
+    for round_index in range(4):
+        state = first_state(site, round_index)
+        spec = spec_of(state, federation.roster)
+        (part,) = state.sessions
+        base = base_of(site, spec)
+        seats = take_seats(site.institutions.values(), federation.roster, state, part)
+        drive(seats)
+        result = result_of(site, round_index)
+        following = derive_model(spec, base, {part: opened_part(result.parts[0], spec, seats)}, averaged)
+        averaged = following.averaged
+        assert averaged is not None
+        assert result.model_hash == model_hash(spec.base_manifest, following.base)
+        assert result.averaged_hash == model_hash(spec.base_manifest, averaged)
+        assert (result.averaged_hash == result.model_hash) == (round_index == 3)
+        for digest in (result.model_hash, result.averaged_hash):  # for who comes late
+            assert site["a"].send("GET", f"/v1/models/{digest.hex()}").status_code == 200
+    with federation.context() as ctx:
+        assert verify_history(ctx)["models derived anew"] == 4
+
+
 @pytest.mark.parametrize(
     ("method", "options", "why"),
     [
@@ -130,6 +158,8 @@ def test_parts_in_turn_are_summed_one_a_round_and_the_others_keep_their_base(
         (Method.TURN, {"rounds": 2}, "in 2 rounds it is never the turn of turn-decoder"),
         (Method.TURN, {"turns": "decoder,head"}, "unknown turn 'turn-head'"),
         (Method.UDEC, {"turns": "decoder"}, "UDEC has no turns"),
+        (Method.UDEC, {"outer_momentum": 0.5}, "it goes with FULL or TURN, not with UDEC"),
+        (Method.FULL, {"outer_momentum": 0.95}, "would move further than 10 times what clipped updates can"),
     ],
 )
 def test_turns_that_leave_a_part_out_are_not_signed(

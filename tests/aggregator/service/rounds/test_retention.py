@@ -18,7 +18,7 @@ from fedddpm_aggregator.app import open_context
 from fedddpm_aggregator.db.tables import ModelRow, RemovalRow, RunRow
 from fedddpm_aggregator.selftest.serving import served_here
 from fedddpm_aggregator.service.context import Context
-from fedddpm_aggregator.service.rounds.publishing import remember_model
+from fedddpm_aggregator.service.rounds.publishing import StoredModel, remember_model
 from fedddpm_aggregator.service.rounds.retention import retain
 from fedddpm_aggregator.service.verification.verify_history import verify_history
 from fedddpm_aggregator.settings import Settings
@@ -37,9 +37,9 @@ def federation(
     return new_federation()
 
 
-def play(site: Site, rounds: int) -> None:
+def play(site: Site, rounds: int, part: str = "decoder") -> None:
     for number in range(rounds):
-        seats = take_seats(site.institutions.values(), site.federation.roster, first_state(site, number), "decoder")
+        seats = take_seats(site.institutions.values(), site.federation.roster, first_state(site, number), part)
         drive(seats)
         check_part(site, number, seats)
 
@@ -82,6 +82,21 @@ def test_only_the_newest_rounds_keep_their_vectors(federation: Federation, serve
         counts = verify_history(ctx)
     assert (counts["results"], counts["opened sums"], counts["models derived anew"]) == (ROUNDS, 2, 2)
     assert (counts["opened sums removed by retention"], counts["models removed by retention"]) == (2, 1)
+
+
+@pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
+def test_averaged_models_go_with_their_rounds(federation: Federation, serve: Serve) -> None:
+    federation.start_run(method="FULL", rounds=ROUNDS + 1, outer_momentum=0.5)
+    site = serve(federation)
+    play(site, ROUNDS, "full")
+    results = [result_of(site, number) for number in range(ROUNDS)]
+    with federation.context() as ctx:
+        until(site, lambda _: nothing_to_delete(ctx) and removed(site, "/v1/results/run-1/1/opened/full") is not None)
+        for hashes in ([one.model_hash for one in results], [one.averaged_hash for one in results]):
+            assert [removed(site, f"/v1/models/{one.hex()}") is None for one in hashes] == [False, True, True, True]
+            assert [ctx.blobs.exists(f"models/{one.hex()}.safetensors") for one in hashes] == [False, True, True, True]
+        counts = verify_history(ctx)
+    assert (counts["results"], counts["models derived anew"], counts["models removed by retention"]) == (ROUNDS, 2, 2)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +172,6 @@ def test_a_model_that_comes_back_is_kept(finished: Path, monkeypatch: pytest.Mon
         with ctx.database.read() as db:
             model = db.scalars(select(ModelRow).where(ModelRow.removed_at.is_not(None))).one()
         with ctx.transaction() as db:
-            remember_model(db, model.hash, model.size)
+            remember_model(db, StoredModel(model.hash, model.size))
         with ctx.database.read() as db:
             assert db.get_one(ModelRow, model.hash).removed_at is None

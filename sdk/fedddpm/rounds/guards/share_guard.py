@@ -44,6 +44,8 @@ class ShareGuard:
         share = own_share(spec, result, self._member, weight, pieces, base, model)
         if share is not None:
             self._state.remember(OWN_SHARE, share.to_json())
+            if spec.turn:
+                self._state.remember(_in_turn(spec.turn), share.to_json())
 
     def after(self, result: RoundResult) -> OwnShare | None:
         """The own share in a result that was taken, None where it is not known; warns where it is large."""
@@ -61,10 +63,10 @@ class ShareGuard:
     def require_small(self, spec: RoundSpec) -> None:
         """PolicyError where the round of ``spec`` would give the own update a share above the policy's.
 
-        That is the last known one of the run, as it would have been within the clip norm of ``spec``: a share that the
-        clip norm is about to mend stops nobody.
+        That is the last known one of the run, where parts take turns that of the part whose turn it is, as it would
+        have been within the clip norm of ``spec``: a share that the clip norm is about to mend stops nobody.
         """
-        share = self._last(spec.run)
+        share = self._last(spec.run, _in_turn(spec.turn) if spec.turn else OWN_SHARE)
         if share is None or share.largest <= self._policy.max_share:
             return
         next_time = share.largest_at(spec.clip_norm)
@@ -76,10 +78,15 @@ class ShareGuard:
                 f"{_ASK[0].upper()}{_ASK[1:]}; or raise max_share and start again, if the mean may show your update",
             )
 
-    def _last(self, run: str) -> OwnShare | None:
-        stored = self._state.fact(OWN_SHARE)
+    def _last(self, run: str, kept_as: str = OWN_SHARE) -> OwnShare | None:
+        stored = self._state.fact(kept_as)
         share = None if stored is None else OwnShare.from_json(stored)
         return share if share is not None and share.run == run else None
+
+
+def _in_turn(part: str) -> str:
+    """The fact that holds the newest share in a part that is summed in turn."""
+    return f"{OWN_SHARE}:{part}"
 
 
 def _percent(share: float) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from tests.sdk.experiment.test_sum import MANY, MEMBERS, found, make_spec, make_
 
 from fedddpm import LocalPolicyOptions
 from fedddpm.config import load_config
-from fedddpm.errors import ConfigError
+from fedddpm.errors import ConfigError, PolicyError
 from fedddpm.experiment.aggregation.memory_round import Opened, aggregate
 from fedddpm.rounds.guards.own_share import OwnShare, Products, own_share
+from fedddpm.rounds.guards.share_guard import ShareGuard
+from fedddpm.state.folder import StateFolder
 from fedddpm.updates.contribution import scaled_pieces
 from fedddpm.updates.local_update import LocalUpdate
-from fedddpm_protocol.agreement.methods import Method
+from fedddpm_protocol.agreement.methods import TURNS, Method
 from fedddpm_protocol.agreement.model_layout import model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.spec import RoundSpec
@@ -129,3 +132,20 @@ def test_a_policy_that_equals_cannot_meet_is_refused(policy: dict[str, object], 
 def test_equals_of_the_smallest_cohort_pass() -> None:
     assert LocalPolicyOptions(min_cohort=10, warn_share=0.12, max_share=0.15).max_share == 0.15
     assert LocalPolicyOptions(allow_two_party=True, min_cohort=5, warn_share=0.3, max_share=0.4).max_share == 0.4
+
+
+def test_where_parts_take_turns_a_share_holds_for_its_part(tmp_path: Path) -> None:
+    """What was summed in the last round says nothing of the part whose turn it is now."""
+    federation, updates = found(MEMBERS), make_updates(MEMBERS, Method.TURN)
+    small = {name: replace(update, delta=update.delta * np.float32(0.01)) for name, update in updates.items()}
+    updates = {**small, "site-1": replace(updates["site-1"], samples=100)}
+    base = np.zeros(len(updates["site-1"].delta), np.float32)
+    first = make_spec(federation, Method.TURN)
+    second = replace(first, turn=TURNS[1])
+    with StateFolder(tmp_path / "state", b"r" * 32, "site-1") as state:
+        guard = ShareGuard(state, "site-1", LocalPolicyOptions(max_share=0.6), lambda _: None)
+        opened = aggregate(federation, first, updates, base, "stream", masked=False)
+        guard.measure(first, result_of(first, opened), updates["site-1"], base, opened.model)
+        guard.require_small(second)  # another part: nothing is known of it
+        with pytest.raises(PolicyError, match="max_share"):
+            guard.require_small(first)

@@ -10,9 +10,9 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -63,17 +63,39 @@ def versions() -> str:
 
 def lucidrains_diffusion(sampling_steps: int | None = None) -> Any:
     """denoising-diffusion-pytorch's UNet in its GaussianDiffusion, whose images lie in [0, 1]."""
-    library = importlib.import_module("denoising_diffusion_pytorch")
-    module = importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
-    vars(module)["tqdm"] = _no_bar  # it draws one whoever calls it
+    library = lucidrains()
     unet = library.Unet(dim=_DIM_LUCIDRAINS, dim_mults=(1, 2, 4), channels=1, flash_attn=False)
     return library.GaussianDiffusion(
         unet, image_size=IMAGE_SIZE, timesteps=1000, sampling_timesteps=sampling_steps, objective="pred_noise"
     )
 
 
-def _no_bar(steps: Iterable[int], **_: object) -> Iterable[int]:
-    return steps
+class _NoBar:
+    """Stands where the peer would draw a bar, whoever calls it."""
+
+    def __init__(self, steps: Iterable[int] = (), **_: object) -> None:
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_description(self, _: str) -> None:
+        pass
+
+    def update(self, _: int) -> None:
+        pass
+
+
+def lucidrains() -> Any:
+    """denoising-diffusion-pytorch, without its bars."""
+    vars(importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch"))["tqdm"] = _NoBar
+    return importlib.import_module("denoising_diffusion_pytorch")
 
 
 def diffusers_unet() -> Any:

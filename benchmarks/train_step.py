@@ -4,11 +4,11 @@
     python benchmarks/train_step.py --threads 2
 
 A step is forward, backward and optimizer on a batch of 28x28 grayscale images. Each network is trained as its own users
-train it: ours by ``Trainer`` (channels_last, fused Adam; on a card bfloat16 and compiled), denoising-diffusion-pytorch
-by its ``GaussianDiffusion`` and Adam, diffusers by its ``DDPMScheduler``, MSE and AdamW; both with bfloat16 on a card,
-as their own training scripts offer it. "written plainly" is the paper's network itself, by the formulas, with torch's
-defaults in float32. The contenders take turns, so that noise of the machine hits all; times are medians, and the ratio
-is to our paper preset.
+train it: ours by ``Trainer`` and the recipe that goes with it (channels_last; on a card bfloat16 and compiled),
+denoising-diffusion-pytorch by its ``GaussianDiffusion`` and Adam, diffusers by its ``DDPMScheduler``, MSE and AdamW;
+both with bfloat16 on a card, as their own training scripts offer it. "written plainly" is the paper's network itself,
+by the formulas, with torch's defaults in float32. The contenders take turns, so that noise of the machine hits all;
+times are medians, and the ratio is to our paper preset.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from fedddpm.model.unet import UNet
 from fedddpm.training.optimizers import make_optimizer
 from fedddpm.training.settings import TrainSettings
 from fedddpm.training.trainer import Trainer
+from fedddpm_protocol.agreement.charter import USUAL_RECIPES
 
 LEARNING_RATE = 1e-4
 REFERENCE = "fedddpm paper"
@@ -57,6 +58,7 @@ BFLOAT16_RATES = {
 }
 
 
+PRESETS = ("paper", "fast", "lean")  # each by the recipe that goes with it
 HEADINGS = ("network", "parameters", "ms/image", "middle half", "ratio", "GFLOP/image", "of card")
 
 
@@ -88,13 +90,18 @@ class Threads:
 def ours(preset: str, images: ImageSet, batch_size: int, device: torch.device) -> Contender:
     """One step of the SDK's trainer, the drawing of a batch included."""
     model = UNet(peers.IMAGE_SIZE, 1, preset)
-    settings = TrainSettings(epochs=10**6, batch_size=batch_size, learning_rate=LEARNING_RATE)
+    recipe = USUAL_RECIPES[model.architecture.prediction]
+    settings = TrainSettings(epochs=10**6, batch_size=batch_size, learning_rate=LEARNING_RATE, recipe=recipe)
     trainer = Trainer(model, images, device, settings, seed=0)
     trainer.prepare()
-    adam = make_optimizer(dict(model.named_parameters()), LEARNING_RATE)
+    optimizer = make_optimizer(dict(model.named_parameters()), LEARNING_RATE, recipe)
     ready = trainer._batches_from(0)
     count = iter(range(10**9))
-    return Contender(f"fedddpm {preset}", peers.size(model), lambda: trainer._step(adam, next(ready)[1], next(count)))
+
+    def step() -> object:
+        return trainer._step(optimizer, next(ready)[1], next(count))
+
+    return Contender(f"fedddpm {preset}", peers.size(model), step)
 
 
 def plain(images: ImageSet, batch_size: int, device: torch.device) -> Contender:
@@ -157,6 +164,7 @@ def operations() -> dict[str, float]:
     return {
         REFERENCE: _operations(UNet(peers.IMAGE_SIZE, 1, "paper")),
         "fedddpm fast": _operations(UNet(peers.IMAGE_SIZE, 1, "fast")),
+        "fedddpm lean": _operations(UNet(peers.IMAGE_SIZE, 1, "lean")),
         PLAIN: _operations(peers.plain_unet()),
         "denoising-diffusion-pytorch": _operations(peers.lucidrains_diffusion().model),
         "diffusers": _operations(peers.diffusers_unet()),
@@ -209,7 +217,7 @@ def sweep(images: ImageSet, options: argparse.Namespace, device: torch.device) -
     rows = []
     for threads in options.sweep:
         torch.set_num_threads(threads)
-        contenders = [ours(preset, images, options.batch, device) for preset in ("paper", "fast")]
+        contenders = [ours(preset, images, options.batch, device) for preset in PRESETS]
         measured = measure(contenders, max(2, options.steps // 2), options.batch, device)
         rows += [Threads(threads, row.name, row.ms_per_image) for row in measured]
     torch.set_num_threads(options.threads)
@@ -252,7 +260,7 @@ def main() -> int:
     side = peers.IMAGE_SIZE
     images = ImageSet(torch.randint(0, 256, (4 * options.batch, 1, side, side), dtype=torch.uint8))
     with tuned_kernels(device):
-        contenders = [ours(preset, images, options.batch, device) for preset in ("paper", "fast")]
+        contenders = [ours(preset, images, options.batch, device) for preset in PRESETS]
         contenders += [peer(images, options.batch, device) for peer in (plain, lucidrains, diffusers)]
         rows = measure(contenders, options.steps, options.batch, device, operations())
         swept = sweep(images, options, device)

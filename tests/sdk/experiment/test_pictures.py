@@ -8,8 +8,8 @@ from PIL import Image
 from tests.sdk.support.studies import made_run, made_study, members
 
 from fedddpm.experiment.report.pictures import curves, rounds_strip, split_picture
-from fedddpm.experiment.report.trade_off_picture import trade_off_pictures
-from fedddpm.experiment.results import InstitutionRecord
+from fedddpm.experiment.report.trade_off_picture import beside_paper, trade_off_pictures
+from fedddpm.experiment.results import InstitutionRecord, StudyResults
 
 FULL, UDEC = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
@@ -98,3 +98,21 @@ def test_curves_tell_rings_apart(tmp_path: Path) -> None:
         shades = [{rgb for _, rgb in image.convert("RGB").getcolors(2**16) or ()} for image in (first, second)]
     assert FULL in shades[0] & shades[1]
     assert len([rgb for rgb in shades[1] - shades[0] if rgb[2] - rgb[0] > 60]) > 3  # a paler blue
+
+
+def test_the_papers_own_points_stand_beside_ours(tmp_path: Path) -> None:
+    def study(*methods: str, savings: tuple[str, ...] = ("rescaled", "clipped"), **changes: object) -> StudyResults:
+        return made_study(*(made_run(method, k=10, savings=savings) for method in methods), **changes)
+
+    (alone,) = beside_paper(study("FULL", "centralised"), tmp_path / "one")
+    assert alone.name == "paper-k10-iid-paper.png"
+    (both,) = beside_paper(study("FULL", "UDEC", "centralised"), tmp_path / "both")
+    assert pixels(alone, UDEC) == 0
+    assert pixels(both, UDEC) > 100
+    assert beside_paper(study("FULL", savings=("rescaled",)), tmp_path) == []  # nothing was saved as the paper does
+    assert beside_paper(made_study(made_run("FULL", k=7, savings=("clipped",))), tmp_path) == []  # it has no K = 7
+    assert beside_paper(other_images(study("FULL")), tmp_path) == []
+
+
+def other_images(study: StudyResults) -> StudyResults:
+    return study.model_copy(update={"settings": {**study.settings, "data": "cifar10"}})

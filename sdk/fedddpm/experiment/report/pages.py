@@ -21,7 +21,7 @@ from fedddpm.experiment.report.tables import (
     scores_tables,
 )
 from fedddpm.experiment.report.trade_off import trade_off_table
-from fedddpm.experiment.report.trade_off_picture import trade_off_pictures
+from fedddpm.experiment.report.trade_off_picture import beside_paper, trade_off_pictures
 from fedddpm.experiment.report.traffic_table import traffic_table
 from fedddpm.experiment.results import RunRecord, StudyResults
 from fedddpm.files.atomic import write_atomic
@@ -168,7 +168,13 @@ def _splits(results: StudyResults, place: Path) -> list[Picture]:
 def _traffic(results: StudyResults, place: Path) -> list[Picture]:
     alt = "What the runs moved over the wire against how good they became, one line a method, one point a ring"
     caption = "Up and down over the whole run, all institutions; the number at a point is the bits of its ring."
-    return [Picture(path, alt, caption) for path in trade_off_pictures(results, place)]
+    shown = [Picture(path, alt, caption) for path in trade_off_pictures(results, place)]
+    alt = "Bytes against FID, images saved as the paper's code does: our finished runs, and hollow the paper's figures"
+    caption = (
+        "The paper's bytes are its N in float32, of another network and more rounds; how many images it drew it does"
+        " not say, and its images lose everything below mid-grey, as ours do here."
+    )
+    return shown + [Picture(path, alt, caption) for path in beside_paper(results, place)]
 
 
 def _curves(results: StudyResults, place: Path) -> list[Picture]:

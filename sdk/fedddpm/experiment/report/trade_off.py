@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedddpm.evaluation.scores import Scores
@@ -26,10 +26,15 @@ class Point:
     scores: tuple[Scores, ...]  # of the measurement that all points have in common; empty without one
 
 
-def points(results: StudyResults) -> list[Point]:
-    """One point a setting that has finished runs, in the order of tables."""
+def points(results: StudyResults, *, as_the_paper: bool = False) -> list[Point]:
+    """One point a setting that has finished runs, in the order of tables.
+
+    ``as_the_paper``: measured by FID on images that were saved as the paper's code saves them; then a point without
+    scores was not.
+    """
     finished = [Group(runs) for group in grouped(results) if (runs := tuple(run for run in group.runs if run.done))]
-    shared = _shared_measurement(run for group in finished for run in group.runs)
+    every = [run for group in finished for run in group.runs]
+    shared = _shared_measurement(every, _as_the_paper if as_the_paper else _any)
     return [_point(group, shared) for group in finished]
 
 
@@ -58,9 +63,18 @@ def _finals(run: RunRecord) -> dict[_Measurement, Measured]:
     return {(one.pooled.metric, one.pooled.net, one.pooled.n, one.pooled.saving): one for one in measured}
 
 
-def _shared_measurement(runs: Iterable[RunRecord]) -> _Measurement | None:
+def _any(_: _Measurement) -> bool:
+    return True
+
+
+def _as_the_paper(one: _Measurement) -> bool:
+    metric, _, _, saving = one
+    return metric == "FID" and saving == "clipped"
+
+
+def _shared_measurement(runs: Iterable[RunRecord], allowed: Callable[[_Measurement], bool]) -> _Measurement | None:
     """What every run was measured by: FD before FID (it needs fewer images), most images, saved properly."""
-    every = [set(_finals(run)) for run in runs]
+    every = [{one for one in _finals(run) if allowed(one)} for run in runs]
     common = set.intersection(*every) if every else set()
     return max(common, key=lambda one: (one[0] == "FD", one[3] == "rescaled", one[2], one[1]), default=None)
 

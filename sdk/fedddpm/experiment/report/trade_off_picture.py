@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedddpm.experiment.report import paper
 from fedddpm.experiment.report.drawing import empty_figure, save_figure, style
 from fedddpm.experiment.report.groups import short
+from fedddpm.experiment.report.paper_comparison import paper_split
 from fedddpm.experiment.report.table import INSECURE
 from fedddpm.experiment.report.trade_off import Point, points
 from fedddpm.experiment.results import StudyResults
+from fedddpm.transport.traffic import FLOAT_BYTES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +41,66 @@ def trade_off_pictures(results: StudyResults, folder: Path) -> list[Path]:
         title = f"K = {k}, {split}, network {network}"
         written.append(_draw(members, baselines, title, folder / f"traffic-k{k}-{split}-{network}.png"))
     return written
+
+
+def beside_paper(results: StudyResults, folder: Path) -> list[Path]:
+    """Finished runs on Fashion-MNIST beside the paper's own points, bytes against FID; by (K, split, network).
+
+    FIDs are of images saved as the paper's code saves them. Returns what there is to show: nothing where no run was
+    measured so, or the paper has no such setting. Errors as :func:`trade_off_pictures`.
+    """
+    if results.settings.get("data") != paper.DATASET:
+        return []
+    found = [point for point in points(results, as_the_paper=True) if point.scores]
+    written = []
+    for panel in dict.fromkeys(_panel(point) for point in found if point.moved):
+        members = [point for point in found if point.moved and _panel(point) == panel]
+        if any(_published(point) for point in members):
+            k, split, network = panel
+            baselines = [one for one in found if one.group.centralised and one.group.first.network == network]
+            title = f"K = {k}, {split}: ours ({network}) and {paper.SOURCE}"
+            path = folder / f"paper-k{k}-{split}-{network}.png"
+            written.append(_draw_beside_paper(members, baselines, title, path))
+    return written
+
+
+def _panel(point: Point) -> tuple[int, str, str]:
+    run = point.group.first
+    return run.institutions, run.split, run.network
+
+
+def _published(point: Point) -> paper.Published | None:
+    run = point.group.first
+    return paper.published(run.method, run.institutions, paper_split(run.split))
+
+
+def _draw_beside_paper(members: Sequence[Point], baselines: Sequence[Point], title: str, path: Path) -> Path:
+    figure = empty_figure(7.5, 4.6)
+    axes = figure.subplots()
+    for point in members:
+        _line(axes, [point], scored=True)
+        run = point.group.first
+        theirs = _published(point)
+        traffic = paper.published_traffic(run.method, run.institutions)
+        if theirs is not None and traffic is not None:
+            hollow = {**style(run.method), "markerfacecolor": "none", "markersize": 8, "linestyle": "none"}
+            axes.plot([traffic.millions * FLOAT_BYTES], [theirs.fid], label=f"{run.method}, the paper's", **hollow)
+    for baseline in baselines:
+        values = _values(baseline, scored=True)
+        axes.axhline(float(np.mean(values)), label="centralised", **_plain_line(baseline))
+    best = paper.published(paper.CENTRALISED, 1, paper.IID, paper.CENTRALISED_EPOCHS)
+    if best is not None:
+        axes.axhline(best.fid, label="centralised, the paper's", color="#AAAAAA", linewidth=1, linestyle=(0, (5, 3)))
+    first = members[0].scores[0]
+    axes.axhline(first.floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label="real images")
+    axes.set(title=title, xscale="log", xlabel="MB of all institutions over the run, up and down (points: bits)")
+    axes.set_ylabel(f"{first.label}, saved as the paper does")
+    axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
+    _mark_megabytes(axes)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return save_figure(figure, path)
 
 
 def _draw(members: Sequence[Point], baselines: Sequence[Point], title: str, path: Path) -> Path:

@@ -164,7 +164,9 @@ def demo(options: argparse.Namespace) -> None:
     federation = WatchedFederation(options.folder.resolve(), MEMBERS, name="demo", c_max=1, n_min=3)
     say("keys for the root and four institutions, a roster signed by the root, an aggregator that holds it")
     federation.enrol()
-    say(f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern;")
+    say(
+        f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern, outer momentum;"
+    )
     console.print("    the whole network travels, rotated, dithered and masked, in one byte a parameter")
     model = federation.init_model(28, 1, options.preset)
     training = {
@@ -172,6 +174,7 @@ def demo(options: argparse.Namespace) -> None:
         "epochs": options.epochs,
         "batch_size": 16,
         "recipe": "modern",
+        "outer_momentum": 0.4,
         "chunk_coordinates": 65536,  # sums are checked by the chunk: small ones for a small network
     }
     federation.start_run("demo", "FULL", model, **training, join_s=86_400, shares_s=5)

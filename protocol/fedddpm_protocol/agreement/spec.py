@@ -25,8 +25,8 @@ from fedddpm_protocol.primitives.ring import MAX_BITS, MIN_BITS
 from fedddpm_protocol.wire.messages import MAX_CHUNKS, MAX_COHORT
 
 ONE_MODEL = (Method.FULL, Method.TURN)  # all parts are everybody's, from one sum each
-HIDDEN = "hidden"
-WEIGHTINGS = (HIDDEN, "equal", "disclosed")
+HIDDEN, EQUAL = "hidden", "equal"
+WEIGHTINGS = (HIDDEN, EQUAL, "disclosed")
 RINGS = (4, 6, 8, 12, 16, 20, 24, 32)  # bits of a values segment
 WIDEST_ROTATED = 24  # float64 decodes a rotated sum exactly up to here
 LARGEST_BLOCK = 65536  # coordinates that are rotated together

@@ -20,6 +20,7 @@ from fedddpm_protocol.agreement.methods import part_of, sessions_by_part
 from fedddpm_protocol.agreement.model_layout import Vector
 from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.spec import (
+    EQUAL,
     LOSS_LIMIT,
     LOSS_UNITS,
     ROTATED,
@@ -96,7 +97,7 @@ def check_single(
     if not energy.complete or len(sums) != len(SUM_FIELDS):
         raise ResultError(f"{part.values.coordinates} values of part {part.name!r} and their sums expected")
     weight, *losses = sums
-    least = WEIGHT_UNITS if spec.weighting == "equal" else 1
+    least = WEIGHT_UNITS if spec.weighting == EQUAL else 1
     if not least <= weight <= WEIGHT_UNITS:
         raise ResultError(f"a weight of {weight} units is outside {least} to {WEIGHT_UNITS}")
     if any(loss >= LOSS_LIMIT * LOSS_UNITS for loss in losses):

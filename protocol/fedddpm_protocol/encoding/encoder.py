@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fedddpm_protocol.agreement.chunks import chunk_span
 from fedddpm_protocol.agreement.model_layout import Vector
-from fedddpm_protocol.agreement.spec import LOSS_LIMIT, LOSS_UNITS, ROTATED, WEIGHT_UNITS, PartSpec, RoundSpec
+from fedddpm_protocol.agreement.spec import EQUAL, LOSS_LIMIT, LOSS_UNITS, ROTATED, WEIGHT_UNITS, PartSpec, RoundSpec
 from fedddpm_protocol.encoding.dither import UNITS, Dither
 from fedddpm_protocol.encoding.rotation import Rotation
 from fedddpm_protocol.encoding.scale import step_of
@@ -41,7 +41,7 @@ def weight_units(samples: int, spec: RoundSpec) -> int:
     """Weight of an institution in [1, 65535]: its samples over the cap, or full weight where weights are equal."""
     if samples < 1:
         raise EncodingError("an institution without samples has no update to give")
-    if spec.weighting == "equal":
+    if spec.weighting == EQUAL:
         return WEIGHT_UNITS
     return capped_weight(samples, spec.weight_cap)
 

@@ -19,8 +19,10 @@ from fedddpm_aggregator.cli.app import app
 from fedddpm_aggregator.cli.run_options import with_run_options
 from fedddpm_aggregator.db.tables import RunRow
 from fedddpm_aggregator.security.key_files import OPERATOR_PURPOSE, ROOT_PURPOSE, write_key
+from fedddpm_aggregator.service.administration.charter_drafts import draft_charter
 from fedddpm_aggregator.service.administration.run_settings import Asked, Number, OperatorSettings, RunSettings
 from fedddpm_aggregator.service.rounds.chartered import charter_of
+from fedddpm_aggregator.vectors.model_files import read_network
 from fedddpm_protocol.agreement.roster import Member, sign_roster
 from fedddpm_protocol.agreement.terms import RECIPES
 
@@ -51,8 +53,8 @@ OPTIONS = {
     "min-cohort": "[x>=0] joins to wait for; 0: the roster's n_min [default: 0]",
     "chunk-coordinates": "[x>=8] coordinates in a chunk; a multiple of 4096 fits all [default: 262144]",
     "bits": "ring in which updates travel: 4, 6, 8, 12, 16, 20, 24, 32 bits [default: 8]",
-    "first-bits": "ring of the first round, and wherever nothing is known of a part's size; by default 24, or --bits "
-    "where that is more",
+    "first-bits": "ring of the first round, and wherever nothing is known of a part's size; by default 24, with equal "
+    "weights the recipe's: 24 (paper), 16 (modern); or --bits where that is more",
 }
 DURATIONS = {
     "join-s": "seconds for training and joining [default: 3600.0]",
@@ -235,3 +237,12 @@ def test_every_duration_has_a_column_of_its_name() -> None:
     assert {field.name for field in dataclasses.fields(OperatorSettings)} <= {
         column.key for column in RunRow.__table__.c
     }
+
+
+@pytest.mark.parametrize(("weighting", "bits", "first"), [("equal", 8, 16), ("equal", 20, 20), ("hidden", 8, 24)])
+def test_the_first_ring_follows_from_recipe_and_weights(tmp_path: Path, weighting: str, bits: int, first: int) -> None:
+    """An update of the recipe modern comes near its clip norm, unless weights make it small."""
+    federation = Federation(tmp_path)
+    settings = RunSettings("run-1", "UDEC", 2, recipe="modern", weighting=weighting, bits=bits)
+    charter = draft_charter(settings, federation.roster, read_network(federation.write_theta_0()), 1)
+    assert charter.travel.first_bits == first

@@ -17,7 +17,7 @@ from fedddpm_protocol.agreement.methods import TURNS, Method
 from fedddpm_protocol.agreement.model_layout import HASH_BYTES, Manifest, require_name
 from fedddpm_protocol.agreement.rings import WIDEST_BITS, ValuesRing
 from fedddpm_protocol.agreement.roster import Roster
-from fedddpm_protocol.agreement.spec import RINGS, ROTATED, PartSpec, rotation_block
+from fedddpm_protocol.agreement.spec import EQUAL, RINGS, ROTATED, PartSpec, rotation_block
 from fedddpm_protocol.agreement.terms import RECIPES, OuterOptimizer, Recipe
 
 _BLOCK = 4096  # coordinates that are rotated together, at least, where a part has as many
@@ -28,13 +28,13 @@ def draft_charter(
     settings: RunSettings, roster: Roster, network: Network, number: int, ends: tuple[str, ...] = ()
 ) -> Charter:
     """What the root signs for a run under this roster; OperatorError says what cannot be and what to do."""
-    _check_rings(settings)
     settings.require_bounds()
     if settings.clip not in CLIPPINGS:
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
     if settings.min_cohort and settings.min_cohort < roster.n_min:
         raise OperatorError(f"--min-cohort {settings.min_cohort} is below the roster's n_min {roster.n_min}")
     recipe = _recipe(settings.recipe or USUAL_RECIPES[network.architecture.prediction])
+    _check_rings(settings, recipe)
     try:
         require_name("run", settings.name)
         charter = Charter(
@@ -117,20 +117,23 @@ def _travel(settings: RunSettings, recipe: Recipe) -> Travel:
         clip=settings.clip,
         clip_norm=recipe.clip_norm if settings.clip_norm is None else settings.clip_norm,
         bits=settings.bits,
-        first_bits=_first_bits(settings),
+        first_bits=_first_bits(settings, recipe),
         chunk_coordinates=settings.chunk_coordinates,
     )
 
 
-def _first_bits(settings: RunSettings) -> int:
-    return max(settings.bits, DEFAULT_FIRST_BITS) if settings.first_bits is None else settings.first_bits
+def _first_bits(settings: RunSettings, recipe: Recipe) -> int:
+    if settings.first_bits is not None:
+        return settings.first_bits
+    # Weights by samples may all be a thousandth of a full one, and the sum as much smaller.
+    return max(settings.bits, recipe.first_bits if settings.weighting == EQUAL else DEFAULT_FIRST_BITS)
 
 
-def _check_rings(settings: RunSettings) -> None:
-    for option, bits in (("--bits", settings.bits), ("--first-bits", _first_bits(settings))):
+def _check_rings(settings: RunSettings, recipe: Recipe) -> None:
+    for option, bits in (("--bits", settings.bits), ("--first-bits", _first_bits(settings, recipe))):
         if bits not in RINGS:
             raise OperatorError(f"{option} {bits} is no ring that values can travel in; choose one of {RING_CHOICES}")
-    if _first_bits(settings) < settings.bits:
+    if _first_bits(settings, recipe) < settings.bits:
         raise OperatorError(
             f"--first-bits {settings.first_bits} is narrower than --bits {settings.bits}, but less is known of the "
             "first sum than of later ones; leave --first-bits out or choose a wider ring"

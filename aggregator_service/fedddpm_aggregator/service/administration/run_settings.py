@@ -21,7 +21,7 @@ from fedddpm_aggregator.service.rounds.chartered import Durations
 from fedddpm_protocol.agreement.charter import SCHEDULES
 from fedddpm_protocol.agreement.clipping import ADAPTIVE
 from fedddpm_protocol.agreement.methods import MODEL_PARTS, Method
-from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, RINGS
+from fedddpm_protocol.agreement.spec import CHUNK_COORDINATES, EQUAL, RINGS
 from fedddpm_protocol.agreement.terms import MODERN, MOST_MOMENTUM, PLAIN_MEAN, RECIPES
 from fedddpm_protocol.wire.api import MAX_COUNT, MAX_INT32
 
@@ -88,7 +88,7 @@ class RunSettings:
     clip: Annotated[
         Word, Asked("adaptive: from round 2 on the clip norm follows the last mean; fixed: --clip-norm it is")
     ] = ADAPTIVE
-    weighting: Annotated[Word, Asked("equal weights for all, or by sample counts: hidden or disclosed ones")] = "equal"
+    weighting: Annotated[Word, Asked("equal weights for all, or by sample counts: hidden or disclosed ones")] = EQUAL
     weight_cap: Annotated[
         int, Field(ge=0, le=MAX_COUNT), Asked("samples that count as a full weight by samples", least=1)
     ] = 65535
@@ -101,7 +101,8 @@ class RunSettings:
         Number | None,
         Asked(
             "ring of the first round, and wherever nothing is known of a part's size; "
-            f"by default {DEFAULT_FIRST_BITS}, or --bits where that is more"
+            f"by default {DEFAULT_FIRST_BITS}, with equal weights the recipe's: {_of_each('first_bits')}; or --bits"
+            " where that is more"
         ),
     ] = None
 

@@ -164,10 +164,8 @@ def demo(options: argparse.Namespace) -> None:
     federation = WatchedFederation(options.folder.resolve(), MEMBERS, name="demo", c_max=1, n_min=3)
     say("keys for the root and four institutions, a roster signed by the root, an aggregator that holds it")
     federation.enrol()
-    say(
-        f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern, outer momentum;"
-    )
-    console.print("    the whole network travels, rotated, dithered and masked, in one byte a parameter")
+    say(f"theta_0 from a seed, and a run: FULL, {options.rounds} rounds, network {options.preset}, recipe modern;")
+    console.print("    its means move the model with momentum, and travel rotated and masked, in one byte a parameter")
     model = federation.init_model(28, 1, options.preset)
     training = {
         "rounds": options.rounds,

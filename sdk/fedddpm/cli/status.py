@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedddpm.config import ClientConfig
+from fedddpm.generation.round_pictures import FOLDER
 from fedddpm.identity import Identity
+from fedddpm.monitoring.rounds_table import FILE
 from fedddpm.rounds.guards.alarm_guard import ringing
 from fedddpm.rounds.guards.own_share import OwnShare
 from fedddpm.state.report import RunReport, parameters_in, read_state
@@ -42,6 +44,7 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
             *_rows_a_round(run),
             ("network", str(run.model)),
         ]
+    rows += _rows_of_files(state_dir)
     if report.own_share is not None:
         share = OwnShare.from_json(report.own_share)
         rows.append(("own share of the mean", f"{share} in round {share.round + 1} of run {share.run}"))
@@ -56,6 +59,14 @@ def status_rows(state_dir: Path, remote: RunState | str | None) -> list[tuple[st
     elif remote is not None:
         rows += _remote_rows(remote)
     return rows
+
+
+def _rows_of_files(state_dir: Path) -> list[tuple[str, str]]:
+    """The newest picture and the table of rounds, where there are such."""
+    pictures = sorted((state_dir / FOLDER).glob("round-*.png"))
+    table = state_dir / FILE
+    rows = [("newest picture", str(pictures[-1]))] if pictures else []
+    return [*rows, ("rounds in figures", str(table))] if table.is_file() else rows
 
 
 def _rows_a_round(run: RunReport) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fedddpm import SamplesOptions
+from fedddpm.cli.status import status_rows
 from fedddpm.files.atomic import load_tensors
 from fedddpm.generation import round_pictures
 from fedddpm.model.ema import average_file
@@ -104,6 +105,10 @@ def test_whoever_sat_out_has_a_line_and_a_picture_of_the_newest_round_only(feder
     ]
     assert rows[1]["mean_loss_after"] == table_of(fed, A)[1]["mean_loss_after"]
     assert pictures_of(fed, A) == ["round-0001.png", "round-0002.png", "round-0003.png"]
+    state = fed.folder / f"state-{A}"
+    shown = dict(status_rows(state, None))
+    assert shown["newest picture"] == str(state / "samples" / "round-0003.png")
+    assert shown["rounds in figures"] == str(state / "rounds.csv")
 
 
 def test_training_does_not_notice_the_pictures(federation, monkeypatch):

@@ -58,11 +58,30 @@ def score(
         DataError: too few images, more than there are real training images for the floor, or of another size.
         ConfigError: the extra is not installed.
     """
-    floor = reference.floor(len(images))  # refuses what has none before minutes are spent
+    reference.floor(len(images))  # refuses what has none before minutes are spent
     features = net.extract(images, on_progress)
+    return score_features(net, reference, features, companions=companions, seed=seed, saving=saving)
+
+
+def score_features(
+    net: FeatureNet,
+    reference: Reference,
+    features: Features,
+    *,
+    companions: bool = True,
+    seed: int = 0,
+    saving: Saving = "rescaled",
+) -> Scores:
+    """As :func:`score`, of images whose ``features`` [N, width] by ``net`` are at hand.
+
+    Raises:
+        DataError: too few images, or more than there are real training images for the floor.
+        ConfigError: the extra is not installed.
+    """
+    floor, count = reference.floor(len(features)), len(features)
     distance = frechet(Statistics.of(features), reference.statistics)
     metric: Literal["FID", "FD"] = "FID" if net.is_inception else "FD"
-    plain = Scores(metric, net.name, len(images), distance, floor, saving=saving)
+    plain = Scores(metric, net.name, count, distance, floor, saving=saving)
     if not companions:
         return plain
     kid_mean, kid_std, precision, recall = _companions(reference.features, features, seed)

@@ -16,8 +16,8 @@ from fedddpm.experiment.design.images import ImageSource, class_counts, open_sou
 from fedddpm.experiment.design.plan import RunPlan
 from fedddpm.experiment.design.settings import StudySettings
 from fedddpm.experiment.results import CENTRALISED, InstitutionRecord, RoundRecord, RunRecord
-from fedddpm.experiment.runs.run_context import RunContext, Save, Tell
-from fedddpm.experiment.runs.scoring import Where
+from fedddpm.experiment.runs.run_context import RunContext, Save
+from fedddpm.experiment.runs.scoring import Tell, Where
 from fedddpm.experiment.runs.site import measure_loss, model_file
 from fedddpm.model.ema import average_file, save_average
 from fedddpm.model.model_files import save_model
@@ -115,7 +115,7 @@ class CentralisedRun:
         )
         final = list(self.record.final)
         if epochs in looks(self._settings):
-            final += self._around.meter.at_the_end(where, lambda at, share: tell("final images", share))
+            final += self._around.meter.at_the_end(where, tell)
         self._keep(save, rounds=[*self.record.rounds, record], final=final)
 
     def _grid(self, epochs: int) -> Path:

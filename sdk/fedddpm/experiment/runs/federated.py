@@ -25,8 +25,8 @@ from fedddpm.experiment.design.images import ImageSource, class_counts, open_sou
 from fedddpm.experiment.design.plan import RunPlan, floor
 from fedddpm.experiment.design.traffic_plan import paper_parameters
 from fedddpm.experiment.results import InstitutionRecord, RoundRecord, RunRecord, SumRecord
-from fedddpm.experiment.runs.run_context import RunContext, Save, Tell
-from fedddpm.experiment.runs.scoring import Where
+from fedddpm.experiment.runs.run_context import RunContext, Save
+from fedddpm.experiment.runs.scoring import Tell, Where
 from fedddpm.experiment.runs.site import (
     AdoptJob,
     Site,
@@ -94,7 +94,7 @@ class FederatedRun:
         while len(self.record.rounds) < self._settings.rounds:
             self._keep(save, rounds=[*self.record.rounds, self._round(len(self.record.rounds), tell)])
             self._forget(len(self.record.rounds))
-        final = self._around.meter.at_the_end(self._where(), lambda at, share: tell("final images", share))
+        final = self._around.meter.at_the_end(self._where(), tell)
         self._keep(save, final=final, planned_traffic=self._traffic(), done=True)
         return self.record
 

@@ -14,7 +14,6 @@ from fedddpm.model.initialization import initial_network, seed_of
 from fedddpm.model.partition import PARTS, parameters_of
 from fedddpm.model.unet import UNet
 
-Tell = Callable[[str, float], None]  # what is done now, the share of it
 Save = Callable[[RunRecord], None]  # makes a step of a run durable
 
 

@@ -15,11 +15,11 @@ from fedddpm.compute.seeds import derived_seed
 from fedddpm.data.image_set import ImageSet
 from fedddpm.errors import ConfigError
 from fedddpm.evaluation.classifier import open_classifier
-from fedddpm.evaluation.features import FeatureNet
+from fedddpm.evaluation.features import FeatureNet, Features
 from fedddpm.evaluation.inception import open_inception
 from fedddpm.evaluation.pixel_rescaling import Saving
 from fedddpm.evaluation.reference import Reference, open_reference
-from fedddpm.evaluation.scores import Scores, score
+from fedddpm.evaluation.scores import Scores, score, score_features
 from fedddpm.experiment.design.images import ImageSource, open_source
 from fedddpm.experiment.design.settings import StudySettings
 from fedddpm.experiment.results import Measured
@@ -31,6 +31,7 @@ from fedddpm.generation.sampling import BATCH
 Bytes = npt.NDArray[np.uint8]
 Pictures = Mapping[str, Mapping[Saving, Bytes]]  # institution -> way of saving -> images
 Step = Callable[[str, int, int], None]  # what, done, in all
+Tell = Callable[[str, float], None]  # what is done now, the share of it
 _FINAL_SEED = 1_000_000  # of the images at the end: other ones than those of the rounds
 
 
@@ -130,42 +131,49 @@ class Meter:
         scores = score(ruler.net, ruler.reference, pooled, companions=False, seed=s.seeds[0])
         return Measured(epochs=where.epochs, pooled=scores, seconds=time.monotonic() - began)
 
-    def at_the_end(self, where: Where, on_progress: OnProgress) -> list[Measured]:
-        """Score the networks at the end of a run: every net, number of images and way of saving."""
+    def at_the_end(self, where: Where, tell: Tell) -> list[Measured]:
+        """Score the networks at the end of a run: every net, number of images and way of saving.
+
+        Each image goes through each net once: smaller numbers are the first of the largest, and an institution's own
+        are among the pooled ones as far as these reach.
+        """
         if not self.settings.final_samples:
             return []
         began, sites = time.monotonic(), len(where.folders)
         each = max(-(-max(self.settings.final_samples) // sites), self.settings.client_samples if where.local else 0)
-        pictures = self._draw(where, each, _FINAL_SEED, self.settings.saving, on_progress)
+        savings = self.settings.saving
+        pictures = self._draw(where, each, _FINAL_SEED, savings, lambda _, share: tell("final images", share))
         drawn = time.monotonic() - began
         return [
-            self._measure(ruler, where, pictures, count, how, drawn)
+            one
             for ruler in self.rulers
-            for how in self.settings.saving
-            for count in self.settings.final_samples
+            for how in savings
+            for one in self._measure(ruler, where, pictures, how, drawn, tell)
         ]
 
     def _measure(
-        self, ruler: Scorer, where: Where, pictures: Pictures, count: int, how: Saving, drawn: float
-    ) -> Measured:
-        began, s = time.monotonic(), self.settings
-        pooled = self._score(ruler, _pool(pictures, how, count), how, companions=True)
-        own = s.client_share(count, len(where.folders))
-        clients = {
-            name: self._score(ruler, images[how][:own], how, companions=False)
-            for name, images in (pictures.items() if where.local else ())
-        }
-        return Measured(epochs=where.epochs, pooled=pooled, clients=clients, seconds=drawn + time.monotonic() - began)
-
-    def _score(self, ruler: Scorer, images: Bytes, how: Saving, *, companions: bool) -> Scores:
-        return score(
-            ruler.net,
-            ruler.reference,
-            torch.from_numpy(np.ascontiguousarray(images)),
-            companions=companions,
-            seed=self.settings.seeds[0],
-            saving=how,
+        self, ruler: Scorer, where: Where, pictures: Pictures, how: Saving, drawn: float, tell: Tell
+    ) -> list[Measured]:
+        began, s, sites = time.monotonic(), self.settings, len(pictures)
+        most = sites * len(next(iter(pictures.values()))[how]) if where.local else max(s.final_samples)
+        features = ruler.net.extract(
+            torch.from_numpy(_pool(pictures, how, most)),
+            lambda done, total: tell(f"scoring by {ruler.net.name}, {how}", done / total),
         )
+        seconds, found = drawn + time.monotonic() - began, []
+        for count in s.final_samples:
+            own = s.client_share(count, len(where.folders))
+            clients = {
+                name: self._score(ruler, features[number::sites][:own], how, companions=False)
+                for number, name in enumerate(pictures if where.local else ())
+            }
+            pooled = self._score(ruler, features[:count], how, companions=True)
+            found.append(Measured(epochs=where.epochs, pooled=pooled, clients=clients, seconds=seconds))
+        return found
+
+    def _score(self, ruler: Scorer, features: Features, how: Saving, *, companions: bool) -> Scores:
+        seed = self.settings.seeds[0]
+        return score_features(ruler.net, ruler.reference, features, companions=companions, seed=seed, saving=how)
 
     def _draw(
         self, where: Where, each: int, seed: int, savings: Sequence[Saving], on_progress: OnProgress

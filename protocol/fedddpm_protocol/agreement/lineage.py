@@ -18,7 +18,7 @@ from fedddpm_protocol.agreement.rings import largest_references, next_ring
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.agreement.shards import most_redraws
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference
-from fedddpm_protocol.errors import CharterError
+from fedddpm_protocol.errors import CharterError, ResultError
 from fedddpm_protocol.primitives.canonical import added_later
 
 
@@ -146,12 +146,6 @@ def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage, roster:
     """CharterError unless ``spec`` is what follows from charter, results and roster; see :func:`require_chartered`."""
     require_chartered(spec, charter)
     _require_same(charter, "round", spec.round, lineage.results)
-    if lineage.results and bool(lineage.averaged_hash) != bool(charter.outer.momentum):
-        raise CharterError(
-            f"the results of run {charter.run} name {'an' if lineage.averaged_hash else 'no'} averaged model, with an"
-            f" outer momentum of {charter.outer.momentum:g}",
-            "aggregator",
-        )
     _require_same(charter, "clip_norm", spec.clip_norm, lineage.clip_norm(charter))
     _require_same(charter, "draw", spec.draw, lineage.draw(roster))
     for part in spec.parts:
@@ -167,6 +161,19 @@ def require_follows(spec: RoundSpec, charter: Charter, lineage: Lineage, roster:
                 f" {reference.norm:.6g}, or {rings[1].bits} bits",
                 "aggregator",
             )
+
+
+def require_averaged(result: RoundResult, charter: Charter) -> None:
+    """ResultError unless ``result`` names an averaged model exactly with momentum; in the last round it is the base."""
+    wanted = bool(charter.outer.momentum)
+    if bool(result.averaged_hash) != wanted:
+        raise ResultError(
+            f"the result of round {result.round} names {'no' if wanted else 'an'} averaged model, with an outer"
+            f" momentum of {charter.outer.momentum:g} in the charter of run {charter.run}",
+            "aggregator",
+        )
+    if wanted and result.round + 1 == charter.rounds and result.averaged_hash != result.model_hash:
+        raise ResultError(f"run {charter.run} does not end with its averaged model", "aggregator")
 
 
 def _require_same(charter: Charter, name: str, found: object, wanted: object) -> None:

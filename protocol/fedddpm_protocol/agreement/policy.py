@@ -34,6 +34,7 @@ class LocalPolicy:
     max_steps: int | None = None
     max_learning_rate: float | None = None
     max_clip_norm: float | None = None
+    max_outer_momentum: float | None = None  # with it a model moves 1 / (1 - momentum) times as far, at most
     min_bits: int = 8  # of a ring; coarse rounding shows more of what sets one update apart
     allow_two_party: bool = False
     discloses_samples: bool = True  # whether a round may ask for the number of samples in clear
@@ -72,6 +73,7 @@ class LocalPolicy:
             ("local steps", "max_steps", spec.max_steps or None, self.max_steps),
             ("the learning rate", "max_learning_rate", spec.learning_rate, self.max_learning_rate),
             ("the clip norm", "max_clip_norm", spec.clip_norm, self.max_clip_norm),
+            ("the outer momentum", "max_outer_momentum", spec.outer.momentum, self.max_outer_momentum),
         )
         for what, setting, wanted, limit in limits:
             if limit is not None and wanted is not None and wanted > limit:

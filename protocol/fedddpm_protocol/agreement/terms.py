@@ -58,6 +58,7 @@ RECIPES = {
 
 
 MOST_MOMENTUM = 0.9  # with it the model moves ten times as far as one mean, at most: still a bound that says something
+LEAST_OUTER_RATE = 0.01  # float32 models tell the mean behind a step of less no more, nor an institution's share in it
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class OuterOptimizer:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.learning_rate <= 1,
-            f"an outer learning rate of {self.learning_rate:g} is outside (0, 1]: above 1 the model leaves what clipped"
-            " updates span",
+            LEAST_OUTER_RATE <= self.learning_rate <= 1,
+            f"an outer learning rate of {self.learning_rate:g} is outside [{LEAST_OUTER_RATE:g}, 1]: above 1 the model"
+            " leaves what clipped updates span, far below it no mean can be told from the model",
         )
         require(
             0 <= self.momentum <= MOST_MOMENTUM,

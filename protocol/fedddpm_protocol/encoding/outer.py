@@ -15,7 +15,10 @@ _PIECE = 2**18  # coordinates
 
 
 def with_mean(spec: RoundSpec, base: Vector, averaged: Vector) -> Vector:
-    """``base`` and the mean update [coordinates], where ``averaged`` is what the outer learning rate made of them."""
+    """``base`` and the mean update [coordinates] of the parts that were opened.
+
+    ``averaged`` is what the outer learning rate made of them; of other parts what comes out means nothing.
+    """
     if spec.outer.learning_rate == 1:
         return averaged
     whole = base.copy()

@@ -59,7 +59,9 @@ def follow_fetched(
     """
     check_move(spec, result, base, fetched, averaged)
     if not spec.outer.momentum:
-        return NextModel(fetched, None, {})
+        following = NextModel(fetched, None, {})
+        _require_signed(spec, result, following, "fetched one")
+        return following
     model, mean = base.copy(), (base if averaged is None else averaged).copy()
     opened = sessions_by_part([part.part for part in result.parts if part.opened])
     start = 0

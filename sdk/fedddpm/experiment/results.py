@@ -59,6 +59,7 @@ class RoundRecord(_Record):
     aggregation_s: float = 0.0  # the secure sum alone, all institutions on one machine
     training_s: float = 0.0  # longest institution
     model_hash: str = ""  # hex, of the shared parts
+    averaged_hash: str = ""  # the same of the averaged model, with outer momentum
     spec_hash: str = ""  # hex; decides who reported which part with USPLIT
     result_hash: str = ""  # hex, of the signed result that the next round names; of the model where nothing is signed
     measured: Measured | None = None  # scores by the fast net, where asked for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedddpm.errors import PolicyError
 from fedddpm.monitoring.reporter import Reporter
 from fedddpm.monitoring.vitals import Activity
@@ -12,6 +14,8 @@ from fedddpm.state.charter_book import CharterBook
 from fedddpm.state.folder import StateFolder
 from fedddpm.transport.problems import ProblemError
 from fedddpm_protocol.agreement.charter import Charter, open_charter
+from fedddpm_protocol.agreement.lineage import require_averaged
+from fedddpm_protocol.agreement.result import RoundResult
 from fedddpm_protocol.agreement.roster import Roster
 from fedddpm_protocol.errors import CharterError, OlderCharterError
 from fedddpm_protocol.wire.messages import SignedDocument
@@ -32,6 +36,13 @@ class CharteredRuns:
         """Rounds of a run by its charter; None where none was accepted."""
         charter = self._book.of_run(run)
         return None if charter is None else charter.rounds
+
+    def check_results(self, results: Sequence[RoundResult]) -> None:
+        """ResultError where a result names models as the charter of its run does not have them."""
+        for result in results:
+            charter = self._book.of_run(result.run)
+            if charter is not None:
+                require_averaged(result, charter)
 
     def accept(self, document: SignedDocument | None, run: str, roster: Roster) -> Charter | None:
         """The charter of the run that goes on, durable before anything is trained under it; None until it is approved.

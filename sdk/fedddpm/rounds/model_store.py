@@ -54,7 +54,6 @@ class ModelStore:
             model = UNet.from_architecture(read_architecture(path))
             load_model_into(path, model)
             base = self.base(model, position)
-            self.averaged(model, position)
         except (CheckpointError, ModelError):
             return None
         if not self._is_as_kept(model, position):
@@ -87,13 +86,13 @@ class ModelStore:
     def averaged(self, model: UNet, position: RunPosition) -> Vector | None:
         """With outer momentum, the averaged model [coordinates of the shared parts] that the base model lies beyond.
 
-        None without it, and before the first result, where it is the base model.
+        None without it, and before the first result and after the last one, where it is the base model.
 
         Raises:
             CheckpointError, ModelError: its file is missing or damaged.
         """
         wanted, shared = position.lineage.averaged_hash, Method(position.method).shared_parts
-        if not wanted:
+        if not wanted or position.finished:
             return None
         whole = UNet.from_architecture(model.architecture)
         load_model_into(outer_file(self._state.path / position.model_file), whole)
@@ -131,7 +130,7 @@ class ModelStore:
         if Method(position.method) is Method.TURN:
             whole = _holding(model, position, None if following is None else following.base)
             save_model(base_file(path), whole, {_BESIDE: model_hash(manifest(model), flatten(model)).hex()})
-        if following is not None and following.averaged is not None:
+        if following is not None and following.averaged is not None and not position.finished:
             save_model(outer_file(path), _holding(model, position, following.averaged))
         save_model(path, model)
         self._state.move_to(position)

@@ -197,6 +197,7 @@ class Participation:
 
     def _follow(self, results: Sequence[RoundResult]) -> None:
         """Verified results, before anything is done with them."""
+        self._charters.check_results(results)
         self._alarms.follow(results)
         self._book.follow(results)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from fedddpm.config import LearningOptions, LocalPolicyOptions
-from fedddpm.errors import PolicyError
+from fedddpm.errors import CheckpointError, ModelError, PolicyError
 from fedddpm.model.ema import AverageState
 from fedddpm.model.initialization import initial_network
 from fedddpm.model.partition import flatten, manifest
@@ -134,9 +134,9 @@ class RunHistory:
         if not results:
             return []
         model = self._models.load(position)
-        if model is None:  # the next round fetches it whole
+        if model is None:
             self._reporter.warning("the stored network is missing or damaged")
-            self._state.move_to(_after(position, results, rounds))
+            self._go_on_without(position, results, rounds, known)
             return results
         base = self._models.base(model, position)
         following, results = self._newest_base(model, position, results, roster, known)
@@ -150,6 +150,20 @@ class RunHistory:
         average = adopt_round(model, method, following.base, update, average, summed)
         self._models.keep(model, reached, average if self._averaging and average else self._fresh(model), following)
         return results
+
+    def _go_on_without(
+        self, position: RunPosition, results: Sequence[RoundResult], rounds: int, known: Mapping[bytes, RoundSpec]
+    ) -> None:
+        """Take a position without a network: the next round fetches it whole; after the last one it is fetched now."""
+        reached, spec = _after(position, results, rounds), known.get(results[-1].spec_hash)
+        if not reached.finished or spec is None:
+            return self._state.move_to(reached)
+        model = (
+            self._first_network(spec) if local_parts(Method(spec.method)) else UNet.from_architecture(spec.architecture)
+        )
+        shared = self._models.fetch_base(spec.base_manifest, reached.base_model_hash)
+        replace_parts(model, Method(spec.method).shared_parts, shared)
+        return self._models.keep(model, reached, self._fresh(model))
 
     def _newest_base(
         self,
@@ -187,19 +201,29 @@ class RunHistory:
         shared = manifest(model, Method(position.method).shared_parts)
         if spec is None:
             fetched = self._models.fetch_base(shared, last.model_hash)
-            return NextModel(fetched, self._fetched_averaged(shared, last.averaged_hash), {})
+            same = last.averaged_hash == last.model_hash
+            return NextModel(fetched, fetched if same else self._fetched_averaged(shared, last.averaged_hash), {})
         if last.base_model_hash != position.base_model_hash:
             raise ResultError(f"the result of round {last.round} is over another base model", "aggregator")
         require_known_parts(spec, last)
-        base, averaged = self._models.base(model, position), self._models.averaged(model, position)
+        base, averaged = self._models.base(model, position), self._averaged(model, position)
         if _opened_bytes(spec, last) <= _FLOAT32_BYTES * coordinates(spec.base_manifest):
             try:
                 return self._models.derive(spec, last, base, averaged)
             except ProblemError as problem:
                 if problem.status != HTTPStatus.GONE:
                     raise
-        fetched = self._models.fetch_base(shared, last.averaged_hash or last.model_hash)
+        fetched = self._models.fetch_base(shared, last.averaged_hash if spec.outer.momentum else last.model_hash)
         return follow_fetched(spec, last, base, fetched, averaged)
+
+    def _averaged(self, model: UNet, position: RunPosition) -> Vector | None:
+        """The averaged model at ``position``; fetched again where its file was lost: its hash is signed."""
+        try:
+            return self._models.averaged(model, position)
+        except (CheckpointError, ModelError):
+            self._reporter.warning("the stored averaged model is missing or damaged and is fetched again")
+            shared = manifest(model, Method(position.method).shared_parts)
+            return self._models.fetch_base(shared, position.lineage.averaged_hash)
 
     def _fetched(self, model: UNet, position: RunPosition) -> NextModel | None:
         """What lies beside ``model``, the network at ``position`` as it was fetched; None without outer momentum."""

@@ -123,6 +123,7 @@ def local_policy(network: UNet, method: Method, options: LocalPolicyOptions) -> 
         max_steps=options.max_steps or None,
         max_learning_rate=options.max_learning_rate,
         max_clip_norm=options.max_clip_norm,
+        max_outer_momentum=options.max_outer_momentum,
         min_bits=options.min_bits,
         allow_two_party=options.allow_two_party,
         discloses_samples=options.disclose_samples,

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from tests.aggregator.support.driver import STEPS, Institution, drive, take_seats
 from tests.aggregator.support.federations import Federation, ServerProcess, identity_of
-from tests.aggregator.support.sites import NewFederation, Site
-from tests.aggregator.support.watching import check_part, first_state
+from tests.aggregator.support.sites import NewFederation, Serve, Site
+from tests.aggregator.support.watching import check_part, first_state, result_of
 
 from fedddpm_aggregator.app import data_directory
 from fedddpm_aggregator.errors import OperatorError
 from fedddpm_aggregator.service.administration.rosters import require_its_blobs
+from fedddpm_aggregator.vectors.model_files import model_blob
 
 
 @pytest.fixture
@@ -61,3 +62,19 @@ def test_a_replica_with_blobs_of_its_own_does_not_start(new_federation: NewFeder
         pass
     with data_directory(federation.settings) as ctx:
         require_its_blobs(ctx)
+
+
+@pytest.mark.parametrize("new_federation", ["sqlite"], indirect=True)
+def test_blobs_without_the_averaged_model_are_not_served(new_federation: NewFederation, serve: Serve) -> None:
+    """Institutions would train, and answer for a sum, and no round would come of it."""
+    federation = new_federation()
+    federation.start_run("FULL", outer_momentum=0.5)
+    site = serve(federation)
+    seats = take_seats(site.institutions.values(), federation.roster, first_state(site), "full")
+    drive(seats)
+    averaged = result_of(site, 0).averaged_hash.hex()
+    with federation.context() as ctx:
+        require_its_blobs(ctx)
+        ctx.blobs.remove(model_blob(averaged))
+        with pytest.raises(OperatorError, match=f"model {averaged} of run 'run-1' is not there"):
+            require_its_blobs(ctx)

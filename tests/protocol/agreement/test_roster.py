@@ -15,6 +15,7 @@ from fedddpm_protocol.agreement.model_layout import Architecture, TensorSpec
 from fedddpm_protocol.agreement.policy import LocalPolicy
 from fedddpm_protocol.agreement.roster import Member, Release, Roster, open_roster, sign_roster
 from fedddpm_protocol.agreement.spec import RoundSpec, part_spec
+from fedddpm_protocol.agreement.terms import OuterOptimizer
 from fedddpm_protocol.errors import (
     OlderRosterError,
     PolicyError,
@@ -219,6 +220,7 @@ OUTSIDE = {
     "max_steps": ({"max_steps": 9}, {"max_steps": 8}),
     "learning_rate": ({"learning_rate": 0.2}, {"max_learning_rate": 0.1}),
     "clip_norm": ({"clip_norm": 9.0}, {"max_clip_norm": 8.0}),
+    "outer_momentum": ({"outer": OuterOptimizer(1.0, 0.6)}, {"max_outer_momentum": 0.5}),
     "no seed": ({"initial_seed": b""}, {"allow_weights": False}),
     "architecture": ({"architecture": OTHER}, {}),
     "bits": ({}, {"min_bits": 33}),

@@ -12,7 +12,7 @@ from tests.protocol.support.specs import make_part_result, make_result, make_spe
 from tests.protocol.support.sums import opened_part, summed
 
 from fedddpm_protocol.agreement.charter import charter_rows
-from fedddpm_protocol.agreement.lineage import NO_RESULTS, require_follows
+from fedddpm_protocol.agreement.lineage import NO_RESULTS, require_averaged, require_follows
 from fedddpm_protocol.agreement.methods import Method
 from fedddpm_protocol.agreement.model_layout import Vector, model_hash
 from fedddpm_protocol.agreement.result import PartResult, RoundResult
@@ -21,15 +21,19 @@ from fedddpm_protocol.agreement.terms import OuterOptimizer
 from fedddpm_protocol.encoding.decoder import NextModel, OpenedPart, advance_model, derive_model
 from fedddpm_protocol.encoding.outer import with_mean
 from fedddpm_protocol.encoding.rederivation import averaged_hash, follow_fetched, follow_result
-from fedddpm_protocol.errors import CharterError, ResultError
+from fedddpm_protocol.errors import ResultError
 
 ROSTER = make_roster(5, 1)
 WEIGHTS = [40000, 50000, 60000]
+KNOWN = [  # hashes of base and averaged model after each of two rounds
+    ("919491a5d1106797", "28882d9dfd4a708a"),
+    ("eb0e71c9be57b08c", "ac96d6ef3f7b6341"),
+]
 OUTER = OuterOptimizer(0.7, 0.6)
 
 
-def specs(rounds: int, outer: OuterOptimizer = OUTER, method: Method = Method.FULL) -> list[RoundSpec]:
-    spec = make_spec(scheme=method)
+def specs(rounds: int, outer: OuterOptimizer = OUTER, bits: int = 32) -> list[RoundSpec]:
+    spec = make_spec(bits=bits)
     return [
         replace(spec, round=index, rounds=rounds, outer=outer, previous_result=b"p" * 32 if index else b"")
         for index in range(rounds)
@@ -192,7 +196,8 @@ def specs_in_turn() -> list[RoundSpec]:
 @pytest.mark.parametrize(
     ("learning_rate", "momentum", "why"),
     [
-        (0.0, 0.0, r"an outer learning rate of 0 is outside \(0, 1\]"),
+        (0.0, 0.0, r"an outer learning rate of 0 is outside \[0.01, 1\]"),
+        (0.009, 0.0, "far below it no mean can be told from the model"),
         (1.5, 0.0, "above 1 the model leaves what clipped updates span"),
         (float("nan"), 0.0, "an outer learning rate of nan"),
         (1.0, 0.95, "would move further than 10 times what clipped updates can"),
@@ -224,9 +229,72 @@ def test_charters_without_it_keep_their_bytes_and_those_with_it_say_so() -> None
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_results_name_an_averaged_model_exactly_with_momentum(momentum: float) -> None:
     outer = OuterOptimizer(1.0, momentum)
-    charter, spec = chartered(replace(make_spec(), round=1, rounds=3, previous_result=b"p" * 32), outer=outer)
-    right = replace(NO_RESULTS, results=1, averaged_hash=b"z" * 32 * bool(momentum))
-    require_follows(spec, charter, right, ROSTER)
-    wrong = replace(right, averaged_hash=b"" if momentum else b"z" * 32)
-    with pytest.raises(CharterError, match="averaged model, with an outer momentum of"):
-        require_follows(spec, charter, wrong, ROSTER)
+    charter, spec = chartered(replace(make_spec(), round=0, rounds=3, previous_result=b""), outer=outer)
+    require_follows(spec, charter, NO_RESULTS, ROSTER)  # before the first result there is none
+    right = replace(make_result(spec), averaged_hash=b"z" * 32 * bool(momentum))
+    require_averaged(right, charter)
+    with pytest.raises(ResultError, match="averaged model, with an outer momentum of"):
+        require_averaged(replace(right, averaged_hash=b"" if momentum else b"z" * 32), charter)
+    if momentum:
+        last = replace(right, round=2, previous_result=b"p" * 32)
+        require_averaged(replace(last, averaged_hash=last.model_hash), charter)
+        with pytest.raises(ResultError, match="does not end with its averaged model"):
+            require_averaged(last, charter)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_without_momentum_a_fetched_model_is_the_signed_one_too(rate: float) -> None:
+    """A result that names a second model within the bound, which whoever fetches would take for the signed one."""
+    (spec,) = specs(1, OuterOptimizer(rate, 0.0))
+    base, opened = model_of(spec), sums(spec, 1)
+    following = derive_model(spec, base, opened)
+    result = signed(spec, following, opened)
+    assert follow_fetched(spec, result, base, following.base).base is following.base
+    surplus = replace(result, model_hash=b"m" * 32, averaged_hash=result.model_hash)
+    with pytest.raises(ResultError, match="the model that follows from the fetched one"):
+        follow_fetched(spec, surplus, base, following.base)
+    surplus = replace(result, averaged_hash=b"z" * 32)
+    with pytest.raises(ResultError, match="the averaged model that follows from the fetched one"):
+        follow_fetched(spec, surplus, base, following.base)
+    with pytest.raises(ResultError, match="the averaged model that follows from the sums"):
+        follow_result(spec, surplus, base, opened)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_part_that_was_not_opened_stays_where_both_models_were(last: bool) -> None:
+    """Fetched or from sums: base and averaged model keep their own values, and the last round brings them together."""
+    first, second = specs_in_turn()[1:3] if not last else specs_in_turn()[2:]
+    one = derive_model(first, model_of(first), {first.turn: sums(first, 1)[first.turn]}, model_of(first, 6))
+    opened = {second.turn: sums(second, 2)[second.turn]}
+    two = derive_model(second, one.base, opened, one.averaged)
+    result = signed(second, two, opened)
+    assert one.averaged is not None
+    assert two.averaged is not None
+    fetched = follow_fetched(second, result, one.base, two.averaged, one.averaged)
+    assert fetched.base.tobytes() == two.base.tobytes()
+    here = piece_of(second, first.turn)
+    assert two.averaged[here].tobytes() == one.averaged[here].tobytes()
+    assert two.base[here].tobytes() == (one.averaged if last else one.base)[here].tobytes()
+    wrong = two.averaged.copy()
+    wrong[here] = one.base[here]  # the base model's values in the place of the averaged one's
+    with pytest.raises(ResultError, match=f"moved part '{first.turn}'"):
+        follow_fetched(second, result, one.base, wrong, one.averaged)
+
+
+def piece_of(spec: RoundSpec, name: str) -> slice:
+    start = 0
+    for part in spec.parts:
+        if part.name == name:
+            return slice(start, start + part.parameters)
+        start += part.parameters
+    raise KeyError(name)
+
+
+def test_both_models_have_the_same_bits_everywhere() -> None:
+    """Known answers: of two rounds, base and averaged model."""
+    base, averaged, found = model_of(specs(3, bits=24)[0]), None, []
+    for index, spec in enumerate(specs(3, bits=24)[:2]):
+        following = derive_model(spec, base, sums(spec, index), averaged)
+        base, averaged = following.base, following.averaged
+        found.append(tuple(model_hash(spec.base_manifest, one).hex()[:16] for one in (base, averaged)))
+    assert found == KNOWN

@@ -52,6 +52,7 @@ OPTIONS: list[Row] = [
     ),
     ("--max-learning-rate", "policy: largest learning rate", "0.002", "policy.max_learning_rate", 0.002),
     ("--max-clip-norm", "policy: largest update norm", "2.5", "policy.max_clip_norm", 2.5),
+    ("--max-outer-momentum", "policy: largest outer momentum", "0.25", "policy.max_outer_momentum", 0.25),
     (
         "--max-small-gradients",
         "policy: share of the first gradient below Adam's epsilon; 1: no limit",

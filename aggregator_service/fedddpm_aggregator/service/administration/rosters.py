@@ -14,6 +14,7 @@ from fedddpm_aggregator.errors import OlderInForceError, OperatorError, Unavaila
 from fedddpm_aggregator.service import audit
 from fedddpm_aggregator.service.context import Context
 from fedddpm_aggregator.service.rounds.attempts import close_attempt, start_attempt
+from fedddpm_aggregator.service.rounds.chartered import lineage_of
 from fedddpm_aggregator.service.rounds.phases import fail
 from fedddpm_aggregator.service.rounds.sessions import cohort_of, live_of
 from fedddpm_aggregator.vectors.model_files import model_blob
@@ -91,19 +92,20 @@ def next_step_in(db: Session) -> str | None:
 
 
 def require_its_blobs(ctx: Context) -> None:
-    """OperatorError unless the blob store is the one of this database: the base model of every open run is in it.
+    """OperatorError unless the blob store is the one of this database: what every open run goes on from is in it.
 
     A replica with a store of its own would lose what it is sent, and find what others were sent damaged.
     """
     with ctx.database.read() as db:
         newest = [(run, queries.last_result(db, run.id)) for run in queries.open_runs(db)]
     for run, result in newest:
-        model = run.first_base if result is None else result.model
-        if not ctx.blobs.exists(model_blob(model)):
-            raise OperatorError(
-                f"the blobs in {ctx.blobs.url} do not belong to this database: model {model} of run {run.name!r} is "
-                "not there. Let --blobs name the store that the other replicas use, or restore it from its backup"
-            )
+        averaged = lineage_of(run).averaged_hash.hex()
+        for model in (run.first_base if result is None else result.model, *([averaged] if averaged else [])):
+            if not ctx.blobs.exists(model_blob(model)):
+                raise OperatorError(
+                    f"the blobs in {ctx.blobs.url} do not belong to this database: model {model} of run {run.name!r} is"
+                    " not there. Let --blobs name the store that the other replicas use, or restore it from its backup"
+                )
 
 
 def install_roster(ctx: Context, document: SignedDocument, actor: str = audit.LOCAL) -> Roster:

@@ -24,7 +24,7 @@ from fedddpm.model.unet import architecture_of
 from fedddpm_protocol.agreement.charter import USUAL_RECIPES
 from fedddpm_protocol.agreement.methods import TURNS
 from fedddpm_protocol.agreement.spec import ONE_MODEL, RINGS
-from fedddpm_protocol.agreement.terms import MOST_MOMENTUM, RECIPES
+from fedddpm_protocol.agreement.terms import LEAST_OUTER_RATE, MOST_MOMENTUM, RECIPES
 from fedddpm_protocol.wire.messages import MAX_MEMBERS
 
 
@@ -83,7 +83,7 @@ class StudySettings(BaseModel):
     weighting: Literal["equal", "samples"] = "equal"  # samples: FedAvg's, by the number of images
     clip_norm: Annotated[float, Field(gt=0)] = 100.0  # largest L2 norm of an update, the same in all rounds
     first_bits: Bits = 24  # at least so many while nothing is known of an update's size
-    outer_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # with FULL and TURN: of the mean update
+    outer_learning_rate: Annotated[float, Field(ge=LEAST_OUTER_RATE, le=1)] = 1.0  # of the mean update, FULL and TURN
     outer_momentum: Annotated[float, Field(ge=0, le=MOST_MOMENTUM)] = 0.0  # with them: of the means, over the rounds
     error_feedback: bool = False  # what rounding takes from an update is added to the institution's next one
     insecure_plain_average: Literal["never", "below-floor", "always"] = "never"

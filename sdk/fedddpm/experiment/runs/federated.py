@@ -39,6 +39,7 @@ from fedddpm.experiment.runs.site import (
     stored_update,
     train,
 )
+from fedddpm.files.atomic import write_atomic
 from fedddpm.generation.networks import load_network
 from fedddpm.model.ema import AverageState, average_file, save_average
 from fedddpm.model.model_files import save_model
@@ -48,7 +49,7 @@ from fedddpm.updates.adoption import replace_parts
 from fedddpm.updates.error_feedback import Summed
 from fedddpm.updates.local_update import LocalUpdate, local_parts
 from fedddpm_protocol.agreement.methods import Method, part_of
-from fedddpm_protocol.agreement.model_layout import Vector, model_hash
+from fedddpm_protocol.agreement.model_layout import Vector, coordinates, model_hash
 from fedddpm_protocol.agreement.spec import RoundSpec
 from fedddpm_protocol.encoding.losses import federation_losses
 
@@ -145,9 +146,12 @@ class FederatedRun:
     def _adopt(self, spec: RoundSpec, opened: Opened, tell: Tell) -> list[float]:
         """Everybody takes the new model; losses of the networks that differ."""
         path = self._folder / "shared.npy"
-        _save(path, opened.model)
+        try:
+            np.save(path, opened.model)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error
         if opened.averaged is not None:
-            _save(self._averaged_file(spec.round + 1), opened.averaged)
+            write_atomic(self._averaged_file(spec.round + 1), opened.averaged.astype("<f4").tobytes())
         same = not local_parts(self._method)
         together = [self._adopt_together(spec, opened)] if self._method is Method.TURN else []
         scored = [] if together else list(self._sites)[: 1 if same else None]
@@ -171,11 +175,27 @@ class FederatedRun:
         """With outer momentum, the averaged model of the round before; None without it, and in the first round."""
         if not spec.outer.momentum or not spec.round:
             return None
-        vector: Vector = np.load(self._averaged_file(spec.round))
+        path = self._averaged_file(spec.round)
+        try:
+            vector: Vector = np.frombuffer(path.read_bytes(), "<f4").astype(np.float32)
+        except (OSError, ValueError):
+            vector = np.zeros(0, np.float32)
+        if len(vector) != coordinates(spec.base_manifest) or self._hash(spec, vector) != self._last_averaged():
+            raise CheckpointError(
+                f"{path} does not hold the averaged model of round {spec.round}",
+                f"Restore it, or remove {self._folder} and its run from the study, which is then done again",
+            )
         return vector
 
+    def _last_averaged(self) -> str:
+        return self.record.rounds[-1].averaged_hash
+
+    @staticmethod
+    def _hash(spec: RoundSpec, vector: Vector) -> str:
+        return model_hash(spec.base_manifest, vector).hex()
+
     def _averaged_file(self, rounds: int) -> Path:
-        return self._folder / f"averaged-{rounds:04d}.npy"
+        return self._folder / f"averaged-{rounds:04d}.f32"
 
     def _sums_of(self, site: str, opened: Opened) -> dict[str, Summed] | None:
         """By part, the sum in which an institution stands; None where what rounding took is not kept."""
@@ -204,7 +224,8 @@ class FederatedRun:
             clipped=opened.clipped,
             aggregation_s=opened.seconds,
             training_s=max(one.seconds for one in trained.values()),
-            model_hash=model_hash(spec.base_manifest, opened.model).hex(),
+            model_hash=self._hash(spec, opened.model),
+            averaged_hash="" if opened.averaged is None else self._hash(spec, opened.averaged),
             spec_hash=spec.hash.hex(),
             result_hash=opened.result_hash.hex(),
             grid=None if grid is None else str(grid.relative_to(self._around.folder)),
@@ -304,10 +325,3 @@ class FederatedRun:
         seconds = time.monotonic() - self._run_began
         self.record = self.record.model_copy(update={**changes, "seconds": seconds})
         save(self.record)
-
-
-def _save(path: Path, vector: Vector) -> None:
-    try:
-        np.save(path, vector)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror})", "Free some space") from error

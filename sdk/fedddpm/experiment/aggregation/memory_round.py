@@ -24,7 +24,7 @@ from fedddpm_protocol.agreement.result import PartResult, RoundResult
 from fedddpm_protocol.agreement.rings import largest_references
 from fedddpm_protocol.agreement.shards import sessions_of
 from fedddpm_protocol.agreement.spec import NOTHING_KNOWN, RoundSpec, ScaleReference
-from fedddpm_protocol.encoding.decoder import OpenedPart, check_opened, derive_model, measure
+from fedddpm_protocol.encoding.decoder import NextModel, OpenedPart, check_opened, derive_model, measure
 from fedddpm_protocol.encoding.rederivation import averaged_hash
 from fedddpm_protocol.errors import WrappedSumError
 from fedddpm_protocol.primitives import ring
@@ -74,8 +74,7 @@ def aggregate(
     opened: dict[str, OpenedPart] = {}
     norms, results, wrapped = {}, [], []
     for name in sessions_of(Method(spec.method), federation.roster, spec.turn):
-        reporters = session_plan(spec, federation.roster, name).reporters
-        part = part_of(name)
+        reporters, part = session_plan(spec, federation.roster, name).reporters, part_of(name)
         contributions = {
             member: Contribution(spec, part, updates[member], pieces[member], _rounding(rounding, member, part))
             for member in reporters
@@ -96,7 +95,6 @@ def aggregate(
     if not opened:
         raise WrappedSumError("the sum of every part was too large for its ring")
     following = derive_model(spec, base, opened, averaged)
-    hashed = model_hash(spec.base_manifest, following.base)
     return Opened(
         following.base,
         following.averaged,
@@ -104,9 +102,7 @@ def aggregate(
         {name: tuple(part.survivors) for name, part in opened.items()},
         _references(norms, opened, wrapped),
         tuple(wrapped),
-        _publish(federation, RoundResult.of(spec, tuple(results), hashed, averaged_hash(spec, following)))
-        if masked
-        else hashed,
+        _result_hash(federation, spec, tuple(results), following, masked=masked),
         sum(one.factor < 1 for one in pieces.values()),
         time.monotonic() - began,
     )
@@ -144,8 +140,14 @@ def _reference(norm: float, opened: OpenedPart) -> ScaleReference:
     return ScaleReference.after(norm, count, opened.sums[0]) if count > 1 else NOTHING_KNOWN
 
 
-def _publish(federation: Federation, result: RoundResult) -> bytes:
-    """Sign the result as the aggregator and read it as an institution; its hash."""
+def _result_hash(
+    federation: Federation, spec: RoundSpec, parts: tuple[PartResult, ...], following: NextModel, *, masked: bool
+) -> bytes:
+    """Sign the result as the aggregator and read it as an institution; its hash, or that of the model without masks."""
+    hashed = model_hash(spec.base_manifest, following.base)
+    if not masked:
+        return hashed
+    result = RoundResult.of(spec, parts, hashed, averaged_hash(spec, following))
     return open_result(sign_result(result, federation.server), federation.roster).hash
 
 

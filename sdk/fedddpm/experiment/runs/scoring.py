@@ -158,7 +158,7 @@ class Meter:
         most = sites * len(next(iter(pictures.values()))[how]) if where.local else max(s.final_samples)
         features = ruler.net.extract(
             torch.from_numpy(_pool(pictures, how, most)),
-            lambda done, total: tell(f"scoring by {ruler.net.name}, {how}", done / total),
+            lambda done, total: tell(f"scoring by {ruler.net.name}", done / total),
         )
         seconds, found = drawn + time.monotonic() - began, []
         for count in s.final_samples:

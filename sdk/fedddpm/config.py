@@ -44,7 +44,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedddpm.errors import ConfigError
 from fedddpm.files.toml_file import read_toml
-from fedddpm_protocol.agreement.terms import MOST_MOMENTUM
 
 if TYPE_CHECKING:
     import httpx
@@ -84,9 +83,7 @@ class LocalPolicyOptions(_Options):
     min_images_seen: Annotated[int, Field(ge=1), Option("fewest images behind an update, repeats counted")] = 128
     max_learning_rate: Annotated[float, Field(gt=0), Option("largest learning rate")] = 0.01
     max_clip_norm: Annotated[float, Field(gt=0), Option("largest update norm")] = 100.0
-    max_outer_momentum: Annotated[float, Field(ge=0, le=MOST_MOMENTUM), Option("largest outer momentum")] = (
-        MOST_MOMENTUM
-    )
+    max_outer_momentum: Annotated[float, Field(ge=0, le=0.9), Option("largest outer momentum")] = 0.9  # the protocol's
     max_small_gradients: Annotated[
         float, Field(gt=0, le=1), Option("share of the first gradient below Adam's epsilon; 1: no limit")
     ] = 0.5

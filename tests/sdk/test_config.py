@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from fedddpm.config import LocalPolicyOptions, NetworkOptions, load_config
 from fedddpm.errors import ConfigError
+from fedddpm_protocol.agreement.terms import MOST_MOMENTUM
 
 REQUIRED = {
     "aggregator_url": "https://aggregator.example.org/",
@@ -34,6 +35,7 @@ def test_defaults_are_the_careful_ones():
     floors = (config.policy.min_images, config.policy.min_steps, config.policy.min_images_seen)
     assert floors == (32, 4, 128)
     assert (config.policy.max_learning_rate, config.policy.max_clip_norm) == (0.01, 100.0)
+    assert config.policy.max_outer_momentum == MOST_MOMENTUM
     assert not config.after_restore
     assert not config.stand_by
     assert (config.metrics.port, config.metrics.host) == (None, "127.0.0.1")

@@ -111,7 +111,8 @@ class Pair:
             opened = PartResult(PART, True, digest, digest, ids, ids, (3 * 65535, 0, 0), digest, norm=1.0)
             session.phase, session.result = Phase.DONE, canonical.encode(opened)
             result = RoundResult.of(spec, (opened,), spec.base_model_hash)
-            publishing._record(ctx, db, attempt.id, result, spec.base_model_hash.hex(), 1)
+            model = publishing.StoredModel(spec.base_model_hash.hex(), 1)
+            publishing._record(ctx, db, attempt.id, result, [model])
 
 
 @pytest.fixture

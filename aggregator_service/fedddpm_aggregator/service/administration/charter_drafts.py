@@ -28,13 +28,13 @@ def draft_charter(
     settings: RunSettings, roster: Roster, network: Network, number: int, ends: tuple[str, ...] = ()
 ) -> Charter:
     """What the root signs for a run under this roster; OperatorError says what cannot be and what to do."""
+    recipe = _recipe(settings.recipe or USUAL_RECIPES[network.architecture.prediction])
+    _check_rings(settings, recipe)
     settings.require_bounds()
     if settings.clip not in CLIPPINGS:
         raise OperatorError(f"unknown clipping {settings.clip!r}; choose one of {', '.join(CLIPPINGS)}")
     if settings.min_cohort and settings.min_cohort < roster.n_min:
         raise OperatorError(f"--min-cohort {settings.min_cohort} is below the roster's n_min {roster.n_min}")
-    recipe = _recipe(settings.recipe or USUAL_RECIPES[network.architecture.prediction])
-    _check_rings(settings, recipe)
     try:
         require_name("run", settings.name)
         charter = Charter(

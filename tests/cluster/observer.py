@@ -112,4 +112,4 @@ class Observer(threading.Thread):
         """The hash of the model that follows from a round's base model and its opened sums; both are fetched anew."""
         spec = self.specs[result.spec_hash]
         base = self._models.fetch_base(spec.base_manifest, result.base_model_hash)
-        return model_hash(spec.base_manifest, self._models.derive(spec, result, base))
+        return model_hash(spec.base_manifest, self._models.derive(spec, result, base).base)

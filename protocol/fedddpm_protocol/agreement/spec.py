@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -307,6 +308,14 @@ class RoundSpec:
     def base_manifest(self) -> Manifest:
         """All tensors of the shared parts in order."""
         return tuple(tensor for part in self.parts for tensor in part.manifest)
+
+    @property
+    def places(self) -> Iterator[tuple[PartSpec, slice]]:
+        """Each part with its place in a vector [coordinates of the base manifest]."""
+        start = 0
+        for part in self.parts:
+            yield part, slice(start, start + part.parameters)
+            start += part.parameters
 
     def part(self, name: str) -> PartSpec:
         """The part called ``name``, or that of a session (see ``methods``); KeyError if the method has none."""

@@ -123,10 +123,7 @@ def check_move(
     With outer momentum ``model`` is the averaged model, and ``averaged`` that of the round before, which a part keeps
     that was not opened.
     """
-    start = 0
-    for part in spec.parts:
-        piece = slice(start, start + part.parameters)
-        start += part.parameters
+    for part, piece in spec.places:
         opened = [one for one in result.parts if one.opened and part_of(one.part) == part.name]
         rounding = (
             _unit_and_rounding(spec, part, len(one.cohort), one.sums[0], len(one.survivors))[1] for one in opened
@@ -198,11 +195,8 @@ def advance_model(
         if vector.dtype != np.float32 or vector.shape != (expected,):
             raise ResultError(f"a base model of {expected} float32 values expected, got {vector.dtype}{vector.shape}")
     norms = {}
-    start = 0
-    for part in spec.parts:
-        here = slice(start, start + part.parameters)
+    for part, here in spec.places:
         piece = model[here]
-        start += part.parameters
         shards = sessions_by_part(opened).get(part.name, ())
         for session in shards:
             one = opened[session]

@@ -64,10 +64,7 @@ def follow_fetched(
         return following
     model, mean = base.copy(), (base if averaged is None else averaged).copy()
     opened = sessions_by_part([part.part for part in result.parts if part.opened])
-    start = 0
-    for part in spec.parts:
-        here = slice(start, start + part.parameters)
-        start += part.parameters
+    for part, here in spec.places:
         if part.name in opened:
             model[here] = fetched[here]
         step_outward(spec, model[here], mean[here], opened=part.name in opened)

@@ -79,9 +79,7 @@ class ModelStore:
         method = Method(position.method)
         if method is not Method.TURN:
             return flatten(model, method.shared_parts)
-        whole = UNet.from_architecture(model.architecture)
-        load_model_into(base_file(self._state.path / position.model_file), whole)
-        return flatten(whole, method.shared_parts)
+        return _shared_in(base_file(self._state.path / position.model_file), model, method)
 
     def averaged(self, model: UNet, position: RunPosition) -> Vector | None:
         """With outer momentum, the averaged model [coordinates of the shared parts] that the base model lies beyond.
@@ -91,13 +89,11 @@ class ModelStore:
         Raises:
             CheckpointError, ModelError: its file is missing or damaged.
         """
-        wanted, shared = position.lineage.averaged_hash, Method(position.method).shared_parts
+        wanted, method = position.lineage.averaged_hash, Method(position.method)
         if not wanted or position.finished:
             return None
-        whole = UNet.from_architecture(model.architecture)
-        load_model_into(outer_file(self._state.path / position.model_file), whole)
-        vector = flatten(whole, shared)
-        self._require(model_hash(manifest(model, shared), vector) == wanted)
+        vector = _shared_in(outer_file(self._state.path / position.model_file), model, method)
+        self._require(model_hash(manifest(model, method.shared_parts), vector) == wanted)
         return vector
 
     @staticmethod
@@ -251,6 +247,13 @@ def outer_file(path: Path) -> Path:
 def model_file(run: str, next_round: int) -> str:
     """Name of the network's file at a position."""
     return f"model-{run}-{next_round}.safetensors"
+
+
+def _shared_in(path: Path, model: UNet, method: Method) -> Vector:
+    """The shared parts [coordinates] of the network in a file, which is of ``model``'s architecture."""
+    whole = UNet.from_architecture(model.architecture)
+    load_model_into(path, whole)
+    return flatten(whole, method.shared_parts)
 
 
 def _holding(model: UNet, position: RunPosition, shared: Vector | None) -> UNet:

@@ -158,11 +158,7 @@ class RunHistory:
         reached, spec = _after(position, results, rounds), known.get(results[-1].spec_hash)
         if not reached.finished or spec is None:
             return self._state.move_to(reached)
-        model = (
-            self._first_network(spec) if local_parts(Method(spec.method)) else UNet.from_architecture(spec.architecture)
-        )
-        shared = self._models.fetch_base(spec.base_manifest, reached.base_model_hash)
-        replace_parts(model, Method(spec.method).shared_parts, shared)
+        model = self._with_base(spec, reached.base_model_hash)
         return self._models.keep(model, reached, self._fresh(model))
 
     def _newest_base(
@@ -262,16 +258,18 @@ class RunHistory:
 
     def _fetch(self, spec: RoundSpec) -> UNet:
         """theta_0 where parts stay local or the run begins, and the base model where it has moved on."""
-        method = Method(spec.method)
-        shared = spec.base_manifest
-        if spec.round == 0 or local_parts(method):
-            model = self._first_network(spec)
-        else:
-            model = UNet.from_architecture(spec.architecture)
         if spec.round:
-            replace_parts(model, method.shared_parts, self._models.fetch_base(shared, spec.base_model_hash))
-        elif spec.base_model_hash != self._models.base_hash(model, method):
+            return self._with_base(spec, spec.base_model_hash)
+        model = self._first_network(spec)
+        if spec.base_model_hash != self._models.base_hash(model, Method(spec.method)):
             raise SpecError("the first round's base model is not the shared part of the first model", "aggregator")
+        return model
+
+    def _with_base(self, spec: RoundSpec, base: bytes) -> UNet:
+        """The network of a base model (by its hash), with theta_0 where parts stay local."""
+        method = Method(spec.method)
+        model = self._first_network(spec) if local_parts(method) else UNet.from_architecture(spec.architecture)
+        replace_parts(model, method.shared_parts, self._models.fetch_base(spec.base_manifest, base))
         return model
 
     def _first_network(self, spec: RoundSpec) -> UNet:

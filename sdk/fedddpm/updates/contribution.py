@@ -39,11 +39,7 @@ def scaled_pieces(spec: RoundSpec, delta: Vector) -> Pieces:
     if delta.shape != (expected,):
         raise EncodingError(f"an update of {expected} values expected, got {delta.shape}")
     factor, norm = fit_to_norm(delta, spec.clip_norm)
-    pieces, start = {}, 0
-    for part in spec.parts:
-        pieces[part.name] = delta[start : start + part.parameters]
-        start += part.parameters
-    return Pieces(pieces, factor, norm)
+    return Pieces({part.name: delta[here] for part, here in spec.places}, factor, norm)
 
 
 class Contribution:

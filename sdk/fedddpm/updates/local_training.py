@@ -82,11 +82,9 @@ def train_update(
 
 def _of_this_round(spec: RoundSpec, delta: Vector) -> Vector:
     """``delta`` with zeros for the parts that are not summed in this round."""
-    start = 0
-    for part in spec.parts:
+    for part, here in spec.places:
         if part.name not in spec.summed:
-            delta[start : start + part.parameters] = 0
-        start += part.parameters
+            delta[here] = 0
     return delta
 
 

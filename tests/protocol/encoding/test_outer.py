@@ -169,10 +169,7 @@ def test_parts_in_turn_come_home_in_the_last_round() -> None:
         opened = {spec.turn: sums(spec, index)[spec.turn]}
         following = derive_model(spec, base, opened, averaged)
         before, base, averaged = base, following.base, following.averaged
-        start = 0
-        for part in spec.parts:
-            here = slice(start, start + part.parameters)
-            start += part.parameters
+        for part, here in spec.places:
             assert averaged is not None
             if part.name == spec.turn or spec.is_last:
                 assert (base[here] != before[here]).any()
@@ -272,22 +269,13 @@ def test_a_part_that_was_not_opened_stays_where_both_models_were(last: bool) -> 
     assert two.averaged is not None
     fetched = follow_fetched(second, result, one.base, two.averaged, one.averaged)
     assert fetched.base.tobytes() == two.base.tobytes()
-    here = piece_of(second, first.turn)
+    here = next(here for part, here in second.places if part.name == first.turn)
     assert two.averaged[here].tobytes() == one.averaged[here].tobytes()
     assert two.base[here].tobytes() == (one.averaged if last else one.base)[here].tobytes()
     wrong = two.averaged.copy()
     wrong[here] = one.base[here]  # the base model's values in the place of the averaged one's
     with pytest.raises(ResultError, match=f"moved part '{first.turn}'"):
         follow_fetched(second, result, one.base, wrong, one.averaged)
-
-
-def piece_of(spec: RoundSpec, name: str) -> slice:
-    start = 0
-    for part in spec.parts:
-        if part.name == name:
-            return slice(start, start + part.parameters)
-        start += part.parameters
-    raise KeyError(name)
 
 
 def test_both_models_have_the_same_bits_everywhere() -> None:

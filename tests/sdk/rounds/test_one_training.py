@@ -37,18 +37,8 @@ A, ALL = "hospital-a", ("a", "b", "c")
 NO_TERMS = {
     *("protocol", "federation", "run", "round", "rounds", "attempt", "roster_version", "roster_hash"),
     *("initial_seed", "base_model_hash", "parts", "largest_cohort", "chunk_coordinates", "encoding_seed"),
-    *(
-        "join_s",
-        "shares_s",
-        "masked_s",
-        "confirm_s",
-        "unmask_s",
-        "previous_result",
-        "terms_hash",
-        "draw",
-        "turn",
-        "outer",
-    ),
+    *("join_s", "shares_s", "masked_s", "confirm_s", "unmask_s", "previous_result", "terms_hash"),
+    *("draw", "turn", "outer"),
 }
 OTHERWISE = {
     "method": "UDEC",

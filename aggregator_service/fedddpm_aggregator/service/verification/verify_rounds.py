@@ -61,13 +61,14 @@ def verify_result(
     except (ProtocolError, ValueError) as error:
         raise HistoryError(f"the result does not hold: {error}") from error
     expected = RoundResult.of(spec, parts, result.model_hash, result.averaged_hash)
+    momentum = bool(spec.outer.momentum)
     for what, holds in (
         ("is stored with another hash", result.hash.hex() == row.hash),
         ("is stored with another model", result.model_hash.hex() == row.model),
         ("is stored under another round", result.round == row.round),
         ("does not follow the result before it", result.previous_result == chain.previous),
         ("is over another base model than the round before gave", result.base_model_hash.hex() == chain.base),
-        ("has an averaged model without momentum, or none with it", _has_averaged(result) == bool(spec.outer.momentum)),
+        ("has an averaged model without momentum, or none with it", bool(result.averaged_hash) == momentum),
         ("is not what the attempt's specification and sessions give", result == expected),
     ):
         if not holds:
@@ -105,7 +106,3 @@ def verify_derivation(
         raise HistoryError(f"the result does not follow from its opened sums: {error}") from error
     counts["models derived anew"] += 1
     return following.base
-
-
-def _has_averaged(result: RoundResult) -> bool:
-    return bool(result.averaged_hash)

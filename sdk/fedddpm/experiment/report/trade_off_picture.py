@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +29,8 @@ def trade_off_pictures(results: StudyResults, folder: Path) -> list[Path]:
     Raises:
         ConfigError: matplotlib is missing. CheckpointError: a picture cannot be written.
     """
-    found = points(results)
-    panels: dict[tuple[int, str, str], list[Point]] = {}
-    for point in found:
-        run = point.group.first
-        if point.moved:
-            panels.setdefault((run.institutions, run.split, run.network), []).append(point)
     written = []
-    for (k, split, network), members in panels.items():
-        baselines = [one for one in found if one.group.centralised and one.group.first.network == network]
+    for (k, split, network), members, baselines in _panels(points(results)):
         title = f"K = {k}, {split}, network {network}"
         written.append(_draw(members, baselines, title, folder / f"traffic-k{k}-{split}-{network}.png"))
     return written
@@ -53,20 +46,23 @@ def beside_paper(results: StudyResults, folder: Path) -> list[Path]:
         return []
     found = [point for point in points(results, as_the_paper=True) if point.scores]
     written = []
-    for panel in dict.fromkeys(_panel(point) for point in found if point.moved):
-        members = [point for point in found if point.moved and _panel(point) == panel]
+    for (k, split, network), members, baselines in _panels(found):
         if any(_published(point) for point in members):
-            k, split, network = panel
-            baselines = [one for one in found if one.group.centralised and one.group.first.network == network]
             title = f"K = {k}, {split}: ours ({network}) and {paper.SOURCE}"
             path = folder / f"paper-k{k}-{split}-{network}.png"
             written.append(_draw_beside_paper(members, baselines, title, path))
     return written
 
 
-def _panel(point: Point) -> tuple[int, str, str]:
-    run = point.group.first
-    return run.institutions, run.split, run.network
+def _panels(found: Sequence[Point]) -> Iterator[tuple[tuple[int, str, str], list[Point], list[Point]]]:
+    """By (K, split, network): what moved bytes, and the centralised runs of the network beside it."""
+    panels: dict[tuple[int, str, str], list[Point]] = {}
+    for point in found:
+        run = point.group.first
+        if point.moved:
+            panels.setdefault((run.institutions, run.split, run.network), []).append(point)
+    for panel, members in panels.items():
+        yield panel, members, [one for one in found if one.group.centralised and one.group.first.network == panel[2]]
 
 
 def _published(point: Point) -> paper.Published | None:
@@ -85,21 +81,13 @@ def _draw_beside_paper(members: Sequence[Point], baselines: Sequence[Point], tit
         if theirs is not None and traffic is not None:
             hollow = {**style(run.method), "markerfacecolor": "none", "markersize": 8, "linestyle": "none"}
             axes.plot([traffic.millions * FLOAT_BYTES], [theirs.fid], label=f"{run.method}, the paper's", **hollow)
-    for baseline in baselines:
-        values = _values(baseline, scored=True)
-        axes.axhline(float(np.mean(values)), label="centralised", **_plain_line(baseline))
+    _baselines(axes, baselines, scored=True)
     best = paper.published(paper.CENTRALISED, 1, paper.IID, paper.CENTRALISED_EPOCHS)
     if best is not None:
         axes.axhline(best.fid, label="centralised, the paper's", color="#AAAAAA", linewidth=1, linestyle=(0, (5, 3)))
-    first = members[0].scores[0]
-    axes.axhline(first.floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label="real images")
-    axes.set(title=title, xscale="log", xlabel="MB of all institutions over the run, up and down (points: bits)")
-    axes.set_ylabel(f"{first.label}, saved as the paper does")
-    axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
-    _mark_megabytes(axes)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    _real_images(axes, members[0])
+    axes.set_ylabel(f"{members[0].scores[0].label}, saved as the paper does")
+    _finish(axes, title, fontsize=8)
     return save_figure(figure, path)
 
 
@@ -112,22 +100,33 @@ def _draw(members: Sequence[Point], baselines: Sequence[Point], title: str, path
         lines.setdefault((point.group.first.method, point.group.aggregation), []).append(point)
     for line in lines.values():
         _line(axes, sorted(line, key=lambda point: point.moved), scored=scored)
-    for baseline in baselines:
-        axes.axhline(float(np.mean(_values(baseline, scored=scored))), label="centralised", **_plain_line(baseline))
+    _baselines(axes, baselines, scored=scored)
     if scored:
-        first = members[0].scores[0]
-        axes.axhline(first.floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label="real images")
-        axes.set_ylabel(f"{first.label}, {first.net}")
-        axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # room for the numbers at the points
+        _real_images(axes, members[0])
+        axes.set_ylabel(f"{members[0].scores[0].label}, {members[0].scores[0].net}")
     else:
         axes.set_ylabel("held-out loss (Huber)")
     _fedavg(axes, members[0].fedavg / 1e6)
+    _finish(axes, title)
+    return save_figure(figure, path)
+
+
+def _baselines(axes: Axes, baselines: Sequence[Point], *, scored: bool) -> None:
+    for baseline in baselines:
+        axes.axhline(float(np.mean(_values(baseline, scored=scored))), label="centralised", **_plain_line(baseline))
+
+
+def _real_images(axes: Axes, point: Point) -> None:
+    axes.axhline(point.scores[0].floor, color="#000000", linewidth=1, linestyle=(0, (1, 3)), label="real images")
+    axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # room for the numbers at the points
+
+
+def _finish(axes: Axes, title: str, fontsize: int | None = None) -> None:
     axes.set(title=title, xscale="log", xlabel="MB of all institutions over the run, up and down (points: bits)")
     _mark_megabytes(axes)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return save_figure(figure, path)
+    axes.legend(frameon=False, fontsize=fontsize)
 
 
 def _line(axes: Axes, line: Sequence[Point], *, scored: bool) -> None:

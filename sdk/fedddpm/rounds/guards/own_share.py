@@ -91,10 +91,8 @@ def own_share(
 
     ``base`` and ``model`` [coordinates of the base manifest] are the shared parts before and after the round.
     """
-    parts, whole, start = {}, Products(0, 0, 0), 0
-    for part in spec.parts:
-        piece = slice(start, start + part.parameters)
-        start += part.parameters
+    parts, whole = {}, Products(0, 0, 0)
+    for part, piece in spec.places:
         opened = [one for one in result.parts if one.opened and part_of(one.part) == part.name]
         if not opened:
             continue

@@ -82,7 +82,7 @@ def test_the_average_follows_the_base_and_begins_again_where_it_was_lost(federat
     np.testing.assert_allclose(moved.vector - average.vector, after - before, atol=1e-6)
     assert moved.updates == average.updates == STEPS
     with caplog.at_level(logging.WARNING, "fedddpm"):
-        fed.together()
+        fed.together_after(D, 2)
     assert sum("average of the weights is missing" in message for message in caplog.messages) == 3
     assert average_of(fed, A)[1].updates == STEPS
     assert average_of(fed, D)[1].updates == 2 * STEPS

@@ -116,7 +116,7 @@ def test_who_was_away_takes_the_parts_that_moved_and_keeps_the_others(federation
     fed.together(1)
     kept = parts_at(fed, away)
     fed.together(1, members=fed.members[:3])
-    fed.together()
+    fed.together_after(away, 2)
     assert [line["took_part"] for line in fed.rounds_of(away)] == [True, False, True, True]
     bases = [base_at(fed, member) for member in fed.members]
     assert all(np.array_equal(one[part], bases[0][part]) for one in bases for part in MODEL_PARTS)

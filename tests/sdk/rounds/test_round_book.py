@@ -96,7 +96,7 @@ def test_whoever_sat_out_has_a_line_and_a_picture_of_the_newest_round_only(feder
     fed.start_run(Method.UDEC, 3, join_s=10)
     fed.together(1, samples=FEW)
     fed.together(1, members=[A, B, C], samples=FEW)
-    fed.together(samples=FEW)
+    fed.together_after(D, 2, samples=FEW)
     rows = table_of(fed, D)
     assert [(row["round"], row["took_part"], row["steps"]) for row in rows] == [
         ("1", "true", "2"),

@@ -130,6 +130,17 @@ class Federation:
             raise failures[0]
         return results
 
+    def together_after(self, late, round_, **changes):
+        """All to the end of the run, and the others start when ``late``, who was away, has joined round ``round_``.
+
+        Were all to start at once, a slow machine could take longer over it than the join time, and one would miss it.
+        """
+        first = threading.Thread(target=self.together, args=(None, [late]), kwargs=changes)
+        first.start()
+        self.wait_for_join(round_)
+        self.together(members=[member for member in self.members if member != late], **changes)
+        first.join(120)
+
     def wait_for_join(self, round_):
         """Until a member has joined this round, as the first member sees it."""
         member = self.members[0]
